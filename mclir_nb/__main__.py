@@ -1,0 +1,77 @@
+"""The workbook without a notebook: `python -m mclir_nb train --task dehaze --recipe tiny --seed 0 --out DIR`.
+
+Thin on purpose: arguments in, one call, result out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from mclir_nb import recipes
+from mclir_nb.recipes import Recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 for a user's error (one sentence on stderr), 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.call(arguments)
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="train one network with one objective"))
+    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks at their default parameters")
+    notebooks.add_argument("names", nargs="*", help="such as 03_train; none: all of them")
+    notebooks.set_defaults(call=_notebooks)
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="demo", help=", ".join(recipes.names()))
+    parser.add_argument("--task", default="dehaze")
+    parser.add_argument("--out", type=Path, required=True, help="the run folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("name", "task"):
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field.type))
+    parser.set_defaults(call=_train)
+
+
+def _kind(annotation: str) -> dict:
+    """argparse settings for a recipe field, from its type annotation."""
+    number = float if "float" in annotation else int if "int" in annotation else str
+    return {"type": number, "nargs": "+"} if annotation.startswith("tuple") else {"type": number}
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mclir_nb.train import train
+
+    own = ("recipe", "task", "out", "device", "no_resume", "call")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
+    recipe = recipes.get(arguments.recipe, arguments.task, **fields)
+    run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
+    print(run.scores.to_string(index=False, float_format="%.3f"))
+    print(f"written to {run.dir}")
+
+
+def _notebooks(arguments: argparse.Namespace) -> None:
+    from mclir_nb.notebook import run_notebooks
+
+    run_notebooks(arguments.names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
