@@ -77,7 +77,7 @@ def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
     if objective in ("spn", "history-positive", "spn-uncertainty"):
         return SPN_LAMBDA[features]
-    return losses.OFFICIAL_WEIGHT[objective]
+    return losses.OFFICIAL_LAMBDA[objective][0]
 
 
 _SIZES: dict[str, dict[str, Any]] = {

@@ -164,8 +164,11 @@ class Run:
     def history_models(self) -> list[nn.Module]:
         """The history models as they stood after the last step, in the order of `recipe.history_every`."""
         tensors, _ = self._tensors("history.safetensors")
-        count = len({name.split("/")[0] for name in tensors})
-        return [self._load({k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}) for i in range(count)]
+        state: list[dict] = [{} for _ in self.recipe.history_every]
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            state[int(number)][key] = tensor
+        return [self._load(weights) for weights in state]
 
     def _tensors(self, name: str):
         if not (self.dir / name).is_file():
