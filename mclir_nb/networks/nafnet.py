@@ -78,6 +78,11 @@ def gate(x: Tensor) -> Tensor:
     return first * second
 
 
+def gated(conv: nn.Conv2d, x: Tensor, gate: Tensor) -> Tensor:
+    """gate * conv(x), with the gate (1, C, 1, 1) multiplied into the weights: training keeps one map less."""
+    return F.conv2d(x, conv.weight * gate.view(-1, 1, 1, 1), conv.bias * gate.flatten())
+
+
 class Block(nn.Module):
     """x + beta * spatial part(x), then the same with gamma and a per-pixel part."""
 
@@ -95,11 +100,14 @@ class Block(nn.Module):
         self.norm2 = LayerNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(
+            self.beta.dtype
+        )  # the running sum stays in full precision under autocast, as in the official code
         spatial = gate(self.conv2(self.conv1(self.norm1(x))))
         # a 1x1 convolution and border repetition may change places: convolving the smaller map costs less
         spatial = spatial * stretch(self.sca(spatial), spatial.shape[-2:])
-        x = torch.addcmul(x, self.conv3(spatial), self.beta)
-        return torch.addcmul(x, self.conv5(gate(self.conv4(self.norm2(x)))), self.gamma)
+        x = x + gated(self.conv3, spatial, self.beta)
+        return x + gated(self.conv5, gate(self.conv4(self.norm2(x))), self.gamma)
 
 
 class NAFNet(nn.Module):
@@ -159,7 +167,7 @@ class NAFNet(nn.Module):
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.encoders)
         image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-        x, skips = self.intro(image), []
+        x, skips = self.intro(image.contiguous(memory_format=torch.channels_last)), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             skips.append(encoder(x))
             x = down(skips[-1])
