@@ -102,7 +102,7 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
         crop: pixels removed on each side first; super-resolution uses the scale, everything else 0.
 
     Returns: dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
-    Raises: ValueError for an unknown protocol, odd or unequal shapes, NaN, values off the range, or a bad crop.
+    Raises: ValueError for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
     Source: the protocol's `source`.
     """
     rules = _rules(protocol)
