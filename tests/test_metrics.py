@@ -214,6 +214,21 @@ def test_volume_window_against_three_dimensional_convolution(pair):
     np.testing.assert_allclose(metrics._gaussian_volume(x.numpy()), explicit.numpy(), atol=1e-12)
 
 
+def test_zero_border_against_a_padded_convolution(pair):
+    """FFA-Net: every moment is taken over a picture surrounded by zeros, and the map keeps its size."""
+    taps = torch.tensor(metrics._weights(), dtype=torch.float64)
+    x, y = (torch.from_numpy(image.transpose(2, 0, 1).copy())[:, None] for image in pair)
+
+    def mean(planes):
+        return torch.nn.functional.conv2d(planes, torch.outer(taps, taps)[None, None], padding=5)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert metrics.ssim(*pair, "ffanet") == pytest.approx(float(ssim.mean()), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "sides, pooled", [((383, 700), (383, 700)), ((384, 500), (192, 250)), ((641, 896), (213, 298))]
 )
