@@ -12,6 +12,7 @@ Files are written aside, flushed and renamed; tensors never travel as pickles.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -65,6 +66,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own type for damaged files and OSError for missing ones
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A table of numbers, every digit as it was written; an empty cell is NaN."""
+    with open(path, newline="") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
@@ -146,7 +154,7 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """One row per logging step: step, l_rec, l_neg, r, lr, distances of the histories, validation PSNR, seconds."""
-        return pd.read_csv(self.dir / "log.csv")
+        return pd.DataFrame(read_rows(self.dir / "log.csv"))
 
     @property
     def scores(self) -> pd.DataFrame:

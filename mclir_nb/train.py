@@ -249,8 +249,7 @@ class Trainer:
             state.setdefault(int(number), {})[field] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
         if (run_dir / "log.csv").exists():
-            log = pd.read_csv(run_dir / "log.csv", float_precision="round_trip")
-            self.rows = log[log.step <= self.step].to_dict("records")
+            self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
 
 
