@@ -41,7 +41,9 @@ def counted(recipe: Recipe) -> dict:
     histories = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
     looked_at = 0
     if recipe.objective != "plain":
-        looked_at = macs(features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, side, side))
+        looked_at = macs(
+            features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, side, side)
+        )
     ratio = 1 + histories / 3 + (2 + histories) * looked_at / (3 * forward)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),

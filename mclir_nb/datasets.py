@@ -82,7 +82,9 @@ def read_image(path: Path) -> Tensor:
         with Image.open(path) as image:
             array = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}); replace or remove this file.") from error
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}); replace or remove this file."
+        ) from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
@@ -99,7 +101,9 @@ def load(entry: Entry) -> Sample:
     lq = None if entry.lq is None else read_image(entry.lq)
     depth = None if entry.depth is None else read_depth(entry.depth)
     if depth is not None and depth.shape != gt.shape[1:]:
-        raise ValueError(f"{entry.depth} has size {tuple(depth.shape)} but its picture {tuple(gt.shape[1:])}.")
+        raise ValueError(
+            f"{entry.depth} has size {tuple(depth.shape)} but its picture {tuple(gt.shape[1:])}."
+        )
     return Sample(entry.name, gt, lq, depth)
 
 
@@ -137,7 +141,9 @@ def embedded(split: str) -> ImageSet:
     base = root() / "data" / "samples"
     table = pd.read_csv(base / "index.csv")
     table = table[table.split == split]
-    return ImageSet("embedded", [Entry(r.name_, base / r.file, None, base / r.depth_file) for r in _rows(table)])
+    return ImageSet(
+        "embedded", [Entry(r.name_, base / r.file, None, base / r.depth_file) for r in _rows(table)]
+    )
 
 
 def _rows(table: pd.DataFrame):
@@ -158,7 +164,9 @@ TREE = """expected:
 def folder(data_root: str | Path | None, task: Task, split: str) -> ImageSet:
     """Pictures below somebody's own folder; see `open_set` for the layout."""
     if data_root is None:
-        raise ValueError("dataset 'folder' needs data_root, the folder that holds train/; " + TREE.format(root="ROOT"))
+        raise ValueError(
+            "dataset 'folder' needs data_root, the folder that holds train/; " + TREE.format(root="ROOT")
+        )
     base = Path(data_root).expanduser()
     place = base / split
     if not place.is_dir():
@@ -209,7 +217,9 @@ def check(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None
             )
         if sample.lq is None:
             if task.needs_depth and sample.depth is None:
-                raise ValueError(f"{sample.name} of {images.name} has no depth layer, which {task.name} needs.")
+                raise ValueError(
+                    f"{sample.name} of {images.name} has no depth layer, which {task.name} needs."
+                )
             continue
         wanted = (height // task.scale, width // task.scale)
         if tuple(sample.lq.shape[1:]) != wanted:
@@ -285,12 +295,16 @@ class Patches(torch.utils.data.Dataset):
         turn, place = divmod(number, len(self.images))
         return _order(len(self.images), self.seed, turn)[place]
 
-    def batches(self, first_step: int, last_step: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    def batches(
+        self, first_step: int, last_step: int, workers: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1)."""
         size = self.batch_size
         numbers = [range((step - 1) * size, step * size) for step in range(first_step, last_step + 1)]
         own = torch.Generator()  # otherwise the loader draws from the global generator
-        return iter(torch.utils.data.DataLoader(self, batch_sampler=numbers, num_workers=workers, generator=own))
+        return iter(
+            torch.utils.data.DataLoader(self, batch_sampler=numbers, num_workers=workers, generator=own)
+        )
 
 
 @lru_cache(maxsize=4)

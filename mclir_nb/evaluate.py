@@ -17,7 +17,11 @@ Pair = tuple[str, Tensor, Tensor]  # name, gt (3,H,W), lq (3,H/scale,W/scale), f
 
 
 def evaluate(
-    network: nn.Module, benchmark: Iterable[Pair], protocol: str = "basicsr-rgb", crop: int = 0, quiet: bool = False
+    network: nn.Module,
+    benchmark: Iterable[Pair],
+    protocol: str = "basicsr-rgb",
+    crop: int = 0,
+    quiet: bool = False,
 ) -> pd.DataFrame:
     """Score a network and its untouched input.
 
@@ -75,6 +79,7 @@ def enlarge(lq: Tensor, gt: Tensor) -> Tensor:
 def mean_psnr(network: nn.Module, pairs: Iterable[Pair], protocol: str, crop: int) -> float:
     """Mean over images of the PSNR in dB; for validation during training."""
     values = [
-        metrics.psnr(restore_batch(network, lq[None])[0], gt, protocol=protocol, crop=crop) for _, gt, lq in pairs
+        metrics.psnr(restore_batch(network, lq[None])[0], gt, protocol=protocol, crop=crop)
+        for _, gt, lq in pairs
     ]
     return sum(values) / len(values)

@@ -64,7 +64,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own type for damaged files and OSError for missing ones
+    except (
+        Exception
+    ) as error:  # safetensors raises its own type for damaged files and OSError for missing ones
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
 
 
@@ -83,14 +85,20 @@ def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
+        raise OSError(
+            f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir."
+        ) from error
     file = run_dir / "recipe.json"
     if file.exists():
         if not resume:
-            raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
+            raise ValueError(
+                f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it."
+            )
         differing = different_fields(read_recipe(run_dir), recipe)
         if differing:
-            raise ValueError(f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir.")
+            raise ValueError(
+                f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir."
+            )
     else:
         write_json(file, dataclasses.asdict(recipe))
 
@@ -120,7 +128,9 @@ def provenance(device: torch.device, features_source: str) -> dict:
         "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "features": features_source,
     }
@@ -130,8 +140,12 @@ def _revision() -> str:
     """The git commit of the workbook, "+" when files differ from it, or "unknown" outside a checkout."""
     try:
         where = root()
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
@@ -180,7 +194,9 @@ class Run:
 
     def _tensors(self, name: str):
         if not (self.dir / name).is_file():
-            raise ValueError(f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it.")
+            raise ValueError(
+                f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
+            )
         return read_tensors(self.dir / name)
 
     def _network(self, name: str) -> nn.Module:
@@ -194,4 +210,6 @@ class Run:
 
 def build_network(recipe: Recipe) -> nn.Module:
     """The network a recipe names, with torch's current random state deciding its initial weights."""
-    return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
+    return networks.build(
+        recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size)
+    )

@@ -48,7 +48,9 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
-    records.write_json(run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source))
+    records.write_json(
+        run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
+    )
     trainer.restore(run_dir)
     with _interrupt_between_steps() as interrupted:
         _loop(trainer, run_dir, interrupted, quiet)
@@ -67,7 +69,9 @@ def pick_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
+        raise ValueError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
+        )
     return device
 
 
@@ -145,7 +149,9 @@ class Trainer:
         """One optimiser step on a batch; the order of its lines is the method."""
         recipe, self.step = self.recipe, self.step + 1
         torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
-        gt, lq = (image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq))
+        gt, lq = (
+            image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
 
@@ -160,7 +166,9 @@ class Trainer:
         parts.total.backward()
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
-        if self.device.type == "cpu":  # on a GPU this would wait for the device; there the next logging step looks
+        if (
+            self.device.type == "cpu"
+        ):  # on a GPU this would wait for the device; there the next logging step looks
             self._check_finite(parts.total, names)
         self.optimiser.step()
         self._average()
@@ -171,13 +179,17 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """The evaluation EMA: parameters averaged, buffers copied."""
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay)
+        torch._foreach_lerp_(
+            list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay
+        )
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
     def _check_finite(self, total: Tensor, names: list[str]) -> None:
         finite = bool(torch.isfinite(total))
-        finite = finite and all(bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None)
+        finite = finite and all(
+            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
+        )
         if not finite:
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
@@ -228,7 +240,9 @@ class Trainer:
             tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
         for number, entry in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{key}": value for key, value in entry.items()}
-        records.write_tensors(run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr))
+        records.write_tensors(
+            run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr)
+        )
 
     def restore(self, run_dir: Path) -> None:
         """Continue from the folder's checkpoint, if there is one."""
@@ -254,7 +268,11 @@ class Trainer:
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix + "/"): value for key, value in tensors.items() if key.startswith(prefix + "/")}
+    return {
+        key.removeprefix(prefix + "/"): value
+        for key, value in tensors.items()
+        if key.startswith(prefix + "/")
+    }
 
 
 def _guard(row: dict, recipe: Recipe) -> None:
@@ -286,7 +304,9 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
         if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
             trainer.save(run_dir)
         if interrupted.is_set():
-            raise KeyboardInterrupt(f"stopped after step {trainer.step} and saved; run the same command to go on.")
+            raise KeyboardInterrupt(
+                f"stopped after step {trainer.step} and saved; run the same command to go on."
+            )
 
 
 @contextmanager

@@ -18,7 +18,10 @@ def test_a_patch_is_a_function_of_seed_and_number(task):
     gt, lq, name = _patches(task)[5]
     again_gt, again_lq, again_name = _patches(task)[5]
     assert name == again_name and torch.equal(gt, again_gt) and torch.equal(lq, again_lq)
-    assert gt.shape == (3, 64, 64) and lq.shape == (3, 64 // tasks.get(task).scale,) * 1 + (64 // tasks.get(task).scale,)
+    assert gt.shape == (3, 64, 64) and lq.shape == (
+        3,
+        64 // tasks.get(task).scale,
+    ) * 1 + (64 // tasks.get(task).scale,)
     assert not torch.equal(gt, _patches(task, seed=1)[5][0])
     assert torch.equal(lq, to_uint8(lq).float() / 255), "lq lies on the 8-bit grid"
     assert 0 <= gt.min() and gt.max() <= 1
@@ -77,4 +80,6 @@ def test_the_benchmark_never_changes_and_knows_no_seed():
     task = tasks.get("dehaze")
     first, second = (list(datasets.benchmark(datasets.embedded("test"), task, 64)) for _ in range(2))
     assert [n for n, _, _ in first] == [n for n, _, _ in second]
-    assert all(torch.equal(a[2], b[2]) and a[1].shape == (3, 64, 64) for a, b in zip(first, second, strict=True))
+    assert all(
+        torch.equal(a[2], b[2]) and a[1].shape == (3, 64, 64) for a, b in zip(first, second, strict=True)
+    )

@@ -7,7 +7,19 @@ from mclir_nb.__main__ import main
 def test_train_from_the_command_line(tmp_path, capsys):
     out = str(tmp_path / "run")
     arguments = ["train", "--task", "sr", "--recipe", "tiny", "--seed", "3", "--out", out]
-    extra = ["--steps", "4", "--scale", "2", "--patch-size", "32", "--history-every", "2", "1", "--device", "cpu"]
+    extra = [
+        "--steps",
+        "4",
+        "--scale",
+        "2",
+        "--patch-size",
+        "32",
+        "--history-every",
+        "2",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main([*arguments, *extra]) == 0
     recipe = records.Run(tmp_path / "run").recipe
     wanted = dict(seed=3, steps=4, scale=2, patch_size=32, history_every=(2, 1))

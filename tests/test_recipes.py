@@ -22,7 +22,12 @@ def test_a_recipe_is_frozen_and_overrides_win():
 
 def test_the_paper_recipe_of_ffanet_is_the_official_one():
     recipe = recipes.get("paper", "dehaze")
-    assert (recipe.steps, recipe.cosine_steps, recipe.batch_size, recipe.patch_size) == (500_000, 100_000, 4, 128)
+    assert (recipe.steps, recipe.cosine_steps, recipe.batch_size, recipe.patch_size) == (
+        500_000,
+        100_000,
+        4,
+        128,
+    )
     assert (recipe.learning_rate, recipe.betas, recipe.weight_decay) == (2e-4, (0.9, 0.9), 0.0)
     assert (recipe.features, recipe.weight, recipe.history_start) == ("vgg16", 1e-3, 0.1)
     assert recipe.history_every == (1000, 500, 200, 100) and recipe.history_decay == (0.1,) * 4

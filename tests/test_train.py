@@ -36,7 +36,13 @@ def _same(a, b, names=FILES):
 
 
 def test_a_run_leaves_everything_a_reader_needs(finished):
-    for name in ("recipe.json", "provenance.json", "log.csv", "scores.csv", *(f"{n}.safetensors" for n in FILES)):
+    for name in (
+        "recipe.json",
+        "provenance.json",
+        "log.csv",
+        "scores.csv",
+        *(f"{n}.safetensors" for n in FILES),
+    ):
         assert (finished.dir / name).is_file(), name
     assert finished.recipe == recipes.get("tiny")
     assert list(finished.scores.columns) == [
@@ -96,7 +102,9 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop):
     monkeypatch.setattr(train.Trainer, "advance", real)
     train.train(_short(), tmp_path / "killed", quiet=True)
     _same(tmp_path / "straight", tmp_path / "killed")
-    straight, killed = (pd.read_csv(tmp_path / n / "log.csv").drop(columns="seconds") for n in ("straight", "killed"))
+    straight, killed = (
+        pd.read_csv(tmp_path / n / "log.csv").drop(columns="seconds") for n in ("straight", "killed")
+    )
     pd.testing.assert_frame_equal(straight, killed)
 
 
@@ -121,10 +129,14 @@ def test_an_interrupt_saves_between_steps_and_says_so(tmp_path, monkeypatch):
 
 def test_arms_of_one_seed_share_weights_and_data():
     plain, spn = (train.Trainer(_short(objective=o), torch.device("cpu")) for o in ("plain", "spn"))
-    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), spn.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.model.parameters(), spn.model.parameters(), strict=True)
+    )
     assert torch.equal(next(plain.patches.batches(1, 1))[1], next(spn.patches.batches(1, 1))[1])
     other = train.Trainer(_short(seed=1), torch.device("cpu"))
-    assert not all(torch.equal(a, b) for a, b in zip(other.model.parameters(), spn.model.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(other.model.parameters(), spn.model.parameters(), strict=True)
+    )
 
 
 def test_the_cosine_falls_once_or_rises_again():
@@ -133,7 +145,11 @@ def test_the_cosine_falls_once_or_rises_again():
     assert train.learning_rate(once, 100) < 1e-3 * once.learning_rate
     waves = recipes.get("tiny", steps=500, cosine_steps=100)
     rates = [train.learning_rate(waves, step) for step in (1, 101, 201, 301, 401)]
-    assert rates[0] == rates[2] == rates[4] and math.isclose(rates[1], waves.learning_rate_min) and rates[1] == rates[3]
+    assert (
+        rates[0] == rates[2] == rates[4]
+        and math.isclose(rates[1], waves.learning_rate_min)
+        and rates[1] == rates[3]
+    )
 
 
 def test_too_large_a_lambda_is_stopped_with_an_explanation(tmp_path):
@@ -146,7 +162,9 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch
     trainer = train.Trainer(_short(), torch.device("cpu"))
     before = [p.clone() for p in trainer.model.parameters()]
     with pytest.raises(train.Diverged, match="step 1: .*cat-1"):
-        trainer.advance(torch.full((1, 3, 32, 32), math.nan), torch.rand(1, 3, 32, 32), ["cat-1"])  # gt is NaN
+        trainer.advance(
+            torch.full((1, 3, 32, 32), math.nan), torch.rand(1, 3, 32, 32), ["cat-1"]
+        )  # gt is NaN
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
