@@ -7,17 +7,19 @@ Each family has a file with the bare network (official constructor names and sta
 
 import copy
 import difflib
+import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.networks import edsr, ffanet, nafnet
+from mclir_nb.networks import checkpoints, edsr, ffanet, nafnet
 
-__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "names", "options"]
+__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options"]
 
 SMALLEST = 16  # pixels; the least height and width every network accepts
 
@@ -136,6 +138,39 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
                 f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}"
             )
     return Restorer(name, scale, options(name) | overrides)
+
+
+def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:
+    """Copy the weights of an official or own checkpoint into a network; the file is data and never runs.
+
+    Reads PyTorch files in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR, and
+    safetensors. Names and shapes must match; only SwinIR's masks, which follow from img_size, may differ.
+
+    Args:
+        network: a `Restorer`, or a bare core; changed in place, and only if the whole file fits.
+        path: the file.
+        entry: which part to use if there are several, for instance "params" rather than "params_ema" (which
+            is taken first, as the official test scripts do), or "ema_model" of a run.
+    Returns: the network.
+    Raises: ValueError if the file is missing, damaged, asks to run code, holds no such entry, or belongs to
+        another network: the sentence says which names or shapes differ and which network would fit.
+    """
+    return checkpoints.load(network, path, entry, known=_known)
+
+
+@functools.cache
+def _known() -> list[tuple[str, checkpoints.Shapes]]:
+    """Every network, scale and size: how to build it, and the names and shapes of its tensors."""
+    listing = []
+    for name, network in NETWORKS.items():
+        for scale in network.scales:
+            for size in ("paper", "demo", "tiny"):
+                with torch.device("meta"):
+                    core = build(name, scale, **options(name, size)).core
+                call = f"build({name!r}" + (f", scale={scale}" if scale > 1 else "")
+                call += ")" if size == "paper" else f", **options({name!r}, {size!r}))"
+                listing.append((call, {k: tuple(t.shape) for k, t in core.state_dict().items()}))
+    return listing
 
 
 def _network(name: str) -> Network:
