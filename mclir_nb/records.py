@@ -1,11 +1,4 @@
-"""The run folder: what a run writes, and reading it back.
-
-    recipe.json         every field of the recipe
-    provenance.json     versions, device, revision, feature network, times
-    log.csv             one row per logging step
-    scores.csv          one row per test image
-    checkpoint.safetensors   everything a resumed run needs, in one file
-    model.safetensors, ema.safetensors, history.safetensors   the finished networks
+"""The run folder: what a run writes (see `FILES`), and reading it back.
 
 Files are written aside, flushed and renamed; tensors never travel as pickles.
 """
@@ -29,6 +22,17 @@ from torch import Tensor, nn
 
 from mclir_nb import __version__, networks, root
 from mclir_nb.recipes import Recipe
+
+FILES = {
+    "recipe.json": "every field of the recipe",
+    "provenance.json": "versions, device, revision, feature network",
+    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "scores.csv": "input, restored and EMA scores: one row per test picture",
+    "checkpoint.safetensors": "everything a resumed run needs",
+    "model.safetensors": "the trained network",
+    "ema.safetensors": "its evaluation EMA",
+    "history.safetensors": "the history models",
+}
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -151,6 +155,12 @@ def _revision() -> str:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
+def default_dir(recipe: Recipe) -> Path:
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder."""
+    parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
+    return root() / "runs" / "-".join(map(str, parts))
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished or unfinished run, read from its folder."""
@@ -174,6 +184,15 @@ class Run:
     def scores(self) -> pd.DataFrame:
         """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
         return pd.read_csv(self.dir / "scores.csv")
+
+    def files(self) -> pd.DataFrame:
+        """What the folder holds: file, size in kB, content."""
+        rows = [
+            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
+            for name, what in FILES.items()
+            if (self.dir / name).is_file()
+        ]
+        return pd.DataFrame(rows)
 
     def model(self) -> nn.Module:
         """The trained network (raw weights), in eval mode on the CPU."""

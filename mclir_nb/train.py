@@ -23,7 +23,6 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
-
 SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
 
 
