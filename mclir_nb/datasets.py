@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def stream(seed: int, *key) -> torch.Generator:
-    """A CPU generator for one purpose: the same (seed, key) always gives the same numbers, other keys unrelated ones."""
+    """A CPU generator for one purpose: equal (seed, key) give equal numbers, other keys unrelated ones."""
     digest = hashlib.sha256(repr((int(seed), *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded picture: gt (3,H,W) uint8; lq (3,H/scale,W/scale) uint8 or None; depth (H,W) float32 in [0,1] or None."""
+    """One decoded picture: gt (3,H,W) uint8, lq (3,H/scale,W/scale) uint8 or None, depth (H,W) in [0,1] or None."""
 
     name: str
     gt: Tensor
@@ -224,7 +224,8 @@ def check(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None
         wanted = (height // task.scale, width // task.scale)
         if tuple(sample.lq.shape[1:]) != wanted:
             raise ValueError(
-                f"{sample.name} of {images.name}: lq is {sample.lq.shape[2]}x{sample.lq.shape[1]}, gt {width}x{height}; "
+                f"{sample.name} of {images.name}: lq is {sample.lq.shape[2]}x{sample.lq.shape[1]}, "
+                f"gt {width}x{height}; "
                 f"for scale {task.scale} lq must be {wanted[1]}x{wanted[0]}."
             )
         if torch.equal(sample.lq, sample.gt):

@@ -88,9 +88,11 @@ SPN_LAMBDA = {"vgg16": 1e-3, "vgg19": 1e-3, "lite0": 2e-3}
 
 def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
+    if objective == "plain":
+        return 0.0
     if objective in ("spn", "history-positive", "spn-uncertainty"):
         return SPN_LAMBDA[features]
-    return losses.OFFICIAL_WEIGHT[objective]
+    return losses.OFFICIAL_LAMBDA[objective][0]
 
 
 _SIZES: dict[str, dict[str, Any]] = {

@@ -1,17 +1,11 @@
-"""The run folder: what a run writes, and reading it back.
-
-    recipe.json         every field of the recipe
-    provenance.json     versions, device, revision, feature network, times
-    log.csv             one row per logging step
-    scores.csv          one row per test image
-    checkpoint.safetensors   everything a resumed run needs, in one file
-    model.safetensors, ema.safetensors, history.safetensors   the finished networks
+"""The run folder: what a run writes (see `FILES`), and reading it back.
 
 Files are written aside, flushed and renamed; tensors never travel as pickles.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -28,6 +22,17 @@ from torch import Tensor, nn
 
 from mclir_nb import __version__, networks, root
 from mclir_nb.recipes import Recipe
+
+FILES = {
+    "recipe.json": "every field of the recipe",
+    "provenance.json": "versions, device, revision, feature network",
+    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "scores.csv": "input, restored and EMA scores: one row per test picture",
+    "checkpoint.safetensors": "everything a resumed run needs",
+    "model.safetensors": "the trained network",
+    "ema.safetensors": "its evaluation EMA",
+    "history.safetensors": "the history models",
+}
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -67,6 +72,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         Exception
     ) as error:  # safetensors raises its own type for damaged files and OSError for missing ones
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A table of numbers, every digit as it was written; an empty cell is NaN."""
+    with open(path, newline="") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
@@ -143,6 +155,12 @@ def _revision() -> str:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
+def default_dir(recipe: Recipe) -> Path:
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder."""
+    parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
+    return root() / "runs" / "-".join(map(str, parts))
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished or unfinished run, read from its folder."""
@@ -160,12 +178,21 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """One row per logging step: step, l_rec, l_neg, r, lr, distances of the histories, validation PSNR, seconds."""
-        return pd.read_csv(self.dir / "log.csv")
+        return pd.DataFrame(read_rows(self.dir / "log.csv"))
 
     @property
     def scores(self) -> pd.DataFrame:
         """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
         return pd.read_csv(self.dir / "scores.csv")
+
+    def files(self) -> pd.DataFrame:
+        """What the folder holds: file, size in kB, content."""
+        rows = [
+            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
+            for name, what in FILES.items()
+            if (self.dir / name).is_file()
+        ]
+        return pd.DataFrame(rows)
 
     def model(self) -> nn.Module:
         """The trained network (raw weights), in eval mode on the CPU."""
@@ -178,11 +205,11 @@ class Run:
     def history_models(self) -> list[nn.Module]:
         """The history models as they stood after the last step, in the order of `recipe.history_every`."""
         tensors, _ = self._tensors("history.safetensors")
-        count = len({name.split("/")[0] for name in tensors})
-        return [
-            self._load({k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")})
-            for i in range(count)
-        ]
+        state: list[dict] = [{} for _ in self.recipe.history_every]
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            state[int(number)][key] = tensor
+        return [self._load(weights) for weights in state]
 
     def _tensors(self, name: str):
         if not (self.dir / name).is_file():

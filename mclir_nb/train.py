@@ -23,6 +23,8 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
+SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
+
 
 class Diverged(RuntimeError):
     """Training was stopped because going on would only do damage; the last good checkpoint is kept."""
@@ -223,13 +225,18 @@ class Trainer:
 
     # ---- keeping it
 
+    def _networks(self) -> dict[str, nn.Module]:
+        """Every set of weights the run has, by its place in the checkpoint."""
+        histories = self.history.models if self.history else []
+        return {"model": self.model, "ema": self.ema} | {f"history/{i}": h for i, h in enumerate(histories)}
+
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: one file, so a run is never half at one step and half at another."""
         if self.rows:
             records.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
         tensors = {"sums": self.sums}
-        for name, part in (("model", self.model), ("ema", self.ema), ("history", self.history)):
-            tensors |= {f"{name}/{key}": value for key, value in (part.state_dict() if part else {}).items()}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
         for number, entry in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{key}": value for key, value in entry.items()}
         records.write_tensors(
@@ -244,10 +251,8 @@ class Trainer:
         tensors, facts = records.read_tensors(file)
         self.step, self.best_psnr = int(facts["step"]), float(facts["best_psnr"])
         self.sums.copy_(tensors["sums"])
-        parts = {"model": self.model, "ema": self.ema, "history": self.history}
-        for name, part in parts.items():
-            if part:
-                part.load_state_dict(_below(tensors, name))
+        for name, network in self._networks().items():
+            network.load_state_dict(_below(tensors, name))
         parameters = list(self.model.parameters())
         state: dict = {}
         for key, value in _below(tensors, "optimiser").items():
@@ -257,8 +262,7 @@ class Trainer:
             state.setdefault(int(number), {})[field] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
         if (run_dir / "log.csv").exists():
-            log = pd.read_csv(run_dir / "log.csv", float_precision="round_trip")
-            self.rows = log[log.step <= self.step].to_dict("records")
+            self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
 
 
@@ -275,7 +279,7 @@ def _guard(row: dict, recipe: Recipe) -> None:
     advice = "The last checkpoint is kept. Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if recipe.objective in losses.SUBTRACTS and row["r"] > 1:
+    if recipe.objective in SUBTRACTED and row["r"] > 1:
         raise Diverged(
             f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
             f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
@@ -320,9 +324,11 @@ def _interrupt_between_steps():
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     """Write the networks and score both kinds of weights on the test pictures."""
-    for name, part in (("model", trainer.model), ("ema", trainer.ema), ("history", trainer.history)):
-        if part:
-            records.write_tensors(run_dir / f"{name}.safetensors", part.state_dict())
+    records.write_tensors(run_dir / "model.safetensors", trainer.model.state_dict())
+    records.write_tensors(run_dir / "ema.safetensors", trainer.ema.state_dict())
+    if trainer.history:
+        histories = nn.ModuleList(trainer.history.models)
+        records.write_tensors(run_dir / "history.safetensors", histories.state_dict())
     if (run_dir / "scores.csv").exists():
         return
     task = trainer.task
