@@ -1,8 +1,9 @@
 """Picture files: decoding what comes from anywhere, and writing PNG.
 
-A file becomes arrays or one ValueError that names it; never another exception, a warning, or memory for a picture
-that its header only claims. Accepted: PNG, JPEG, TIFF, WebP and BMP, the first frame of each; 8 or 16 bits; grey,
-palette, colour or CMYK; with or without transparency. Colour profiles are kept for writing but not applied.
+A file becomes arrays or one ValueError that names it; never another exception, a warning, or memory for a
+picture that its header only claims. Accepted: PNG, JPEG, TIFF, WebP and BMP, the first frame of each; 8 or 16
+bits; grey, palette, colour or CMYK; with or without transparency. Colour profiles are kept for writing but
+not applied.
 
 Shapes on the way: file -> `Picture.colour` (H,W,3) -> `read_image` (3,H,W).
 """
@@ -50,19 +51,20 @@ class Picture:
     profile: bytes | None = None
 
 
-# ------------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------------
+# reading
 
 
 def read_image(path: str | Path, upright: bool = False) -> Tensor:
     """A file as (3,H,W) uint8 RGB, as training and benchmarks use it.
 
-    16 bits are rounded to 8 (v * 255 / 65535); transparency is dropped, the colours below it kept, as the readers of
-    the official implementations do; CMYK is converted without a colour profile.
+    16 bits are rounded to 8 (v * 255 / 65535); transparency is dropped, the colours below it kept, as the
+    readers of the official implementations do; CMYK is converted without a colour profile.
 
     Args:
         path: the file.
-        upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together as
-            stored. (A TIFF is always turned, by Pillow.)
+        upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong
+            together as stored. (A TIFF is always turned, by Pillow.)
     Raises: ValueError naming the file and what is wrong with it.
     """
     colour = to_8_bits(read_picture(path, upright).colour)
@@ -139,7 +141,9 @@ def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         return _unidentified(path)
     if isinstance(error, Image.DecompressionBombError):
-        return f"its header claims more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller, or remove it"
+        return (
+            f"its header claims more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller or remove it"
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[0].lower()}{error.strerror[1:]}"
     if type(error) is ValueError and error.args and str(error).startswith("it"):
@@ -154,7 +158,9 @@ def _unidentified(path: Path) -> str:
     if not start:
         return "it is empty; copy it again"
     if start in (b"II*\0", b"MM\0*"):
-        return "it is a TIFF that is damaged or of a rare kind (such as floating-point colour); save it with 8 or 16 bits"
+        return (
+            "it is a TIFF that is damaged or rare (such as floating-point colour); save it with 8 or 16 bits"
+        )
     if start in (b"\x89PNG", b"RIFF") or start[:2] in (b"\xff\xd8", b"BM"):
         return "its header is damaged; copy it again, or remove it"
     return f"it is not a {', '.join(FORMATS)} file, whatever its name says; replace or remove it"
@@ -164,7 +170,7 @@ def _unidentified(path: Path) -> str:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """(H,W) or (H,W,2..4): grey, grey and alpha, RGB, or RGBA; uint8, or uint16 where Pillow keeps 16 bits."""
+    """(H,W) or (H,W,2..4): grey, grey and alpha, RGB, or RGBA; uint8, or uint16 where Pillow keeps it."""
     image.load()
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -192,8 +198,8 @@ def _wide_values(values: np.ndarray) -> np.ndarray:
 def _low_bytes(image: Image.Image) -> np.ndarray | None:
     """The lower byte of every 16-bit colour sample, or None for other files.
 
-    Pillow opens 16-bit colour as 8 bits by unpacking the upper byte of each sample. Read a second time as if the
-    samples had the other byte order, the "upper" byte is the lower one.
+    Pillow opens 16-bit colour as 8 bits by unpacking the upper byte of each sample. Read a second time as if
+    the samples had the other byte order, the "upper" byte is the lower one.
     """
     if image.mode not in ("RGB", "RGBA") or not image.tile or ";16" not in _rawmode(image.tile[0]):
         return None
@@ -249,13 +255,15 @@ def _picture(pixels: np.ndarray, image: Image.Image) -> Picture:
     return Picture(np.ascontiguousarray(colour), alpha, grey, profile if isinstance(profile, bytes) else None)
 
 
-# ------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------------------
+# writing
 
 
 def png(picture: Picture) -> bytes:
     """A picture as the bytes of a PNG file, with its 8 or 16 bits, transparency and colour profile.
 
-    Written here because Pillow cannot write 16-bit colour. Every row is stored as its difference to the row above.
+    Written here because Pillow cannot write 16-bit colour. Every row is stored as its difference to the row
+    above.
     """
     layers = [picture.colour[:, :, :1] if picture.grey else picture.colour]
     if picture.alpha is not None:
