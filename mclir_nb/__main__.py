@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train one network with one objective"))
-    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks at their default parameters")
+    notebooks = commands.add_parser(
+        "notebooks", help="execute the committed notebooks at their default parameters"
+    )
     notebooks.add_argument("names", nargs="*", help="such as 03_train; none: all of them")
     notebooks.set_defaults(call=_notebooks)
     return parser

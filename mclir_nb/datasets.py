@@ -18,13 +18,13 @@ import torch
 from mclir_nb import published, root
 from mclir_nb.images import read_image
 from mclir_nb.layouts import Entry, Found, hold_out
-from mclir_nb.patches import Patches, benchmark, stream
+from mclir_nb.patches import Patches, benchmark, patch, stream
 from mclir_nb.published import Layout, Part
 from mclir_nb.samples import ImageSet, Sample, load, shape
 from mclir_nb.tasks import Task
 
 __all__ = ["Entry", "ImageSet", "Patches", "Sample", "benchmark", "check", "embedded", "load", "names"]
-__all__ += ["open_set", "read_image", "stream", "tree"]
+__all__ += ["open_set", "patch", "read_image", "stream", "tree"]
 
 SPLITS = ("train", "val", "test")
 LARGEST_VAL = 40  # pictures of a held-out validation set, evenly spread over it: validation must stay cheap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 
@@ -17,7 +18,11 @@ Pair = tuple[str, Tensor, Tensor]  # name, gt (3,H,W), lq (3,H/scale,W/scale), f
 
 
 def evaluate(
-    network: nn.Module, benchmark: Iterable[Pair], protocol: str = "basicsr-rgb", crop: int = 0, quiet: bool = False
+    network: nn.Module,
+    benchmark: Iterable[Pair],
+    protocol: str = "basicsr-rgb",
+    crop: int = 0,
+    quiet: bool = False,
 ) -> pd.DataFrame:
     """Score a network and its untouched input.
 
@@ -72,9 +77,24 @@ def enlarge(lq: Tensor, gt: Tensor) -> Tensor:
     return degrade.bicubic(to_uint8(lq), gt.shape[-1] // lq.shape[-1]).float() / 255
 
 
+def side_by_side(
+    network: nn.Module, histories: list[nn.Module], benchmark: Iterable[Pair], limit: int
+) -> list[dict]:
+    """What the network and its histories make of the first `limit` pictures: rows for `figures.comparison`.
+
+    Returns: dicts with name, lq, restored, negatives (one per history) and gt, all (3,H,W) in [0,1].
+    """
+    rows = []
+    for name, gt, lq in itertools.islice(benchmark, limit):
+        restored, *negatives = (restore_batch(net, lq[None])[0] for net in (network, *histories))
+        rows.append({"name": name, "lq": lq, "restored": restored, "negatives": negatives, "gt": gt})
+    return rows
+
+
 def mean_psnr(network: nn.Module, pairs: Iterable[Pair], protocol: str, crop: int) -> float:
     """Mean over images of the PSNR in dB; for validation during training."""
     values = [
-        metrics.psnr(restore_batch(network, lq[None])[0], gt, protocol=protocol, crop=crop) for _, gt, lq in pairs
+        metrics.psnr(restore_batch(network, lq[None])[0], gt, protocol=protocol, crop=crop)
+        for _, gt, lq in pairs
     ]
     return sum(values) / len(values)

@@ -32,17 +32,30 @@ class Recipe:
     patch_size: int  # gt pixels, square
     scale: int = 1  # gt pixels per lq pixel
     objective: str = "spn"
-    lambda_neg: float | None = None  # weight of the term beside L1; None: the objective's own, for these features
+    lambda_neg: float | None = (
+        None  # weight of the term beside L1; None: the objective's own, for these features
+    )
     features: str = "lite0"  # network in whose features distances are measured
-    features_weights: str | None = None  # file of VGG weights, "download" or "random"; None: embedded (lite0 only)
+    features_weights: str | None = (
+        None  # file of VGG weights, "download" or "random"; None: embedded (lite0 only)
+    )
     learning_rate: float = 2e-4  # official
     learning_rate_min: float = 1e-8  # official eta_min
-    cosine_steps: int | None = None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
+    cosine_steps: int | None = (
+        None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
+    )
     betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
     weight_decay: float = 0.0  # official
-    grad_clip: float | None = None  # largest gradient norm; official: none, its key `use_grad_norm` is never read
+    grad_clip: float | None = (
+        None  # largest gradient norm; official: none, its key `use_grad_norm` is never read
+    )
     ema_decay: float = 0.999  # of the evaluation EMA (never a history model); official
-    history_every: tuple[int, ...] = (1000, 500, 200, 100)  # steps between refreshes, one per history; official
+    history_every: tuple[int, ...] = (
+        1000,
+        500,
+        200,
+        100,
+    )  # steps between refreshes, one per history; official
     history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
     history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
     precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
@@ -75,9 +88,11 @@ SPN_LAMBDA = {"vgg16": 1e-3, "vgg19": 1e-3, "lite0": 2e-3}
 
 def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
+    if objective == "plain":
+        return 0.0
     if objective in ("spn", "history-positive", "spn-uncertainty"):
         return SPN_LAMBDA[features]
-    return losses.OFFICIAL_WEIGHT[objective]
+    return losses.OFFICIAL_LAMBDA[objective][0]
 
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -118,7 +133,9 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     Raises: ValueError for unknown names and impossible values, saying what is accepted.
     """
     if name not in _SIZES:
-        raise ValueError(f"unknown recipe {name!r}{_near(name, _SIZES)} The recipes are: {', '.join(_SIZES)}.")
+        raise ValueError(
+            f"unknown recipe {name!r}{_near(name, _SIZES)} The recipes are: {', '.join(_SIZES)}."
+        )
     overrides = {key: value for key, value in overrides.items() if value is not None}
     _known(overrides)
     scale = tasks.get(task, overrides.get("scale")).scale
@@ -138,7 +155,9 @@ def _known(fields: dict) -> None:
     accepted = [f.name for f in dataclasses.fields(Recipe)]
     for name in fields:
         if name not in accepted:
-            raise ValueError(f"unknown recipe field {name!r}{_near(name, accepted)} Fields: {', '.join(accepted)}.")
+            raise ValueError(
+                f"unknown recipe field {name!r}{_near(name, accepted)} Fields: {', '.join(accepted)}."
+            )
 
 
 def _check(recipe: Recipe) -> None:
@@ -152,7 +171,9 @@ def _check(recipe: Recipe) -> None:
         ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
     ):
         if value not in accepted:
-            raise ValueError(f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}.")
+            raise ValueError(
+                f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
+            )
     for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
         value = getattr(recipe, field)
         if not isinstance(value, int) or value < 1:
@@ -162,7 +183,9 @@ def _check(recipe: Recipe) -> None:
         if not 0 <= value <= 1:
             raise ValueError(f"{field} is {value!r}; it must lie between 0 and 1.")
     if recipe.lambda_neg is not None and not 0 <= recipe.lambda_neg < float("inf"):
-        raise ValueError(f"lambda_neg is {recipe.lambda_neg!r}; it must be a number >= 0 (the sign is in the loss).")
+        raise ValueError(
+            f"lambda_neg is {recipe.lambda_neg!r}; it must be a number >= 0 (the sign is in the loss)."
+        )
     if len(recipe.history_every) != len(recipe.history_decay):
         raise ValueError(
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "

@@ -1,17 +1,11 @@
-"""The run folder: what a run writes, and reading it back.
-
-    recipe.json         every field of the recipe
-    provenance.json     versions, device, revision, feature network, times
-    log.csv             one row per logging step
-    scores.csv          one row per test image
-    checkpoint.safetensors   everything a resumed run needs, in one file
-    model.safetensors, ema.safetensors, history.safetensors   the finished networks
+"""The run folder: what a run writes (see `FILES`), and reading it back.
 
 Files are written aside, flushed and renamed; tensors never travel as pickles.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -28,6 +22,17 @@ from torch import Tensor, nn
 
 from mclir_nb import __version__, networks, root
 from mclir_nb.recipes import Recipe
+
+FILES = {
+    "recipe.json": "every field of the recipe",
+    "provenance.json": "versions, device, revision, feature network",
+    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "scores.csv": "input, restored and EMA scores: one row per test picture",
+    "checkpoint.safetensors": "everything a resumed run needs",
+    "model.safetensors": "the trained network",
+    "ema.safetensors": "its evaluation EMA",
+    "history.safetensors": "the history models",
+}
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -63,8 +68,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own type for damaged files and OSError for missing ones
+    except (
+        Exception
+    ) as error:  # safetensors raises its own type for damaged files and OSError for missing ones
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A table of numbers, every digit as it was written; an empty cell is NaN."""
+    with open(path, newline="") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
@@ -75,14 +89,20 @@ def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
+        raise OSError(
+            f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir."
+        ) from error
     file = run_dir / "recipe.json"
     if file.exists():
         if not resume:
-            raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
+            raise ValueError(
+                f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it."
+            )
         differing = different_fields(read_recipe(run_dir), recipe)
         if differing:
-            raise ValueError(f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir.")
+            raise ValueError(
+                f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir."
+            )
     else:
         write_json(file, dataclasses.asdict(recipe))
 
@@ -112,7 +132,9 @@ def provenance(device: torch.device, features_source: str) -> dict:
         "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "features": features_source,
     }
@@ -122,11 +144,21 @@ def _revision() -> str:
     """The git commit of the workbook, "+" when files differ from it, or "unknown" outside a checkout."""
     try:
         where = root()
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def default_dir(recipe: Recipe) -> Path:
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder."""
+    parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
+    return root() / "runs" / "-".join(map(str, parts))
 
 
 @dataclass(frozen=True)
@@ -146,12 +178,21 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """One row per logging step: step, l_rec, l_neg, r, lr, distances of the histories, validation PSNR, seconds."""
-        return pd.read_csv(self.dir / "log.csv")
+        return pd.DataFrame(read_rows(self.dir / "log.csv"))
 
     @property
     def scores(self) -> pd.DataFrame:
         """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
         return pd.read_csv(self.dir / "scores.csv")
+
+    def files(self) -> pd.DataFrame:
+        """What the folder holds: file, size in kB, content."""
+        rows = [
+            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
+            for name, what in FILES.items()
+            if (self.dir / name).is_file()
+        ]
+        return pd.DataFrame(rows)
 
     def model(self) -> nn.Module:
         """The trained network (raw weights), in eval mode on the CPU."""
@@ -164,12 +205,17 @@ class Run:
     def history_models(self) -> list[nn.Module]:
         """The history models as they stood after the last step, in the order of `recipe.history_every`."""
         tensors, _ = self._tensors("history.safetensors")
-        count = len({name.split("/")[0] for name in tensors})
-        return [self._load({k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}) for i in range(count)]
+        state: list[dict] = [{} for _ in self.recipe.history_every]
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            state[int(number)][key] = tensor
+        return [self._load(weights) for weights in state]
 
     def _tensors(self, name: str):
         if not (self.dir / name).is_file():
-            raise ValueError(f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it.")
+            raise ValueError(
+                f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
+            )
         return read_tensors(self.dir / name)
 
     def _network(self, name: str) -> nn.Module:
@@ -183,4 +229,6 @@ class Run:
 
 def build_network(recipe: Recipe) -> nn.Module:
     """The network a recipe names, with torch's current random state deciding its initial weights."""
-    return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
+    return networks.build(
+        recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size)
+    )

@@ -105,7 +105,9 @@ def get(name: str, scale: int | None = None) -> Task:
     task = _TASKS[name]
     if name != "sr":
         if scale not in (None, 1):
-            raise ValueError(f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out or use 1.")
+            raise ValueError(
+                f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out or use 1."
+            )
         return task
     scale = 4 if scale is None else scale
     if scale not in SCALES:

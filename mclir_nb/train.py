@@ -23,6 +23,8 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
+SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
+
 
 class Diverged(RuntimeError):
     """Training was stopped because going on would only do damage; the last good checkpoint is kept."""
@@ -45,7 +47,9 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
-    records.write_json(run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source))
+    records.write_json(
+        run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
+    )
     trainer.restore(run_dir)
     with _interrupt_between_steps() as interrupted:
         _loop(trainer, run_dir, interrupted, quiet)
@@ -64,7 +68,9 @@ def pick_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
+        raise ValueError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
+        )
     return device
 
 
@@ -142,7 +148,9 @@ class Trainer:
         """One optimiser step on a batch; the order of its lines is the method."""
         recipe, self.step = self.recipe, self.step + 1
         torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
-        gt, lq = (image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq))
+        gt, lq = (
+            image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
 
@@ -157,7 +165,9 @@ class Trainer:
         parts.total.backward()
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
-        if self.device.type == "cpu":  # on a GPU this would wait for the device; there the next logging step looks
+        if (
+            self.device.type == "cpu"
+        ):  # on a GPU this would wait for the device; there the next logging step looks
             self._check_finite(parts.total, names)
         self.optimiser.step()
         self._average()
@@ -168,13 +178,17 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """The evaluation EMA: parameters averaged, buffers copied."""
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay)
+        torch._foreach_lerp_(
+            list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay
+        )
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
     def _check_finite(self, total: Tensor, names: list[str]) -> None:
         finite = bool(torch.isfinite(total))
-        finite = finite and all(bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None)
+        finite = finite and all(
+            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
+        )
         if not finite:
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
@@ -211,16 +225,23 @@ class Trainer:
 
     # ---- keeping it
 
+    def _networks(self) -> dict[str, nn.Module]:
+        """Every set of weights the run has, by its place in the checkpoint."""
+        histories = self.history.models if self.history else []
+        return {"model": self.model, "ema": self.ema} | {f"history/{i}": h for i, h in enumerate(histories)}
+
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: one file, so a run is never half at one step and half at another."""
         if self.rows:
             records.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
         tensors = {"sums": self.sums}
-        for name, part in (("model", self.model), ("ema", self.ema), ("history", self.history)):
-            tensors |= {f"{name}/{key}": value for key, value in (part.state_dict() if part else {}).items()}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
         for number, entry in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{key}": value for key, value in entry.items()}
-        records.write_tensors(run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr))
+        records.write_tensors(
+            run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr)
+        )
 
     def restore(self, run_dir: Path) -> None:
         """Continue from the folder's checkpoint, if there is one."""
@@ -230,10 +251,8 @@ class Trainer:
         tensors, facts = records.read_tensors(file)
         self.step, self.best_psnr = int(facts["step"]), float(facts["best_psnr"])
         self.sums.copy_(tensors["sums"])
-        parts = {"model": self.model, "ema": self.ema, "history": self.history}
-        for name, part in parts.items():
-            if part:
-                part.load_state_dict(_below(tensors, name))
+        for name, network in self._networks().items():
+            network.load_state_dict(_below(tensors, name))
         parameters = list(self.model.parameters())
         state: dict = {}
         for key, value in _below(tensors, "optimiser").items():
@@ -243,13 +262,16 @@ class Trainer:
             state.setdefault(int(number), {})[field] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
         if (run_dir / "log.csv").exists():
-            log = pd.read_csv(run_dir / "log.csv", float_precision="round_trip")
-            self.rows = log[log.step <= self.step].to_dict("records")
+            self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix + "/"): value for key, value in tensors.items() if key.startswith(prefix + "/")}
+    return {
+        key.removeprefix(prefix + "/"): value
+        for key, value in tensors.items()
+        if key.startswith(prefix + "/")
+    }
 
 
 def _guard(row: dict, recipe: Recipe) -> None:
@@ -257,7 +279,7 @@ def _guard(row: dict, recipe: Recipe) -> None:
     advice = "The last checkpoint is kept. Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if recipe.objective in losses.SUBTRACTS and row["r"] > 1:
+    if recipe.objective in SUBTRACTED and row["r"] > 1:
         raise Diverged(
             f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
             f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
@@ -281,7 +303,9 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
         if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
             trainer.save(run_dir)
         if interrupted.is_set():
-            raise KeyboardInterrupt(f"stopped after step {trainer.step} and saved; run the same command to go on.")
+            raise KeyboardInterrupt(
+                f"stopped after step {trainer.step} and saved; run the same command to go on."
+            )
 
 
 @contextmanager
@@ -300,9 +324,11 @@ def _interrupt_between_steps():
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     """Write the networks and score both kinds of weights on the test pictures."""
-    for name, part in (("model", trainer.model), ("ema", trainer.ema), ("history", trainer.history)):
-        if part:
-            records.write_tensors(run_dir / f"{name}.safetensors", part.state_dict())
+    records.write_tensors(run_dir / "model.safetensors", trainer.model.state_dict())
+    records.write_tensors(run_dir / "ema.safetensors", trainer.ema.state_dict())
+    if trainer.history:
+        histories = nn.ModuleList(trainer.history.models)
+        records.write_tensors(run_dir / "history.safetensors", histories.state_dict())
     if (run_dir / "scores.csv").exists():
         return
     task = trainer.task
