@@ -4,8 +4,8 @@
 
 Images are (B, 3, H, W), nominally [0, 1], and enter the feature network unclamped, as in the official codes.
 Only `restored` receives a gradient; its features are computed once, all other images go through the feature
-network in one batch without a graph. Call outside autocast: `restored` of a lower precision is converted to
-that of `gt` first.
+network in one batch without a graph. Call outside autocast, or the features run in low precision too;
+`restored` and negatives of a lower precision are converted to that of `gt` first.
 
 Every objective is `L1(restored, gt)` plus or minus one further term. That term is `l_neg`, before lambda;
 "spn" and "spn-uncertainty" subtract it, "vgg", "cr", "c2r", "pcl" and "history-positive" add it. An objective
@@ -59,17 +59,69 @@ def spn_loss(
     l_rec = F.l1_loss(restored, gt)
     if not negatives:
         return LossParts(l_rec, torch.zeros_like(l_rec), l_rec)
-    l_neg = _weighted(layer_distances(restored, negatives, features), features).mean()
+    l_neg = feature_distance(restored, negatives, features)
     return LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
 
 
-def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
-    """Mean absolute feature difference between `restored` and each other image: {layer: (len(others),)},
-    unweighted.
+def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> Tensor:
+    """mean_k sum_l w_l |phi_l(restored) - phi_l(others[k])|_1, a scalar with gradient for `restored` only.
 
-    The gradient flows to `restored` only.
+    Exact, and cheap in memory: the gradient with respect to the image is taken at once, for a few images at a
+    time (`features.pixels_at_once`), so that no feature map waits for the backward pass of the network. It
+    cannot be differentiated twice.
     """
+    return _FeatureDistance.apply(restored, features, *(other.to(restored.dtype) for other in others))
+
+
+class _FeatureDistance(torch.autograd.Function):
+    """The work of `feature_distance`: value and image gradient together, in chunks of the batch."""
+
+    @staticmethod
+    def forward(ctx, restored, features, *others):
+        pixels = (1 + len(others)) * restored[0, 0].numel()
+        size = max(1, getattr(features, "pixels_at_once", 2**16) // pixels)
+        value, gradients = 0.0, []
+        for start in range(0, len(restored), size):
+            chunk = slice(start, start + size)
+            image = restored[chunk].detach().requires_grad_(ctx.needs_input_grad[0])
+            part, gradient = _distance_and_gradient(image, [other[chunk] for other in others], features)
+            value = value + part * (len(image) / len(restored))
+            gradients.append(gradient * (len(image) / len(restored)) if image.requires_grad else None)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(torch.cat(gradients))
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.saved_tensors[0], *(None for _ in ctx.needs_input_grad[1:])
+
+
+def _distance_and_gradient(
+    image: Tensor, others: Sequence[Tensor], features: nn.Module
+) -> tuple[Tensor, Tensor | None]:
+    """Distance of a chunk and, if the image wants one, its gradient; |x|' is sign(x), 0 at 0."""
     theirs = frozen_features(others, features)
+    with torch.enable_grad():
+        ours = features(image)
+    weights, value, signs = _layer_weights(features, ours), 0.0, []
+    for layer, own in ours.items():
+        scale, total = weights[layer] / len(others), torch.zeros_like(own)
+        for other in theirs:
+            difference = own.detach() - other.pop(layer)
+            value = value + scale * difference.abs().mean()
+            total += difference.sign_()
+        signs.append(total.mul_(scale / own.numel()))
+    if not image.requires_grad:
+        return value, None
+    return value, torch.autograd.grad(list(ours.values()), image, signs)[0]
+
+
+def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
+    """Mean absolute feature difference between `restored` and each other image, {layer: (len(others),)}.
+
+    Not weighted. The gradient flows to `restored` only.
+    """
+    theirs = frozen_features([other.to(restored.dtype) for other in others], features)
     ours = features(restored)
     return {layer: torch.stack([F.l1_loss(ours[layer], other[layer]) for other in theirs]) for layer in ours}
 
@@ -115,10 +167,12 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, lq=None, b
         raise ValueError(
             "spn-uncertainty got 1 negative; a spread needs at least 2 history models in the same step"
         )
-    spread = torch.stack(list(negatives)).std(dim=0, correction=0).mean(dim=1, keepdim=True)  # (B, 1, H, W)
+    spread = (
+        torch.stack([n.to(gt.dtype) for n in negatives]).std(dim=0, correction=0).mean(dim=1, keepdim=True)
+    )  # (B, 1, H, W)
     weight = (spread + spread.mean() + 1e-6) / (2 * spread.mean() + 1e-6)
     l_rec = (weight * (restored - gt).abs()).mean()
-    l_neg = _weighted(layer_distances(restored, negatives, features), features).mean()
+    l_neg = feature_distance(restored, negatives, features)
     return LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
 
 
@@ -192,11 +246,10 @@ def c2r(
         raise ValueError(
             f"c2r got {len(negatives)} negatives and {len(thresholds)} thresholds; give one PSNR per negative"
         )
-    if thresholds is None:  # no curriculum
-        thresholds, step = (0.0,) * len(negatives), 0.0
+    if thresholds is None:
+        shares = curriculum_weights(best_psnr, (0.0,) * len(negatives), step=0.0)
     else:
-        step = 0.25
-    shares = curriculum_weights(best_psnr, thresholds, step)
+        shares = curriculum_weights(best_psnr, thresholds)
     return _contrast(restored, gt, [*negatives, _at_size(lq, gt, "c2r")], shares, features, lambda_neg)
 
 
@@ -247,9 +300,11 @@ def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=
         embedding there is a discriminator trained along on wavelet bands, here the frozen features.
     """
     restored = _checked(restored, gt, (), lambda_neg)
-    draw = lambda low, high: low + (high - low) * torch.rand((), generator=generator).item()  # noqa: E731
-    positives = [gt] + [_sharpen(gt, draw(0.5, 3.0)) for _ in range(3)]
-    blurred = [_blur(gt, 3 + 2 * min(int(draw(0, 5)), 4), draw(0.1, 2.0)) for _ in range(3)]
+    draws = torch.rand(9, generator=generator).tolist()
+    positives = [gt] + [_sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
+    blurred = [
+        _blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in zip(draws[3:6], draws[6:], strict=True)
+    ]
     theirs = frozen_features([*positives, _at_size(lq, gt, "pcl"), *blurred], features)
     ours = features(restored)
     total = _weighted(dict.fromkeys(ours, 1.0), features)
@@ -279,13 +334,27 @@ USES_HISTORY = {
     "spn-uncertainty",
 }  # whose `negatives` come from history models
 
-# (lambda, feature network it belongs to, source); a lambda says nothing without its feature network
-OFFICIAL_LAMBDA: dict[str, tuple[float, str, str]] = {
-    "spn": (0.001, "vgg16", "Aitical/MCLIR @ e42fb40, options/FFANet_RESIDE_IN_fromScratch.yml"),
-    "vgg": (0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
-    "cr": (0.1, "vgg19", "AECR-Net paper, unverified; the default of its released training script is 0"),
-    "c2r": (0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
-    "pcl": (5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script (InfoNCE); 3 for NLSN (cosine)"),
+
+class OfficialLambda(NamedTuple):
+    """A published weight; it says nothing without the feature network it belongs to."""
+
+    value: float
+    features: str
+    source: str
+
+
+OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
+    "spn": OfficialLambda(
+        0.001, "vgg16", "Aitical/MCLIR @ e42fb40, options/FFANet_RESIDE_IN_fromScratch.yml"
+    ),
+    "vgg": OfficialLambda(0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
+    "cr": OfficialLambda(
+        0.1, "vgg19", "AECR-Net paper, unverified; its released training script defaults to 0"
+    ),
+    "c2r": OfficialLambda(0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
+    "pcl": OfficialLambda(
+        5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN (InfoNCE); NLSN: 3 (cosine)"
+    ),
 }
 
 
@@ -310,15 +379,19 @@ def _checked(restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], lambda_n
 
 
 def _weighted(values: dict[str, Tensor], features: nn.Module) -> Tensor:
-    """Sum over the layers of w_l values[l]; w_l = 1 / layers for features without `layer_weights`."""
+    """Sum over the layers of w_l values[l]."""
+    weights = _layer_weights(features, values)
+    return sum(weights[layer] * value for layer, value in values.items())
+
+
+def _layer_weights(features: nn.Module, values: dict) -> dict[str, float]:
+    """w_l of these features, 1 / layers if they name none; Python numbers, so nothing waits for a device."""
     weights = getattr(features, "layer_weights", None) or dict.fromkeys(values, 1 / len(values))
     if weights.keys() != values.keys():
         raise ValueError(
             f"features return layers {list(values)}, layer_weights names {list(weights)}; make them equal"
         )
-    return sum(
-        weights[layer] * value for layer, value in values.items()
-    )  # Python numbers: nothing waits for a device
+    return weights
 
 
 def _contrast(restored, gt, others, shares, features, lambda_neg) -> LossParts:
