@@ -102,7 +102,7 @@ def _check_value(name: str, value, valid) -> None:
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
             raise ValueError(f"parameter {name} is {value!r}; it must be of type {wanted}")
-    elif value not in list(valid):
+    elif not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in valid):
         near = _nearest(str(value), [v for v in valid if isinstance(v, str)])
         listed = ", ".join(map(repr, valid))
         raise ValueError(f"parameter {name} is {value!r}{near}; it must be one of {listed}")
@@ -280,7 +280,7 @@ def _normal_outputs(outputs: list, number: int) -> list:
     kept: list = []
     for output in outputs:
         data = output.get("data", {})
-        was_live = data.pop(LIVE, None)
+        was_live = data.pop(LIVE, None) is not None
         if output.get("name") == "stderr" or (was_live and not set(data) - {"text/plain"}):
             continue  # warnings and progress bars; a widget without a still picture
         if output.output_type == "execute_result":

@@ -12,8 +12,8 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from papermill.utils import find_first_tagged_cell_index
 
 ROOT = Path(__file__).parents[1]
 TRIMMED = ROOT / "tests" / "trimmed"
@@ -25,10 +25,10 @@ class TrimError(Exception):
 
 def parameters(notebook: nbformat.NotebookNode, name: str) -> set[str]:
     """The names assigned in the cell tagged `parameters`. Raises: TrimError if there is none."""
-    index = find_first_tagged_cell_index(notebook, "parameters")
-    if index < 0:
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
         raise TrimError(f"{name} has no cell tagged `parameters`")
-    nodes = ast.walk(ast.parse(notebook.cells[index].source))
+    nodes = ast.walk(ast.parse(cells[0].source))
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
@@ -43,7 +43,7 @@ def trim(notebook: nbformat.NotebookNode, name: str, overrides: dict, out_dir: s
         raise TrimError(f"tests/trims.toml: {name} has no parameter {', '.join(sorted(unknown))}")
     if "out_dir" in known:
         overrides = {"out_dir": out_dir} | overrides
-    notebook = parameterize_notebook(notebook, overrides)
+    notebook = parameterize_notebook(notebook, overrides, kernel_name="python3", language="python")
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -72,7 +72,9 @@ def write_all(notebooks: Path, trims: Path, trimmed: Path, out_dir: Path) -> lis
     wanted = []
     for name, variants in table.items():
         for variant, overrides in variants.items():
-            short = trim(nbformat.read(sources[name], 4), name, overrides, str(out_dir / f"{name}-{variant}"))
+            short = trim(
+                load_notebook_node(str(sources[name])), name, overrides, str(out_dir / f"{name}-{variant}")
+            )
             wanted.append(trimmed / f"{name}-{variant}.ipynb")
             _replace(wanted[-1], nbformat.writes(short) + "\n")
     for left in set(trimmed.glob("*.ipynb")) - set(wanted):
