@@ -248,9 +248,8 @@ def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tenso
 def _shake_path(generator: torch.Generator, moments: int = 400, inertia: float = 0.97) -> torch.Tensor:
     """Positions (moments, 2) around their mean: integrated velocity of an inert, randomly pushed hand."""
     push = torch.randn(moments, 2, generator=generator, device=generator.device).double()
-    age = torch.arange(moments, device=push.device)
-    age = age[:, None] - age  # moments since each push
-    velocity = torch.where(age >= 0, inertia ** age.clamp(min=0).double(), 0.0) @ push
+    decay = inertia ** torch.arange(moments, device=push.device).double()[:, None]
+    velocity = decay * torch.cumsum(push / decay, dim=0)  # v(t) = inertia * v(t - 1) + push(t)
     drift = torch.randn(1, 2, generator=generator, device=push.device).double() * velocity.std()
     path = torch.cumsum(velocity + drift, dim=0)
     return path - path.mean(0)
@@ -344,11 +343,15 @@ def _to_levels(values: torch.Tensor) -> torch.Tensor:
 
 
 def _resize_rows(image: torch.Tensor, scale: float, border: str) -> torch.Tensor:
-    """Weighted sums of rows, tap by tap: independent of matrix libraries, thread counts and TF32."""
+    """Weighted sums of rows, tap by tap, each product rounded before it is added.
+
+    So the result does not depend on matrix libraries, thread counts, TF32 or fused multiply-add, and values
+    half way between two 8-bit levels round alike everywhere.
+    """
     weights, rows = _taps(image.shape[-2], float(scale), border, image.dtype, image.device)
-    result = weights[0][:, None] * image.index_select(-2, rows[0])
-    for weight, row in zip(weights[1:], rows[1:], strict=True):
-        result.addcmul_(weight[:, None], image.index_select(-2, row))
+    result = 0
+    for weight, row in zip(weights, rows, strict=True):
+        result = result + weight[:, None] * image.index_select(-2, row)
     return result
 
 

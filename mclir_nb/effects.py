@@ -105,5 +105,10 @@ _EFFECTS = (
     Effect(
         "noise", "I = J + n,  n ~ N(0, (σ/255)²)", (Knob("sigma", "σ (levels of 255)", 0, 75, 1, 25),), _noise
     ),
-    Effect("low resolution", "I = J shrunk to 1/s, cubic kernel", (Knob("scale", "s", 2, 8, 1, 4),), _shrink),
+    Effect(
+        "low resolution",
+        "I = J shrunk to 1/s, cubic kernel",
+        (Knob("scale", "s, times smaller", 2, 8, 1, 4),),
+        _shrink,
+    ),
 )

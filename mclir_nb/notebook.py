@@ -1,4 +1,4 @@
-"""What every notebook calls: setup, checked parameters, figures with captions, source; and running them all."""
+"""What every notebook calls: setup, checked parameters, figures, source; and the command that runs all."""
 
 import ast
 import base64
@@ -79,8 +79,8 @@ def check_parameters(namespace: dict, **accepted) -> None:
 
     Args:
         namespace: the notebook's `globals()`.
-        accepted: for every parameter of the notebook its valid values, or its type. An int is a valid float, a
-            bool is not a valid int.
+        accepted: for every parameter of the notebook its valid values, or its type. An int is a valid float,
+            a bool is not a valid int.
     Raises: ValueError naming the parameter, what was found, what is accepted and the nearest valid spelling.
     """
     for name in _assigned(namespace, set(accepted)):

@@ -140,7 +140,7 @@ def degradation_explorer(
     if not choices:
         raise ValueError("there is no effect to explore; `make` must return a list of Effect")
     gt = picture(image, "image")
-    height = gt.shape[0] * max(1, 256 // side)
+    height, _ = _shown_size(gt, 256)
     clear = _titled(encode(gt), "J, clear", _at_height(gt, height))
     choice = w.ToggleButtons(
         options=[(e.name, i) for i, e in enumerate(choices)], style={"button_width": "9em"}
