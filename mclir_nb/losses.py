@@ -164,12 +164,9 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, lq=None, b
     if not negatives:
         return plain(restored, gt)
     if len(negatives) < 2:
-        raise ValueError(
-            "spn-uncertainty got 1 negative; a spread needs at least 2 history models in the same step"
-        )
-    spread = (
-        torch.stack([n.to(gt.dtype) for n in negatives]).std(dim=0, correction=0).mean(dim=1, keepdim=True)
-    )  # (B, 1, H, W)
+        raise ValueError("spn-uncertainty got 1 negative; a spread needs 2 or more history models in a step")
+    outputs = torch.stack([negative.to(gt.dtype) for negative in negatives])
+    spread = outputs.std(dim=0, correction=0).mean(dim=1, keepdim=True)  # (B, 1, H, W)
     weight = (spread + spread.mean() + 1e-6) / (2 * spread.mean() + 1e-6)
     l_rec = (weight * (restored - gt).abs()).mean()
     l_neg = feature_distance(restored, negatives, features)
@@ -253,15 +250,10 @@ def c2r(
     return _contrast(restored, gt, [*negatives, _at_size(lq, gt, "c2r")], shares, features, lambda_neg)
 
 
-C2R_INDOOR = (
-    17.0,
-    19.0,
-    31.0,
-    32.0,
-    36.0,
-    40.0,
-)  # dB: DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net, FFA-Net (later)
-C2R_OUTDOOR = (17.43, 18.12, 30.86, 31.98, 32.98, 33.57)  # dB; in the official file, but never used there
+# PSNR in dB of DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net and a later FFA-Net; the official file never uses
+# its outdoor list.
+C2R_INDOOR = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
+C2R_OUTDOOR = (17.43, 18.12, 30.86, 31.98, 32.98, 33.57)
 
 
 def curriculum_weights(
@@ -279,15 +271,13 @@ def curriculum_weights(
 
     Source: YuZheng9/C2PNet @ b09e79c, main.py. A quirk there: the PSNR is that of the first test image only.
     """
-    raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds] + [
-        max(len(thresholds), 1)
-    ]
+    raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds]
+    raw.append(max(len(thresholds), 1))
     return [weight / sum(raw) for weight in raw]
 
 
 def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
-    """PCL: InfoNCE against sharpened and blurred ground truths, WITH the gradient that its released code
-    loses.
+    """PCL, InfoNCE with sharpened and blurred ground truths, WITH the gradient that its released code loses.
 
     L = |restored - gt|_1 + lambda_neg * mean_p -log( e^{s(p)} / (e^{s(p)} + sum_n e^{s(n)}) )
 
@@ -302,15 +292,13 @@ def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=
     restored = _checked(restored, gt, (), lambda_neg)
     draws = torch.rand(9, generator=generator).tolist()
     positives = [gt] + [_sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
-    blurred = [
-        _blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in zip(draws[3:6], draws[6:], strict=True)
-    ]
+    shapes = zip(draws[3:6], draws[6:], strict=True)
+    blurred = [_blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
     theirs = frozen_features([*positives, _at_size(lq, gt, "pcl"), *blurred], features)
     ours = features(restored)
     total = _weighted(dict.fromkeys(ours, 1.0), features)
-    similarity = torch.stack(
-        [_weighted(_cosine(ours, o), features) / total for o in theirs], dim=1
-    )  # (B, P + N)
+    cosines = [_weighted(_cosine(ours, other), features) / total for other in theirs]
+    similarity = torch.stack(cosines, dim=1)  # (B, P + N)
     good, bad = similarity[:, : len(positives)], similarity[:, len(positives) :]
     term = (torch.logaddexp(good, bad.logsumexp(dim=1, keepdim=True)) - good).mean()
     l_rec = F.l1_loss(restored, gt)
@@ -327,12 +315,8 @@ OBJECTIVES: dict[str, Callable[..., LossParts]] = {
     "history-positive": history_positive,
     "spn-uncertainty": spn_uncertainty,
 }
-USES_HISTORY = {
-    "spn",
-    "c2r",
-    "history-positive",
-    "spn-uncertainty",
-}  # whose `negatives` come from history models
+# The objectives whose `negatives` come from history models.
+USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty"}
 
 
 class OfficialLambda(NamedTuple):
@@ -344,17 +328,11 @@ class OfficialLambda(NamedTuple):
 
 
 OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
-    "spn": OfficialLambda(
-        0.001, "vgg16", "Aitical/MCLIR @ e42fb40, options/FFANet_RESIDE_IN_fromScratch.yml"
-    ),
+    "spn": OfficialLambda(0.001, "vgg16", "Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml"),
     "vgg": OfficialLambda(0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
-    "cr": OfficialLambda(
-        0.1, "vgg19", "AECR-Net paper, unverified; its released training script defaults to 0"
-    ),
+    "cr": OfficialLambda(0.1, "vgg19", "AECR-Net paper, unverified; its released script defaults to 0"),
     "c2r": OfficialLambda(0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
-    "pcl": OfficialLambda(
-        5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN (InfoNCE); NLSN: 3 (cosine)"
-    ),
+    "pcl": OfficialLambda(5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN"),
 }
 
 

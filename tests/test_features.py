@@ -107,8 +107,10 @@ def test_embedded_weights_are_the_published_ones():
 
 
 def test_random_weights_are_always_the_same():
+    before = torch.get_rng_state()
     first, second = (features.build("vgg16", "random").features[2].weight for _ in range(2))
     assert torch.equal(first, second)
+    assert torch.equal(before, torch.get_rng_state())  # and leave a run's random numbers alone
     assert first.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
 
 

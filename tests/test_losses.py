@@ -242,7 +242,7 @@ def test_bad_input_speaks():
         ),
         (
             lambda: OBJECTIVES["spn-uncertainty"](gt, gt, [gt], features=Pixels(), lambda_neg=1),
-            "at least 2 history",
+            "needs 2 or more history",
         ),
     ):
         with pytest.raises(ValueError, match=message):
