@@ -151,6 +151,17 @@ def test_a_copy_is_equal_and_independent(name, scale):
         assert not torch.equal(network(lq), before)
 
 
+def test_the_table_counts_parameters_and_macs():
+    table = networks.table().set_index("network")
+    assert list(table.index) == networks.names()
+    assert table.loc["ffanet", "parameters"] == 4_455_913
+    # a 3x3 convolution of 64 channels at 256x256 pixels costs 9 * 64 * 64 * 65536 multiply-accumulates
+    convolution = 9 * 64 * 64 * 256 * 256
+    assert table.loc["ffanet", "macs"] == pytest.approx((3 * (2 * 19 + 1) + 1) * convolution, rel=0.02)
+    assert table.loc["nafnet-64", "macs"] == pytest.approx(63.06e9, rel=1e-3)  # an independent count
+    assert table.loc["edsr", "macs"] == pytest.approx(4.57e9 * (64 / 48) ** 2, rel=2e-3)
+
+
 def test_box_mean_equals_average_pooling():
     x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
     expected = torch.nn.functional.avg_pool2d(x, (4, 12), stride=1)

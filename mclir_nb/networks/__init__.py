@@ -14,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet
 
-__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options"]
+__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "table"]
 
 SMALLEST = 16  # pixels; the least height and width every network accepts
 
@@ -146,6 +148,26 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
                 f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}"
             )
     return Restorer(name, scale, options(name) | overrides)
+
+
+def table() -> pd.DataFrame:
+    """All networks at paper size: network, year, task, scale, parameters, macs, reference.
+
+    `macs` are multiply-accumulates of convolutions and matrix products for one restored image of 256x256
+    pixels (at scale 4 for super-resolution), counted while the network runs without data, not quoted.
+    """
+    rows = []
+    for name, network in NETWORKS.items():
+        scale = network.scales[-1]
+        with torch.device("meta"):
+            restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            restorer(lq)
+        parameters = sum(p.numel() for p in restorer.parameters())
+        macs = counter.get_total_flops() // 2
+        rows.append((name, network.year, network.task, scale, parameters, macs, network.reference))
+    columns = ["network", "year", "task", "scale", "parameters", "macs", "reference"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:
