@@ -29,7 +29,9 @@ def test_package_under_test_is_this_checkout():
 
 def test_every_part_of_the_package_is_installed():
     folders = {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("mclir_nb/**/__init__.py")}
-    assert {folder.replace("/", ".") for folder in folders} == set(PYPROJECT["tool"]["setuptools"]["packages"])
+    assert {folder.replace("/", ".") for folder in folders} == set(
+        PYPROJECT["tool"]["setuptools"]["packages"]
+    )
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=lambda r: r.name)
@@ -59,12 +61,16 @@ def test_conda_gives_python_and_pip_the_rest():
 
 
 def test_makefile_installs_what_environment_yml_installs():
-    dry = subprocess.run(["make", "-n", "-B", ".venv/.ok"], cwd=ROOT, capture_output=True, text=True, check=True)
+    dry = subprocess.run(
+        ["make", "-n", "-B", ".venv/.ok"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "-c constraints.txt -e '.[test]'" in dry.stdout
 
 
 def test_first_command_runs_the_training_notebook():
-    dry = subprocess.run(["make", "-n", "train", "TASK=sr"], cwd=ROOT, capture_output=True, text=True, check=True)
+    dry = subprocess.run(
+        ["make", "-n", "train", "TASK=sr"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "notebooks/03_train.ipynb runs/03_train-sr.ipynb -p task sr" in dry.stdout
 
 
