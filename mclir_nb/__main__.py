@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train one network with one objective"))
+    _add_check_data(commands.add_parser("check-data", help="is a downloaded data set complete and usable?"))
     notebooks = commands.add_parser(
         "notebooks", help="execute the committed notebooks at their default parameters"
     )
@@ -67,6 +68,26 @@ def _train(arguments: argparse.Namespace) -> None:
     run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
     print(run.scores.to_string(index=False, float_format="%.3f"))
     print(f"written to {run.dir}")
+
+
+def _add_check_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="such as reside-its, or folder for your own pictures")
+    parser.add_argument("root", type=Path, help="the folder that holds the data set")
+    parser.add_argument("--task", help="what its files are for, if not what it is published for")
+    parser.add_argument("--scale", type=int, help="of super-resolution: 2, 3 or 4")
+    parser.add_argument("--patch-size", type=int, default=128, help="smaller training pictures are listed")
+    parser.set_defaults(call=_check_data)
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    from mclir_nb import tasks
+    from mclir_nb.checks import check_data
+
+    task = tasks.get(arguments.task or "sr", arguments.scale) if arguments.scale else arguments.task
+    report = check_data(arguments.name, arguments.root, task, arguments.patch_size)
+    print(report)
+    if not report.ok:
+        raise ValueError(f"{arguments.name} is not complete or not sound; see above.")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:

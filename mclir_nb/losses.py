@@ -4,8 +4,8 @@
 
 Images are (B, 3, H, W), nominally [0, 1], and enter the feature network unclamped, as in the official codes.
 Only `restored` receives a gradient; its features are computed once, all other images go through the feature
-network in one batch without a graph. Call outside autocast: `restored` of a lower precision is converted to
-that of `gt` first.
+network in one batch without a graph. Call outside autocast, or the features run in low precision too;
+`restored` and negatives of a lower precision are converted to that of `gt` first.
 
 Every objective is `L1(restored, gt)` plus or minus one further term. That term is `l_neg`, before lambda;
 "spn" and "spn-uncertainty" subtract it, "vgg", "cr", "c2r", "pcl" and "history-positive" add it. An objective
@@ -59,17 +59,69 @@ def spn_loss(
     l_rec = F.l1_loss(restored, gt)
     if not negatives:
         return LossParts(l_rec, torch.zeros_like(l_rec), l_rec)
-    l_neg = _weighted(layer_distances(restored, negatives, features), features).mean()
+    l_neg = feature_distance(restored, negatives, features)
     return LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
 
 
-def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
-    """Mean absolute feature difference between `restored` and each other image: {layer: (len(others),)},
-    unweighted.
+def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> Tensor:
+    """mean_k sum_l w_l |phi_l(restored) - phi_l(others[k])|_1, a scalar with gradient for `restored` only.
 
-    The gradient flows to `restored` only.
+    Exact, and cheap in memory: the gradient with respect to the image is taken at once, for a few images at a
+    time (`features.pixels_at_once`), so that no feature map waits for the backward pass of the network. It
+    cannot be differentiated twice.
     """
+    return _FeatureDistance.apply(restored, features, *(other.to(restored.dtype) for other in others))
+
+
+class _FeatureDistance(torch.autograd.Function):
+    """The work of `feature_distance`: value and image gradient together, in chunks of the batch."""
+
+    @staticmethod
+    def forward(ctx, restored, features, *others):
+        pixels = (1 + len(others)) * restored[0, 0].numel()
+        size = max(1, getattr(features, "pixels_at_once", 2**16) // pixels)
+        value, gradients = 0.0, []
+        for start in range(0, len(restored), size):
+            chunk = slice(start, start + size)
+            image = restored[chunk].detach().requires_grad_(ctx.needs_input_grad[0])
+            part, gradient = _distance_and_gradient(image, [other[chunk] for other in others], features)
+            value = value + part * (len(image) / len(restored))
+            gradients.append(gradient * (len(image) / len(restored)) if image.requires_grad else None)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(torch.cat(gradients))
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.saved_tensors[0], *(None for _ in ctx.needs_input_grad[1:])
+
+
+def _distance_and_gradient(
+    image: Tensor, others: Sequence[Tensor], features: nn.Module
+) -> tuple[Tensor, Tensor | None]:
+    """Distance of a chunk and, if the image wants one, its gradient; |x|' is sign(x), 0 at 0."""
     theirs = frozen_features(others, features)
+    with torch.enable_grad():
+        ours = features(image)
+    weights, value, signs = _layer_weights(features, ours), 0.0, []
+    for layer, own in ours.items():
+        scale, total = weights[layer] / len(others), torch.zeros_like(own)
+        for other in theirs:
+            difference = own.detach() - other.pop(layer)
+            value = value + scale * difference.abs().mean()
+            total += difference.sign_()
+        signs.append(total.mul_(scale / own.numel()))
+    if not image.requires_grad:
+        return value, None
+    return value, torch.autograd.grad(list(ours.values()), image, signs)[0]
+
+
+def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
+    """Mean absolute feature difference between `restored` and each other image, {layer: (len(others),)}.
+
+    Not weighted. The gradient flows to `restored` only.
+    """
+    theirs = frozen_features([other.to(restored.dtype) for other in others], features)
     ours = features(restored)
     return {layer: torch.stack([F.l1_loss(ours[layer], other[layer]) for other in theirs]) for layer in ours}
 
@@ -112,13 +164,12 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, lq=None, b
     if not negatives:
         return plain(restored, gt)
     if len(negatives) < 2:
-        raise ValueError(
-            "spn-uncertainty got 1 negative; a spread needs at least 2 history models in the same step"
-        )
-    spread = torch.stack(list(negatives)).std(dim=0, correction=0).mean(dim=1, keepdim=True)  # (B, 1, H, W)
+        raise ValueError("spn-uncertainty got 1 negative; a spread needs 2 or more history models in a step")
+    outputs = torch.stack([negative.to(gt.dtype) for negative in negatives])
+    spread = outputs.std(dim=0, correction=0).mean(dim=1, keepdim=True)  # (B, 1, H, W)
     weight = (spread + spread.mean() + 1e-6) / (2 * spread.mean() + 1e-6)
     l_rec = (weight * (restored - gt).abs()).mean()
-    l_neg = _weighted(layer_distances(restored, negatives, features), features).mean()
+    l_neg = feature_distance(restored, negatives, features)
     return LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
 
 
@@ -192,23 +243,17 @@ def c2r(
         raise ValueError(
             f"c2r got {len(negatives)} negatives and {len(thresholds)} thresholds; give one PSNR per negative"
         )
-    if thresholds is None:  # no curriculum
-        thresholds, step = (0.0,) * len(negatives), 0.0
+    if thresholds is None:
+        shares = curriculum_weights(best_psnr, (0.0,) * len(negatives), step=0.0)
     else:
-        step = 0.25
-    shares = curriculum_weights(best_psnr, thresholds, step)
+        shares = curriculum_weights(best_psnr, thresholds)
     return _contrast(restored, gt, [*negatives, _at_size(lq, gt, "c2r")], shares, features, lambda_neg)
 
 
-C2R_INDOOR = (
-    17.0,
-    19.0,
-    31.0,
-    32.0,
-    36.0,
-    40.0,
-)  # dB: DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net, FFA-Net (later)
-C2R_OUTDOOR = (17.43, 18.12, 30.86, 31.98, 32.98, 33.57)  # dB; in the official file, but never used there
+# PSNR in dB of DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net and a later FFA-Net; the official file never uses
+# its outdoor list.
+C2R_INDOOR = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
+C2R_OUTDOOR = (17.43, 18.12, 30.86, 31.98, 32.98, 33.57)
 
 
 def curriculum_weights(
@@ -226,15 +271,13 @@ def curriculum_weights(
 
     Source: YuZheng9/C2PNet @ b09e79c, main.py. A quirk there: the PSNR is that of the first test image only.
     """
-    raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds] + [
-        max(len(thresholds), 1)
-    ]
+    raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds]
+    raw.append(max(len(thresholds), 1))
     return [weight / sum(raw) for weight in raw]
 
 
 def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
-    """PCL: InfoNCE against sharpened and blurred ground truths, WITH the gradient that its released code
-    loses.
+    """PCL, InfoNCE with sharpened and blurred ground truths, WITH the gradient that its released code loses.
 
     L = |restored - gt|_1 + lambda_neg * mean_p -log( e^{s(p)} / (e^{s(p)} + sum_n e^{s(n)}) )
 
@@ -247,15 +290,15 @@ def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=
         embedding there is a discriminator trained along on wavelet bands, here the frozen features.
     """
     restored = _checked(restored, gt, (), lambda_neg)
-    draw = lambda low, high: low + (high - low) * torch.rand((), generator=generator).item()  # noqa: E731
-    positives = [gt] + [_sharpen(gt, draw(0.5, 3.0)) for _ in range(3)]
-    blurred = [_blur(gt, 3 + 2 * min(int(draw(0, 5)), 4), draw(0.1, 2.0)) for _ in range(3)]
+    draws = torch.rand(9, generator=generator).tolist()
+    positives = [gt] + [_sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
+    shapes = zip(draws[3:6], draws[6:], strict=True)
+    blurred = [_blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
     theirs = frozen_features([*positives, _at_size(lq, gt, "pcl"), *blurred], features)
     ours = features(restored)
     total = _weighted(dict.fromkeys(ours, 1.0), features)
-    similarity = torch.stack(
-        [_weighted(_cosine(ours, o), features) / total for o in theirs], dim=1
-    )  # (B, P + N)
+    cosines = [_weighted(_cosine(ours, other), features) / total for other in theirs]
+    similarity = torch.stack(cosines, dim=1)  # (B, P + N)
     good, bad = similarity[:, : len(positives)], similarity[:, len(positives) :]
     term = (torch.logaddexp(good, bad.logsumexp(dim=1, keepdim=True)) - good).mean()
     l_rec = F.l1_loss(restored, gt)
@@ -272,20 +315,24 @@ OBJECTIVES: dict[str, Callable[..., LossParts]] = {
     "history-positive": history_positive,
     "spn-uncertainty": spn_uncertainty,
 }
-USES_HISTORY = {
-    "spn",
-    "c2r",
-    "history-positive",
-    "spn-uncertainty",
-}  # whose `negatives` come from history models
+# The objectives whose `negatives` come from history models.
+USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty"}
 
-# (lambda, feature network it belongs to, source); a lambda says nothing without its feature network
-OFFICIAL_LAMBDA: dict[str, tuple[float, str, str]] = {
-    "spn": (0.001, "vgg16", "Aitical/MCLIR @ e42fb40, options/FFANet_RESIDE_IN_fromScratch.yml"),
-    "vgg": (0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
-    "cr": (0.1, "vgg19", "AECR-Net paper, unverified; the default of its released training script is 0"),
-    "c2r": (0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
-    "pcl": (5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script (InfoNCE); 3 for NLSN (cosine)"),
+
+class OfficialLambda(NamedTuple):
+    """A published weight; it says nothing without the feature network it belongs to."""
+
+    value: float
+    features: str
+    source: str
+
+
+OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
+    "spn": OfficialLambda(0.001, "vgg16", "Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml"),
+    "vgg": OfficialLambda(0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
+    "cr": OfficialLambda(0.1, "vgg19", "AECR-Net paper, unverified; its released script defaults to 0"),
+    "c2r": OfficialLambda(0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
+    "pcl": OfficialLambda(5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN"),
 }
 
 
@@ -310,15 +357,19 @@ def _checked(restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], lambda_n
 
 
 def _weighted(values: dict[str, Tensor], features: nn.Module) -> Tensor:
-    """Sum over the layers of w_l values[l]; w_l = 1 / layers for features without `layer_weights`."""
+    """Sum over the layers of w_l values[l]."""
+    weights = _layer_weights(features, values)
+    return sum(weights[layer] * value for layer, value in values.items())
+
+
+def _layer_weights(features: nn.Module, values: dict) -> dict[str, float]:
+    """w_l of these features, 1 / layers if they name none; Python numbers, so nothing waits for a device."""
     weights = getattr(features, "layer_weights", None) or dict.fromkeys(values, 1 / len(values))
     if weights.keys() != values.keys():
         raise ValueError(
             f"features return layers {list(values)}, layer_weights names {list(weights)}; make them equal"
         )
-    return sum(
-        weights[layer] * value for layer, value in values.items()
-    )  # Python numbers: nothing waits for a device
+    return weights
 
 
 def _contrast(restored, gt, others, shares, features, lambda_neg) -> LossParts:

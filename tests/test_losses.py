@@ -70,6 +70,194 @@ def test_no_negatives_is_the_baseline():
     )
 
 
+def test_chunks_of_the_batch_change_nothing():
+    restored, gt, negatives = (
+        photo(1, (5, 3, 16, 16)).requires_grad_(),
+        photo(2, (5, 3, 16, 16)),
+        [photo(k, (5, 3, 16, 16)) for k in (3, 4)],
+    )
+    network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.25}, imagenet_input=True)
+    results = []
+    for network.pixels_at_once in (1, 2 * 3 * 256, 10**9):  # one image, two images, all at a time
+        l_neg = spn_loss(restored, gt, negatives, features=network, lambda_neg=1.0).l_neg
+        results.append((l_neg.detach(), torch.autograd.grad(l_neg, restored)[0]))
+    plainly = losses.layer_distances(restored, negatives, network)
+    expected = (0.5 * plainly["relu1_1"] + 0.25 * plainly["relu2_2"]).mean()
+    for value, gradient in results:
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, restored, retain_graph=True)[0])
+
+
+def test_no_feature_map_waits_for_the_backward_pass():
+    restored = photo(1).requires_grad_()
+    network = feature_networks.Vgg(((4,),), {"relu1_1": 1.0}, imagenet_input=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        distance = losses.feature_distance(restored, [photo(2), photo(3)], network)
+    assert max(kept) > restored.numel()  # feature maps while it computes ...
+    assert [t.numel() for t in distance.grad_fn.saved_tensors] == [
+        restored.numel()
+    ]  # ... one image afterwards
+
+
+def test_validation_needs_no_gradient():
+    with torch.no_grad():
+        parts = spn_loss(photo(1), photo(2), [photo(3)], features=Pixels(), lambda_neg=0.1)
+    assert not parts.total.requires_grad and parts.l_neg > 0
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES])
+def test_every_objective_answers_the_same_call(name):
+    """Only `restored` is trained, half precision is lifted and total = l_rec -/+ lambda * l_neg."""
+    network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.5}, imagenet_input=True)
+    restored, gt, lq = photo(1).half().requires_grad_(), photo(2), photo(5)
+    options = dict(features=network, lambda_neg=0.5, lq=lq, best_psnr=20.0, generator=torch.Generator())
+    parts = OBJECTIVES[name](restored, gt, [photo(3).half(), photo(4).half()], **options)
+    sign = 0 if name == "plain" else -1 if name.startswith("spn") else 1
+    assert parts.total.dtype == torch.float32
+    torch.testing.assert_close(parts.total, parts.l_rec + sign * 0.5 * parts.l_neg)
+    assert parts.l_neg.requires_grad == (name != "plain")  # released PCL fails this
+    parts.total.backward()
+    assert restored.grad.abs().sum() > 0
+    assert all(p.grad is None for p in network.parameters()) and gt.grad is None
+    if sign:
+        l_neg = OBJECTIVES[name](restored, gt, [photo(3), photo(4)], **options).l_neg
+        assert torch.autograd.grad(l_neg, restored)[0].abs().sum() > 0
+
+
+def test_vgg_by_hand():
+    parts = OBJECTIVES["vgg"](image(0.5), image(0.3), [], features=Pixels(), lambda_neg=0.04)
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.2**2)
+    assert parts.total.item() == pytest.approx(0.2 + 0.04 * 0.5 * 0.2**2)
+
+
+def test_cr_by_hand():
+    parts = OBJECTIVES["cr"](image(0.5), image(0.4), [], features=Pixels(), lambda_neg=2, lq=image(0.1))
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.1 / 0.4, rel=1e-5)
+    assert parts.total.item() == pytest.approx(0.1 + 2 * 0.5 * 0.1 / 0.4, rel=1e-5)
+
+
+def test_c2r_with_history_models_weighs_them_alike():
+    negatives, lq = [image(0.4), image(0.2)], image(0.1)
+    parts = OBJECTIVES["c2r"](
+        image(0.5), image(0.4), negatives, features=Pixels(), lambda_neg=1, lq=lq, best_psnr=30.0
+    )
+    far = (0.1 + 0.3 + 2 * 0.4) / 4  # the degraded input counts as much as both negatives
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.1 / far, rel=1e-5)
+
+
+def test_curriculum_is_strict():
+    assert losses.curriculum_weights(17.0, (17.0,)) == pytest.approx([0.75 / 1.75, 1 / 1.75])
+    assert losses.curriculum_weights(17.1, (17.0,)) == pytest.approx([1.25 / 2.25, 1 / 2.25])
+
+
+def test_uncertainty_weighs_where_the_histories_disagree():
+    gt, calm, torn = image(), image(0.5), image(0.5)
+    torn[..., 2:] = 0.9
+    left, right = image(), image()
+    left[..., :2] = 0.2
+    right[..., 2:] = 0.2
+    common = dict(features=Pixels(), lambda_neg=0.0)
+    run = OBJECTIVES["spn-uncertainty"]
+    # spread 0 on the left, 0.2 on the right, mean 0.1: weights 1/2 and 3/2
+    assert run(left, gt, [calm, torn], **common).l_rec.item() == pytest.approx(0.1 * 0.5, rel=1e-4)
+    assert run(right, gt, [calm, torn], **common).l_rec.item() == pytest.approx(0.1 * 1.5, rel=1e-4)
+    assert run(right, gt, [calm, calm], **common).l_rec.item() == pytest.approx(0.1)  # agreement: plain L1
+
+
+def test_pcl_by_hand(monkeypatch):
+    """With positives equal to the anchor and negatives orthogonal to it: -log(e / (e + 4))."""
+    directions = torch.eye(3).view(3, 3, 1, 1)
+    red, green = (directions[k : k + 1].expand(1, 3, 4, 4) for k in (0, 1))
+    monkeypatch.setattr(losses, "_sharpen", lambda image, factor: image)
+    monkeypatch.setattr(losses, "_blur", lambda image, size, sigma: green)
+    network = nn.Module()
+    network.forward = lambda x: {"colour": x}
+    parts = OBJECTIVES["pcl"](red, red, [], features=network, lambda_neg=5.0, lq=green)
+    assert parts.l_neg.item() == pytest.approx(-np.log(np.e / (np.e + 4)), rel=1e-5)
+    assert parts.total.item() == pytest.approx(5 * parts.l_neg.item())
+
+
+def test_pcl_draws_from_the_generator():
+    def term(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return OBJECTIVES["pcl"](
+            photo(1), photo(2), [], features=Pixels(), lambda_neg=1.0, lq=photo(3), generator=generator
+        ).l_neg
+
+    assert term(0) == term(0) != term(1)
+
+
+def test_sharpening_and_blurring():
+    edge = torch.zeros(1, 3, 8, 8)
+    edge[..., 4:] = 0.5
+    assert torch.equal(losses._sharpen(edge, 1.0), edge)
+    assert losses._sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
+    blurred = losses._blur(edge, 5, 1.0)
+    assert blurred[0, 0, 4].diff().min() >= 0 and blurred[0, 0, 4, 4] < 0.5
+    torch.testing.assert_close(losses._blur(image(0.3), 11, 2.0), image(0.3))
+
+
+@pytest.mark.parametrize("name", ["cr", "c2r", "pcl"])
+def test_small_input_of_super_resolution_is_upscaled(name):
+    lq = photo(5, (2, 3, 4, 4))
+    large = nn.functional.interpolate(lq, size=(16, 16), mode="bicubic", align_corners=False).clamp(0, 1)
+    terms = []
+    for given in (lq, large):
+        options = dict(
+            features=Pixels(), lambda_neg=1.0, lq=given, generator=torch.Generator().manual_seed(0)
+        )
+        terms.append(OBJECTIVES[name](photo(1), photo(2), [photo(3)], **options).l_neg)
+    assert terms[0] == terms[1]
+
+
+def test_bad_input_speaks():
+    gt, trained = image(), image().requires_grad_()
+    named = Pixels()
+    named.layer_weights = {"pixels": 1.0}
+    for call, message in (
+        (
+            lambda: spn_loss(image(size=5), gt, [], features=Pixels(), lambda_neg=1),
+            r"restored has shape \(1, 3, 5, 5\)",
+        ),
+        (
+            lambda: spn_loss(gt, gt, [gt, image(size=5)], features=Pixels(), lambda_neg=1),
+            r"negatives\[1\] has shape",
+        ),
+        (
+            lambda: spn_loss(gt, gt, [trained], features=Pixels(), lambda_neg=1),
+            "carries a gradient; detach it",
+        ),
+        (lambda: spn_loss(gt, gt, [gt], features=Pixels(), lambda_neg=-1), "not >= 0"),
+        (lambda: spn_loss(gt, gt, [gt], features=named, lambda_neg=1), "make them equal"),
+        (
+            lambda: OBJECTIVES["cr"](gt, gt, [], features=Pixels(), lambda_neg=1),
+            "'cr' uses the degraded input",
+        ),
+        (
+            lambda: OBJECTIVES["c2r"](
+                gt, gt, [gt], features=Pixels(), lambda_neg=1, lq=gt, thresholds=(1, 2)
+            ),
+            "one PSNR per",
+        ),
+        (
+            lambda: OBJECTIVES["spn-uncertainty"](gt, gt, [gt], features=Pixels(), lambda_neg=1),
+            "needs 2 or more history",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_facts_name_known_objectives():
+    assert set(losses.OFFICIAL_LAMBDA) | {"plain", "history-positive", "spn-uncertainty"} == set(OBJECTIVES)
+    assert losses.USES_HISTORY < set(OBJECTIVES)
+    assert all(
+        fact.value > 0 and "@" in fact.source or "unverified" in fact.source
+        for fact in losses.OFFICIAL_LAMBDA.values()
+    )
+
+
 @needs_shared
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_spn_agrees_with_the_official_code(precision):
@@ -126,8 +314,15 @@ def filled(key, shape):
 
 
 @needs_shared
-@pytest.mark.parametrize("size", ["small", "full"])
-@pytest.mark.parametrize("name, best", [("CR", None), ("C2R_difficulty_0", 0), ("C2R_difficulty_31.5", 31.5)])
+@pytest.mark.parametrize(
+    "size, name, best",
+    [
+        ("small", "CR", None),
+        ("small", "C2R_difficulty_0", 0),
+        ("small", "C2R_difficulty_31.5", 31.5),
+        ("full", "C2R_difficulty_31.5", 31.5),
+    ],
+)
 def test_cr_and_c2r_agree_with_the_official_code(size, name, best):
     described, tensors = load("losses")
     network = official_vgg19(tensors, size).double()

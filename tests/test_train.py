@@ -61,7 +61,7 @@ def test_the_log_holds_the_numbers_that_were_optimised(finished):
     log, weight = finished.log, finished.recipe.weight
     assert (log.total - (log.l_rec - weight * log.l_neg)).abs().max() < 1e-6
     assert (log.r - weight * log.l_neg / log.l_rec).abs().max() < 1e-9
-    assert log.step.tolist() == list(range(5, 31, 5)) and log.val_psnr.notna().sum() == 2
+    assert log.step.tolist() == list(range(10, 301, 10)) and log.val_psnr.notna().sum() == 3
 
 
 def test_the_networks_come_back_from_the_folder(finished):

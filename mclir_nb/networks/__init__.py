@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.networks import checkpoints, edsr, ffanet, nafnet
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options"]
 
@@ -37,8 +37,16 @@ class Network(NamedTuple):
 
 
 X1, SR = (1,), (2, 3, 4)
+_DEHAZEFORMER = "DehazeFormer, arXiv:2204.03883"
 NETWORKS = {
     "ffanet": Network(ffanet, ffanet.FFANet, "paper", X1, "dehaze", 2020, "FFA-Net, arXiv:1911.07559"),
+    **{
+        f"dehazeformer-{size}": Network(
+            dehazeformer, dehazeformer.DehazeFormer, size, X1, "dehaze", 2023, _DEHAZEFORMER
+        )
+        for size in "tsbml"
+    },
+    "idt": Network(idt, idt.IDT, "paper", X1, "derain", 2022, "IDT, Xiao et al., TPAMI 2022"),
     "edsr": Network(edsr, edsr.EDSR, "paper", SR, "sr", 2017, "EDSR baseline, arXiv:1707.02921"),
     "nafnet": Network(nafnet, nafnet.NAFNet, "32", X1, "deblur", 2022, "NAFNet width 32, arXiv:2204.04676"),
     "nafnet-64": Network(
