@@ -188,8 +188,11 @@ def _knob(knob) -> w.FloatSlider:
 def _explorer_still(choices, image) -> bytes:
     """Every effect at its first setting: the degraded pictures, and below each what its equation adds."""
     made = [_pictures(e.apply(image, **{k.name: k.value for k in e.knobs})) for e in choices]
-    degraded = dict(list(pictures.items())[-1] for pictures in made)
-    layers = {name: layer for pictures in made for name, layer in list(pictures.items())[:-1]}
+    degraded, layers = {}, {}
+    for effect, pictures in zip(choices, made, strict=True):
+        *names, last = pictures
+        degraded[f"{effect.name}: {last}"] = pictures[last]
+        layers |= {f"{effect.name}: {name}": pictures[name] for name in names}
     return render(image_grid([degraded, layers | {"J, clear": picture(image)}]))
 
 
@@ -243,41 +246,37 @@ def history_scrubber(
         )
     gaps = [[difference(r, n) for n in frame] for r, frame in zip(restored, negatives, strict=True)]
     limit = limit or error_limit(sum(gaps, []))
-    truth = picture(gt, "gt")
-    size = _shown_size(truth, width)
-    fixed = {name: _titled(encode(image), name, size) for name, image in (("lq", lq), ("gt", gt))}
-    outputs = [_titled(encode(image), "restored", size) for image in restored]
-    olds = [[_titled(encode(n), "negative", size) for n in frame] for frame in negatives]
-    maps = [
-        [_titled(encode(error_picture(g, limit)), "|restored − negative|", size) for g in row] for row in gaps
-    ]
-
-    step = _slider(
-        w.SelectionSlider, "training step", options=[(str(s), i) for i, s in enumerate(steps)], index=0
-    )
-    which = _slider(
-        w.SelectionSlider, "history model", options=[(label, k) for k, label in enumerate(labels)]
-    )
+    row = _history_rows(restored, negatives, gaps, limit, lq, gt, width)
+    steps_shown, labels_shown = ([(str(x), i) for i, x in enumerate(items)] for items in (steps, labels))
+    step = _slider(w.SelectionSlider, "training step", options=steps_shown)
+    which = _slider(w.SelectionSlider, "history model", options=labels_shown)
     view, numbers = w.HTML(), w.HTML()
     view.add_class(PICTURE)
 
     def show(_=None):
-        s, k = step.value, which.value
-        view.value = _side_by_side(fixed["lq"], olds[s][k], outputs[s], fixed["gt"], maps[s][k])
-        numbers.value = f"mean |restored − negative| = {gaps[s][k].mean():.4f}"
+        view.value = row(step.value, which.value)
+        numbers.value = f"mean |restored − negative| = {gaps[step.value][which.value].mean():.4f}"
 
     for slider in (step, which):
         slider.observe(show, "value")
     show()
     player = _player(step, len(steps), "training steps")
-    scale = w.HTML(
-        _titled(
-            encode(error_picture(np.tile(np.linspace(0, 1, 128), (10, 1)), 1)), f"0 to {limit:.2f}", (10, 128)
-        )
-    )
+    ramp = encode(error_picture(np.tile(np.linspace(0, 1, 128), (10, 1)), 1))
+    scale = w.HTML(_titled(ramp, f"0 to {limit:.2f}", (10, 128)))
     text = f"{caption} Differences are means over R, G, B on one scale from 0 to {limit:.2f}.".strip()
     still = _history_still(steps, restored, negatives, gaps, limit, lq, gt)
     return Live([w.HBox([step, player]), which, view, w.HBox([scale, numbers])], still, text)
+
+
+def _history_rows(restored, negatives, gaps, limit, lq, gt, width):
+    """Encode every picture; returns the function (step, history model) -> the row of pictures as HTML."""
+    size = _shown_size(picture(gt, "gt"), width)
+    left, right = (_titled(encode(image), name, size) for name, image in (("lq", lq), ("gt", gt)))
+    new = [_titled(encode(image), "restored", size) for image in restored]
+    old = [[_titled(encode(image), "negative", size) for image in frame] for frame in negatives]
+    name = "|restored − negative|"
+    maps = [[_titled(encode(error_picture(gap, limit)), name, size) for gap in frame] for frame in gaps]
+    return lambda s, k: _side_by_side(left, old[s][k], new[s], right, maps[s][k])
 
 
 def _history_still(steps, restored, negatives, gaps, limit, lq, gt) -> bytes:
