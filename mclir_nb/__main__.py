@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train one network with one objective"))
     _add_check_data(commands.add_parser("check-data", help="is a downloaded data set complete and usable?"))
+    _add_restore(commands.add_parser("restore", help="restore your own pictures"))
     notebooks = commands.add_parser(
         "notebooks", help="execute the committed notebooks at their default parameters"
     )
@@ -88,6 +89,41 @@ def _check_data(arguments: argparse.Namespace) -> None:
     print(report)
     if not report.ok:
         raise ValueError(f"{arguments.name} is not complete or not sound; see above.")
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP or BMP files")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a file of weights")
+    parser.add_argument("--network", help="which network the file is for; a run folder knows its own")
+    parser.add_argument("--scale", type=int, default=1, help="of a super-resolution network: 2, 3 or 4")
+    parser.add_argument("--out", type=Path, help="a folder or a new .png file; default: beside each picture")
+    parser.add_argument("--tile", type=int, help="side of a tile; default: as large as memory allows")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.set_defaults(call=_restore)
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from mclir_nb.restore import restore_file
+    from mclir_nb.train import pick_device
+
+    network = _network(arguments).to(pick_device(arguments.device))
+    options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
+    for picture in arguments.pictures:
+        print(f"written: {restore_file(network, picture, arguments.out, **options)}")
+
+
+def _network(arguments: argparse.Namespace):
+    """The trained network of a run folder, or the one named with the weights of a file."""
+    from mclir_nb import networks, records
+
+    if arguments.checkpoint.is_dir():
+        return records.Run(arguments.checkpoint).model()
+    if arguments.network is None:
+        raise ValueError(f"give --network for a file of weights; one of {', '.join(networks.names())}.")
+    return networks.load_checkpoint(networks.build(arguments.network, arguments.scale), arguments.checkpoint)
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:

@@ -76,10 +76,10 @@ def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_
     path = Path(path)
     with _opened(path, max_pixels) as image:
         low = _low_bytes(image)
-        pixels = _pixels(image)
-        if low is not None and low.shape == pixels.shape:
-            pixels = pixels.astype(np.uint16) << 8 | low
-        turned = _turn(pixels, _orientation(image)) if upright else pixels
+        values = pixels(image)
+        if low is not None and low.shape == values.shape:
+            values = values.astype(np.uint16) << 8 | low
+        turned = _turn(values, _orientation(image)) if upright else values
         return _picture(np.ascontiguousarray(turned), image)
 
 
@@ -169,7 +169,7 @@ def _unidentified(path: Path) -> str:
 # -------------------------------------------------------------------------------------- from Pillow to arrays
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def pixels(image: Image.Image) -> np.ndarray:
     """(H,W) or (H,W,2..4): grey, grey and alpha, RGB, or RGBA; uint8, or uint16 where Pillow keeps it."""
     image.load()
     if image.mode.startswith("I;16"):
@@ -212,7 +212,7 @@ def _low_bytes(image: Image.Image) -> np.ndarray | None:
     image.fp.seek(0)
     with Image.open(image.fp, formats=FORMATS) as second:
         second.tile = [_with_rawmode(tile, mode[:-1] + other[mode[-1]]) for tile in second.tile]
-        low = _pixels(second)
+        low = pixels(second)
     image.fp.seek(place)
     return low
 
