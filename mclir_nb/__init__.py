@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def root() -> Path:
-    """The workbook's folder: the nearest one above the package or the current folder with `notebooks/` and `data/`.
+    """The workbook's folder: the nearest one above the package or the current folder with `notebooks/`.
 
     Raises: FileNotFoundError if the package was installed without the rest of the workbook.
     """

@@ -1,0 +1,38 @@
+# make train TASK=dehaze   set up, then run the training notebook: runs/03_train-dehaze.ipynb
+# make test                set up, then ruff, the unit tests and a short version of every notebook
+# make lab                 set up, then open the notebooks in JupyterLab
+# make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
+#
+# ARGS is handed on: make train TASK=sr ARGS="-p recipe tiny -p scale 2"; make test ARGS="tests/test_losses.py"
+# Needs Python 3.11 or newer with pip, nothing else: make train PYTHON=python3.12
+PYTHON ?= python3
+TASK ?= dehaze
+NAMES ?=
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: train test lab notebooks
+
+train: .venv/.ok
+	mkdir -p runs
+	$(BIN)/papermill --log-output notebooks/03_train.ipynb runs/03_train-$(TASK).ipynb -p task $(TASK) $(ARGS)
+
+test: .venv/.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: .venv/.ok
+	$(BIN)/jupyter lab notebooks $(ARGS)
+
+notebooks: .venv/.ok
+	$(BIN)/python -m mclir_nb notebooks $(NAMES)
+
+# Some systems ship Python without the part that puts pip into a new environment; the second line does it by hand.
+.venv/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
+	    { $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@

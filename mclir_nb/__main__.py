@@ -1,0 +1,136 @@
+"""The workbook without a notebook: `python -m mclir_nb train --task dehaze --recipe tiny --seed 0 --out DIR`.
+
+Thin on purpose: arguments in, one call, result out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from mclir_nb import recipes
+from mclir_nb.recipes import Recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 for a user's error (one sentence on stderr), 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.call(arguments)
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="train one network with one objective"))
+    _add_check_data(commands.add_parser("check-data", help="is a downloaded data set complete and usable?"))
+    _add_restore(commands.add_parser("restore", help="restore your own pictures"))
+    notebooks = commands.add_parser(
+        "notebooks", help="execute the committed notebooks at their default parameters"
+    )
+    notebooks.add_argument("names", nargs="*", help="such as 03_train; none: all of them")
+    notebooks.set_defaults(call=_notebooks)
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="demo", help=", ".join(recipes.names()))
+    parser.add_argument("--task", default="dehaze")
+    parser.add_argument("--out", type=Path, required=True, help="the run folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("name", "task"):
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field.type))
+    parser.set_defaults(call=_train)
+
+
+def _kind(annotation: str) -> dict:
+    """argparse settings for a recipe field, from its type annotation."""
+    number = float if "float" in annotation else int if "int" in annotation else str
+    return {"type": number, "nargs": "+"} if annotation.startswith("tuple") else {"type": number}
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mclir_nb.train import train
+
+    own = ("recipe", "task", "out", "device", "no_resume", "call")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
+    recipe = recipes.get(arguments.recipe, arguments.task, **fields)
+    run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
+    print(run.scores.to_string(index=False, float_format="%.3f"))
+    print(f"written to {run.dir}")
+
+
+def _add_check_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="such as reside-its, or folder for your own pictures")
+    parser.add_argument("root", type=Path, help="the folder that holds the data set")
+    parser.add_argument("--task", help="what its files are for, if not what it is published for")
+    parser.add_argument("--scale", type=int, help="of super-resolution: 2, 3 or 4")
+    parser.add_argument("--patch-size", type=int, default=128, help="smaller training pictures are listed")
+    parser.set_defaults(call=_check_data)
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    from mclir_nb import tasks
+    from mclir_nb.checks import check_data
+
+    task = tasks.get(arguments.task or "sr", arguments.scale) if arguments.scale else arguments.task
+    report = check_data(arguments.name, arguments.root, task, arguments.patch_size)
+    print(report)
+    if not report.ok:
+        raise ValueError(f"{arguments.name} is not complete or not sound; see above.")
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP or BMP files")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a file of weights")
+    parser.add_argument("--network", help="which network the file is for; a run folder knows its own")
+    parser.add_argument("--scale", type=int, default=1, help="of a super-resolution network: 2, 3 or 4")
+    parser.add_argument("--out", type=Path, help="a folder or a new .png file; default: beside each picture")
+    parser.add_argument("--tile", type=int, help="side of a tile; default: as large as memory allows")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.set_defaults(call=_restore)
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from mclir_nb.restore import restore_file
+    from mclir_nb.train import pick_device
+
+    network = _network(arguments).to(pick_device(arguments.device))
+    options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
+    for picture in arguments.pictures:
+        print(f"written: {restore_file(network, picture, arguments.out, **options)}")
+
+
+def _network(arguments: argparse.Namespace):
+    """The trained network of a run folder, or the one named with the weights of a file."""
+    from mclir_nb import networks, records
+
+    if arguments.checkpoint.is_dir():
+        return records.Run(arguments.checkpoint).model()
+    if arguments.network is None:
+        raise ValueError(f"give --network for a file of weights; one of {', '.join(networks.names())}.")
+    return networks.load_checkpoint(networks.build(arguments.network, arguments.scale), arguments.checkpoint)
+
+
+def _notebooks(arguments: argparse.Namespace) -> None:
+    from mclir_nb.notebook import run_notebooks
+
+    run_notebooks(arguments.names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Every network of the paper behind one door: RGB in [0, 1] of any size in, that size times `scale` out.
+
+Each family has a file with the bare network (official constructor names and state_dict keys), with
+`restore(core, image)`, which adds what surrounds it (normalisation, padding, tiling, cropping), and with
+`SIZES`, its constructor options. To add a network, write such a file and add one line to `NETWORKS`.
+"""
+
+import copy
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet
+
+__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "table"]
+
+SMALLEST = 16  # pixels; the least height and width every network accepts
+
+
+class Network(NamedTuple):
+    """One line of the table below."""
+
+    family: ModuleType  # the file: core class, restore, SIZES
+    core: Callable[..., nn.Module]
+    paper: str  # the key of SIZES with the published options
+    scales: tuple[int, ...]
+    task: str
+    year: int
+    reference: str
+
+
+X1, SR = (1,), (2, 3, 4)
+_DEHAZEFORMER = "DehazeFormer, arXiv:2204.03883"
+NETWORKS = {
+    "ffanet": Network(ffanet, ffanet.FFANet, "paper", X1, "dehaze", 2020, "FFA-Net, arXiv:1911.07559"),
+    **{
+        f"dehazeformer-{size}": Network(
+            dehazeformer, dehazeformer.DehazeFormer, size, X1, "dehaze", 2023, _DEHAZEFORMER
+        )
+        for size in "tsbml"
+    },
+    "idt": Network(idt, idt.IDT, "paper", X1, "derain", 2022, "IDT, Xiao et al., TPAMI 2022"),
+    "edsr": Network(edsr, edsr.EDSR, "paper", SR, "sr", 2017, "EDSR baseline, arXiv:1707.02921"),
+    "nafnet": Network(nafnet, nafnet.NAFNet, "32", X1, "deblur", 2022, "NAFNet width 32, arXiv:2204.04676"),
+    "nafnet-64": Network(
+        nafnet, nafnet.NAFNet, "64", X1, "deblur", 2022, "NAFNet width 64, arXiv:2204.04676"
+    ),
+}
+
+
+class Restorer(nn.Module):
+    """A network as the rest of the workbook sees it; made by `build`.
+
+    Attributes:
+        core: the bare network with the official state_dict keys and input convention.
+        name, scale: as given to `build`.
+        options: the constructor options of `core`; `build(name, scale, **options)` makes one like it.
+    """
+
+    def __init__(self, name: str, scale: int, options: dict[str, Any]):
+        super().__init__()
+        self.name, self.scale, self.options = name, scale, options
+        network = NETWORKS[name]
+        self.core = network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restore a batch of images.
+
+        Args: lq: (B, 3, H, W), floating point, RGB in [0, 1], H and W at least 16.
+        Returns: (B, 3, H*scale, W*scale), not clamped.
+        Raises: ValueError for another shape or type, and on the CPU for values that are not finite. On a GPU
+            that test would make every step wait; callers at the edge use `check_finite`.
+        """
+        if lq.ndim != 4 or lq.shape[1] != 3:
+            raise ValueError(
+                f"{self.name} needs images of shape (B, 3, H, W), got {tuple(lq.shape)}; add or drop axes"
+            )
+        if not lq.is_floating_point():
+            raise ValueError(
+                f"{self.name} needs floating point RGB in [0, 1], got {lq.dtype}; divide uint8 by 255.0"
+            )
+        if min(lq.shape[2:]) < SMALLEST:
+            raise ValueError(
+                f"{self.name} needs at least {SMALLEST}x{SMALLEST} pixels, got {lq.shape[2]}x{lq.shape[3]}; "
+                "use a larger image or patch"
+            )
+        if lq.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_finite(lq)
+        return NETWORKS[self.name].family.restore(self.core, lq)
+
+
+def check_finite(lq: Tensor) -> None:
+    """Raise ValueError if an image holds NaN or infinity. On a GPU this waits for the device."""
+    if not torch.isfinite(lq).all():
+        bad = int((~torch.isfinite(lq)).sum())
+        raise ValueError(
+            f"the image holds {bad} values that are NaN or infinite; repair or leave out that image"
+        )
+
+
+def names() -> list[str]:
+    """The names `build` accepts."""
+    return list(NETWORKS)
+
+
+def options(name: str, size: str = "paper") -> dict[str, Any]:
+    """Constructor options of one size, to be passed on: `build(name, scale, **options(name, "tiny"))`.
+
+    Args:
+        name: one of `names()`.
+        size: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests.
+    Raises: ValueError for an unknown name or size.
+    """
+    network = _network(name)
+    if size not in ("paper", "demo", "tiny"):
+        raise ValueError(f"unknown size {size!r} of {name}; choose 'paper', 'demo' or 'tiny'")
+    return copy.deepcopy(network.family.SIZES[network.paper if size == "paper" else size])
+
+
+def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
+    """A network with fresh weights, at paper size unless options are overridden.
+
+    Args:
+        name: one of `names()`.
+        scale: output size / input size: 2, 3 or 4 for super-resolution networks, 1 for all others.
+        overrides: constructor options of the core, as listed in its docstring; `nafnet` takes local=True for
+            the official test-time variant.
+    Raises: ValueError for an unknown name, a scale the network does not have, or an unknown option.
+    """
+    network = _network(name)
+    if scale not in network.scales:
+        *most, last = map(str, network.scales)
+        supported = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{name} has no scale {scale}; build it with scale={supported}")
+    accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
+    for option in overrides:
+        if option not in accepted:
+            raise ValueError(
+                f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}"
+            )
+    return Restorer(name, scale, options(name) | overrides)
+
+
+def table() -> pd.DataFrame:
+    """All networks at paper size: network, year, task, scale, parameters, macs, reference.
+
+    `macs` are multiply-accumulates of convolutions and matrix products for one restored image of 256x256
+    pixels (at scale 4 for super-resolution), counted while the network runs without data, not quoted.
+    """
+    rows = []
+    for name, network in NETWORKS.items():
+        scale = network.scales[-1]
+        with torch.device("meta"):
+            restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            restorer(lq)
+        parameters = sum(p.numel() for p in restorer.parameters())
+        macs = counter.get_total_flops() // 2
+        rows.append((name, network.year, network.task, scale, parameters, macs, network.reference))
+    columns = ["network", "year", "task", "scale", "parameters", "macs", "reference"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:
+    """Copy the weights of an official or own checkpoint into a network; the file is data and never runs.
+
+    Reads PyTorch files in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR, and
+    safetensors. Names and shapes must match; only SwinIR's masks, which follow from img_size, may differ.
+
+    Args:
+        network: a `Restorer`, or a bare core; changed in place, and only if the whole file fits.
+        path: the file.
+        entry: which part to use if there are several, for instance "params" rather than "params_ema" (which
+            is taken first, as the official test scripts do), or "ema_model" of a run.
+    Returns: the network.
+    Raises: ValueError if the file is missing, damaged, asks to run code, holds no such entry, or belongs to
+        another network: the sentence says which names or shapes differ and which network would fit.
+    """
+    return checkpoints.load(network, path, entry, known=_known)
+
+
+@functools.cache
+def _known() -> list[tuple[str, checkpoints.Shapes]]:
+    """Every network, scale and size: how to build it, and the names and shapes of its tensors."""
+    listing = []
+    for name, network in NETWORKS.items():
+        for scale in network.scales:
+            for size in ("paper", "demo", "tiny"):
+                with torch.device("meta"):
+                    core = build(name, scale, **options(name, size)).core
+                call = f"build({name!r}" + (f", scale={scale}" if scale > 1 else "")
+                call += ")" if size == "paper" else f", **options({name!r}, {size!r}))"
+                listing.append((call, {k: tuple(t.shape) for k, t in core.state_dict().items()}))
+    return listing
+
+
+def _network(name: str) -> Network:
+    """The table's line for `name`."""
+    if name not in NETWORKS:
+        raise ValueError(
+            f"unknown network {name!r}{_guess(name, names())}; choose one of {', '.join(names())}"
+        )
+    return NETWORKS[name]
+
+
+def _guess(word: str, words: list[str]) -> str:
+    """' (did you mean ...?)' if a word is close, else nothing."""
+    close = difflib.get_close_matches(str(word).lower(), words, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

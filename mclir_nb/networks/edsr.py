@@ -1,0 +1,85 @@
+"""EDSR baseline for super-resolution: residual blocks without normalisation, then a learned upsampling.
+
+Reference: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPR Workshops 2017,
+    arXiv:1707.02921; key names and arithmetic of XPixelGroup/BasicSR @ 8d56e3a, basicsr/archs/edsr_arch.py
+    (Apache-2.0). The original EDSR-PyTorch names its layers head, body, tail: its files do not fit.
+Input: RGB in [0, 1]; inside, the DIV2K mean is subtracted and the range stretched to 0..255.
+Shapes: (B, 3, H, W), any size -> features (B, num_feat, H, W) -> (B, 3, upscale*H, upscale*W).
+"""
+
+import torch
+from torch import Tensor, nn
+
+SIZES = {
+    "paper": {"num_feat": 64, "num_block": 16},
+    "demo": {"num_feat": 32, "num_block": 4},
+    "tiny": {"num_feat": 16, "num_block": 1},
+}
+
+
+class ResidualBlock(nn.Module):
+    """x + res_scale * conv2(relu(conv1(x)))"""
+
+    def __init__(self, num_feat: int, res_scale: float):
+        super().__init__()
+        self.res_scale = res_scale
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.conv2(self.conv1(x).relu_()), alpha=self.res_scale)
+
+
+def upsampler(upscale: int, num_feat: int) -> nn.Sequential:
+    """Convolution and pixel shuffle: once with factor 3, or once per factor 2."""
+    if upscale not in (2, 3, 4, 8):
+        raise ValueError(f"EDSR upsamples by 2, 3, 4 or 8, got upscale={upscale}")
+    layers: list[nn.Module] = []
+    for factor in [3] if upscale == 3 else [2] * (upscale.bit_length() - 1):
+        layers += [nn.Conv2d(num_feat, factor**2 * num_feat, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)
+
+
+class EDSR(nn.Module):
+    """The network: RGB image (B, 3, H, W) in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped.
+
+    Args:
+        num_in_ch, num_out_ch: image channels.
+        num_feat: feature width (64 in the baseline).
+        num_block: residual blocks (16 in the baseline).
+        upscale: 2, 3, 4 or 8.
+        res_scale: weight of each residual (1 in the baseline, 0.1 in the large model).
+        img_range: the range [0, 1] is stretched to inside.
+        rgb_mean: subtracted before, added after; kept out of the state_dict as in the official code.
+    Raises: ValueError for another `upscale`.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_block: int = 16,
+        upscale: int = 4,
+        res_scale: float = 1.0,
+        img_range: float = 255.0,
+        rgb_mean: tuple[float, ...] = (0.4488, 0.4371, 0.4040),
+    ):
+        super().__init__()
+        self.img_range = img_range
+        self.register_buffer("mean", torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
+        self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(num_feat, res_scale) for _ in range(num_block)))
+        self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.upsample = upsampler(upscale, num_feat)
+        self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.conv_first((x - self.mean) * self.img_range)
+        deep = self.conv_after_body(self.body(shallow)).add_(shallow)
+        return self.conv_last(self.upsample(deep)) / self.img_range + self.mean
+
+
+def restore(core: EDSR, lq: Tensor) -> Tensor:
+    """Enlarged image: (B, 3, H, W) RGB in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped."""
+    return core(lq)

@@ -1,0 +1,127 @@
+"""FFA-Net for dehazing: three groups of blocks that weigh their features per channel and per pixel.
+
+Reference: Qin et al., FFA-Net: Feature Fusion Attention Network for Single Image Dehazing, AAAI 2020,
+    arXiv:1911.07559; official code zhilin007/FFA-Net @ 6651bcf, net/models/FFA.py (no licence; not copied).
+Input: RGB in [0, 1] normalised with `mean` and `std` below (`restore` does it); output: RGB in [0, 1].
+    The global skip adds the normalised input, as the released weights expect.
+Shapes: (B, 3, H, W) -> pre (B, dim, H, W) -> g1, g2, g3 (B, dim, H, W) each -> weighted sum -> (B, 3, H, W).
+    Nothing is downsampled, so any size fits. Attributes keep the official state_dict names.
+"""
+
+import torch
+from torch import Tensor, nn
+
+SIZES = {
+    "paper": {"gps": 3, "blocks": 19, "dim": 64},
+    "demo": {"gps": 3, "blocks": 2, "dim": 16},
+    "tiny": {"gps": 3, "blocks": 1, "dim": 16},
+}
+
+
+class Gate(nn.Sequential):
+    """Two 1x1 convolutions and a sigmoid: `channels` values in, weights in (0, 1) out."""
+
+    def __init__(self, channels: int, hidden: int, weights: int):
+        super().__init__(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, weights, 1), nn.Sigmoid()
+        )
+
+
+class ChannelAttention(nn.Module):
+    """One weight per channel, from the channel means."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.ca = Gate(dim, dim // 8, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ca(x.mean((2, 3), keepdim=True))  # (B, dim, 1, 1)
+
+
+class PixelAttention(nn.Module):
+    """One weight per pixel, shared by all channels."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.pa = Gate(dim, dim // 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pa(x)  # (B, 1, H, W)
+
+
+class Block(nn.Module):
+    """Two convolutions with a short skip around the first, both attentions, and a skip around all."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.calayer = ChannelAttention(dim)
+        self.palayer = PixelAttention(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv2(self.conv1(x).relu_() + x)
+        features = features * self.calayer(features)
+        return torch.addcmul(x, features, self.palayer(features))
+
+
+class Group(nn.Module):
+    """`blocks` blocks and a convolution, with a skip around them."""
+
+    def __init__(self, dim: int, blocks: int):
+        super().__init__()
+        self.gp = nn.Sequential(*(Block(dim) for _ in range(blocks)), nn.Conv2d(dim, dim, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gp(x).add_(x)
+
+
+class FFANet(nn.Module):
+    """The bare network: normalised hazy image (B, 3, H, W) in, clear image in [0, 1] out (not clamped).
+
+    Args:
+        gps: number of groups; the official fusion is written for exactly 3.
+        blocks: blocks per group (19 in the released models).
+        dim: feature width, a multiple of 16. Official: fixed at 64; smaller values are ours.
+    Raises: ValueError for another `gps` or `dim`.
+    """
+
+    def __init__(self, gps: int = 3, blocks: int = 19, dim: int = 64):
+        super().__init__()
+        if gps != 3:
+            raise ValueError(
+                f"FFA-Net fuses exactly 3 groups, got gps={gps}; leave gps at 3 and change blocks or dim"
+            )
+        if dim < 16 or dim % 16:
+            raise ValueError(f"FFA-Net's dim must be a multiple of 16, got {dim}; the official width is 64")
+        self.gps, self.dim = gps, dim
+        self.g1, self.g2, self.g3 = Group(dim, blocks), Group(dim, blocks), Group(dim, blocks)
+        # the leading Identity keeps the official indices ca.1 and ca.3; the pooling happens in `fuse`
+        self.ca = nn.Sequential(nn.Identity(), *Gate(gps * dim, dim // 16, gps * dim))
+        self.palayer = PixelAttention(dim)
+        self.pre = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1))
+        self.post = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.Conv2d(dim, 3, 3, padding=1))
+        self.register_buffer("mean", torch.tensor([0.64, 0.6, 0.58]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.14, 0.15, 0.152]).view(1, 3, 1, 1), persistent=False)
+
+    def fuse(self, groups: list[Tensor]) -> Tensor:
+        """Sum of the groups' features, weighted per group and channel by their means."""
+        means = torch.cat(
+            [g.mean((2, 3), keepdim=True) for g in groups], 1
+        )  # (B, gps*dim, 1, 1), group-major
+        weights = self.ca(means).chunk(self.gps, 1)  # gps x (B, dim, 1, 1)
+        fused = groups[0] * weights[0]
+        for group, weight in zip(groups[1:], weights[1:], strict=True):
+            fused = torch.addcmul(fused, group, weight)
+        return fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.g1(self.pre(x))
+        second = self.g2(first)
+        fused = self.fuse([first, second, self.g3(second)])
+        return self.post(fused * self.palayer(fused)) + x
+
+
+def restore(core: FFANet, lq: Tensor) -> Tensor:
+    """Clear image of a hazy one: (B, 3, H, W) RGB in [0, 1] in, the same shape out, not clamped."""
+    return core((lq - core.mean) / core.std)

@@ -1,0 +1,308 @@
+"""What every notebook calls: setup, checked parameters, figures, source; and the command that runs all."""
+
+import ast
+import base64
+import difflib
+import inspect
+import os
+import platform
+import random
+import re
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from types import UnionType
+from typing import get_args
+
+import matplotlib
+import nbformat
+import numpy as np
+import torch
+from IPython import get_ipython
+from IPython.display import Markdown, display
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from mclir_nb import __version__, root
+from mclir_nb.pictures import STYLE, render
+
+LIVE = "application/vnd.jupyter.widget-view+json"
+
+
+# --- the first cells ---
+
+
+def setup(seed: int, device: str = "auto", *, threads: int | None = None) -> torch.device:
+    """Seed everything, choose the device, set the plot style; print versions, device and seed in two lines.
+
+    Args:
+        seed: of Python, NumPy and torch, 0 to 2^32 - 1.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". It never changes the experiment.
+        threads: of torch on the CPU; None leaves them as they are (the variable OMP_NUM_THREADS decides).
+    Returns: the device.
+    Raises: ValueError for a wrong seed, number of threads or device.
+    """
+    from mclir_nb.train import pick_device  # here, so that figures and widgets do without the training code
+
+    for name, value, low, high in (("seed", seed, 0, 2**32 - 1), ("threads", threads or 1, 1, 1024)):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    chosen = pick_device(device)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if threads:
+        torch.set_num_threads(threads)
+    matplotlib.rcParams.update(STYLE)
+    _draw_inline()
+    cpu = f"cpu ({torch.get_num_threads()} threads)"
+    name = cpu if chosen.type == "cpu" else f"{chosen} ({torch.cuda.get_device_name(chosen)})"
+    print(f"mclir_nb {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"device {name}, seed {seed}")
+    return chosen
+
+
+def _draw_inline() -> None:
+    """In a kernel, show a reader's own figures as PNG below the cell, whether or not pyplot is imported."""
+    if hasattr(get_ipython(), "kernel"):
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("png")
+
+
+def check_parameters(namespace: dict, **accepted) -> None:
+    """Refuse misspelt parameters, which papermill would ignore, and wrong values, before any work is done.
+
+    check_parameters(globals(), task=tasks.names(), seed=int, steps=int | None)
+
+    Args:
+        namespace: the notebook's `globals()`.
+        accepted: for every parameter of the notebook its valid values, or its type. An int is a valid float,
+            a bool is not a valid int.
+    Raises: ValueError naming the parameter, what was found, what is accepted and the nearest valid spelling.
+    """
+    for name in _assigned(namespace, set(accepted)):
+        if name not in accepted:
+            raise ValueError(
+                f"unknown parameter {name!r}{_nearest(name, accepted)}; "
+                f"the parameters of this notebook are {', '.join(accepted)}"
+            )
+    for name, valid in accepted.items():
+        if name not in namespace:
+            raise ValueError(f"parameter {name!r} is not set; run the cell of parameters first")
+        _check_value(name, namespace[name], valid)
+
+
+def _check_value(name: str, value, valid) -> None:
+    """Accept one of the valid values, or a value of the valid type."""
+    if isinstance(valid, type | UnionType):
+        kinds = get_args(valid) or (valid,)
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"parameter {name} is {value!r}; it must be of type {wanted}")
+    elif not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in valid):
+        near = _nearest(str(value), [v for v in valid if isinstance(v, str)])
+        listed = ", ".join(map(repr, valid))
+        raise ValueError(f"parameter {name} is {value!r}{near}; it must be one of {listed}")
+
+
+def _nearest(word: str, known) -> str:
+    """A did-you-mean, or nothing."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _assigned(namespace: dict, known: set[str]) -> list[str]:
+    """Names set by the cell of parameters and by the cell papermill adds below it, newest first."""
+    found = []
+    for source in reversed(namespace.get("In", [])):
+        names = _literals(source)
+        injected = source.startswith("# Parameters")
+        if injected or known & set(names):
+            found += names
+        if known & set(names) and not injected:
+            break  # older versions of the cell do not count
+    return found
+
+
+def _literals(source: str) -> list[str]:
+    """The names a cell assigns, if it does nothing but assign literals; otherwise none."""
+    try:
+        statements = ast.parse(source).body
+        names = []
+        for statement in statements:
+            ast.literal_eval(statement.value)
+            target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+            names.append(target.id)
+    except (SyntaxError, ValueError, AttributeError, TypeError):
+        return []
+    return names
+
+
+# --- on the page ---
+
+
+def show_figure(figure, caption: str) -> None:
+    """Show a figure with its caption, which is also its alternative text.
+
+    Photographs are stored as JPEG, plots as PNG, at the figure's own resolution: the notebook stays small.
+    """
+    form = "jpeg" if any(axes.images for axes in figure.axes) else "png"
+    mime = f"image/{form}"
+    data = {mime: base64.b64encode(render(figure, form)).decode(), "text/plain": caption}
+    display(data, metadata={mime: {"alt": caption}}, raw=True)
+    display(Markdown(f"*{caption}*"))
+
+
+def show_source(*objects, docstring: bool = True) -> None:
+    """Show the package's own code in a notebook, highlighted; as plain text where Markdown is not shown.
+
+    Args:
+        objects: functions, classes or modules.
+        docstring: False keeps only the first line of each docstring.
+    """
+    for thing in objects:
+        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        source = source if docstring else _shorten_docstrings(source)
+        module = inspect.getmodule(thing)
+        where = f"{module.__name__.replace('.', '/')}.py"
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", source)), default=0))
+        text = f"From `{where}`:\n\n{fence}python\n{source}\n{fence}"
+        if get_ipython() is None:
+            print(source)
+        else:
+            display({"text/markdown": text, "text/plain": source}, raw=True)
+
+
+def _shorten_docstrings(source: str) -> str:
+    """Source with the first line of each docstring only."""
+    lines = source.splitlines()
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, kinds) and ast.get_docstring(n)]
+    for node in sorted(nodes, key=lambda n: -n.body[0].lineno):
+        first, last = node.body[0].lineno - 1, node.body[0].end_lineno
+        start = lines[first][: lines[first].index('"')]
+        lines[first:last] = [f'{start}"""{ast.get_docstring(node).splitlines()[0]}"""']
+    return "\n".join(lines)
+
+
+# --- running them all ---
+
+
+def run_notebooks(names=()) -> None:
+    """Run notebooks at their default parameters and keep their outputs: `python -m mclir_nb notebooks`.
+
+    A notebook is replaced only when all its cells ran. A second run on the same machine gives the same bytes.
+
+    Args:
+        names: such as "03_train", "03" or a path; none: all of them.
+    Raises: ValueError for an unknown name; RuntimeError naming the notebooks that failed, after trying all.
+    """
+    failed = []
+    for path in find_notebooks(names):
+        started = time.monotonic()
+        print(f"{path.stem}: running", flush=True)
+        try:
+            executed = normalise(execute(nbformat.read(path, as_version=4)))
+        except (CellExecutionError, DeadKernelError) as error:
+            failed.append(path.stem)
+            print(f"{path.stem}: FAILED, left as it was\n{error}", file=sys.stderr, flush=True)
+            continue
+        _write(executed, path)
+        print(f"{path.stem}: written after {time.monotonic() - started:.0f} s", flush=True)
+    if failed:
+        raise RuntimeError(
+            f"{', '.join(failed)} did not run to the end and was not changed; see the traceback above"
+        )
+
+
+def find_notebooks(names=()) -> list[Path]:
+    """The workbook's notebooks that the names stand for, in order. Raises: ValueError for an unknown name."""
+    every = sorted((root() / "notebooks").glob("[0-9]*.ipynb"))
+    chosen = []
+    for name in names:
+        stem = Path(name).stem
+        match = [p for p in every if p.stem == stem or p.stem.split("_")[0] == stem]
+        if not match:
+            known = ", ".join(p.stem for p in every) or "none yet"
+            raise ValueError(f"there is no notebook {name!r}; the notebooks are: {known}")
+        chosen += match
+    return sorted(set(chosen)) if names else every
+
+
+def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Run all cells in a new kernel of this Python, in the workbook's folder. Raises: CellExecutionError."""
+    environment = {
+        k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"
+    }  # nobody watches: plain lines
+    place = {"metadata": {"path": str(root())}}
+    options = {"timeout": None, "record_timing": False, "store_widget_state": False}
+    client = NotebookClient(notebook, kernel_name="python3", resources=place, **options)
+    return client.execute(env=environment)
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Replace a notebook's file in one step."""
+    nbformat.validate(notebook)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
+    ) as file:
+        nbformat.write(notebook, file)
+    Path(file.name).replace(path)
+
+
+def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove from an executed notebook whatever a second run would change, so that it gives the same bytes.
+
+    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go.
+    """
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "alt", "jupyter")}
+        cell.metadata = nbformat.from_dict(kept)
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        cell.outputs = _normal_outputs(cell.outputs, number)
+    return notebook
+
+
+def _normal_outputs(outputs: list, number: int) -> list:
+    """The outputs of one cell, printed pieces joined, without what has no meaning for a reader."""
+    kept: list = []
+    for output in outputs:
+        data = output.get("data", {})
+        was_live = data.pop(LIVE, None) is not None
+        if output.get("name") == "stderr" or (was_live and not set(data) - {"text/plain"}):
+            continue  # warnings and progress bars; a widget without a still picture
+        if output.output_type == "execute_result":
+            output.execution_count = number
+        for mime in [m for m in data if m.startswith("text/")]:
+            data[mime] = _without_paths(data[mime])
+        if output.output_type == "stream":
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = _without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text))
+    return kept
+
+
+def _without_paths(text: str) -> str:
+    """Text with paths below the workbook made relative, and the home folder as ~."""
+    for folder, short in ((root(), ""), (Path.home(), "~/")):
+        if folder != Path(folder.anchor):
+            start = r"(?<![\w./\\-])" + re.escape(str(folder))
+            text = re.sub(start + r"[/\\]", short, text)
+            text = re.sub(start + r"(?![\w.-])", short.rstrip("/") or ".", text)
+    return text

@@ -1,0 +1,123 @@
+"""One visual language for figures and widgets: colours, the style of plots, and images as arrays and as JPEG.
+
+Colours keep their role everywhere (Okabe and Ito's palette, safe for colour-blind readers). Images are shown
+on a fixed 0..1 scale; error maps share one scale.
+"""
+
+import functools
+import io
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLOURS = {
+    "lq": "#56B4E9",
+    "restored": "#0072B2",
+    "history": "#D55E00",
+    "gt": "#009E73",
+    "plain": "#555555",
+    "ema": "#CC79A7",
+    "band": "#F0E442",
+}
+DPI = 110  # 10 inches are 1100 pixels
+ERROR_MAP = "inferno"
+STYLE = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "axes.prop_cycle": matplotlib.cycler(
+        color=[COLOURS[k] for k in ("restored", "history", "gt", "ema", "lq", "plain")]
+    ),
+}
+
+
+def styled(function):
+    """Run a drawing function with STYLE and leave the reader's own settings alone."""
+
+    @functools.wraps(function)
+    def draw(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return draw
+
+
+def picture(image, name: str = "image") -> np.ndarray:
+    """Any image of this workbook as an array to be shown.
+
+    Args:
+        image: tensor or array, (3, H, W), (1, 3, H, W), (H, W, 3), (1, H, W), (H, W); float [0, 1] or uint8.
+        name: what to call it in an error message.
+    Returns: (H, W, 3) float32, clipped to [0, 1].
+    Raises: ValueError for another shape, or values that are not finite.
+    """
+    array = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image)
+    shape, whole = array.shape, str(getattr(image, "dtype", "")).endswith("uint8")
+    array = array / 255 if whole else array
+    array = array[0] if array.ndim == 4 and shape[0] == 1 else array
+    array = array[..., None] if array.ndim == 2 else array
+    first = array.ndim == 3 and array.shape[0] in (1, 3)
+    if first and (hasattr(image, "detach") or array.shape[-1] not in (1, 3)):
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.size == 0:
+        raise ValueError(
+            f"{name} has shape {shape}; it must be one RGB image, (3, H, W) or (H, W, 3), or one grey (H, W)"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has NaN or infinite values; look at the network that made it")
+    return np.broadcast_to(np.clip(array, 0, 1), (*array.shape[:2], 3)).astype(np.float32)
+
+
+def difference(one, other) -> np.ndarray:
+    """Mean over R, G, B of |one - other|, (H, W) in [0, 1].
+
+    Raises: ValueError for images of different sizes, or that `picture` refuses.
+    """
+    one, other = picture(one, "the first image"), picture(other, "the second image")
+    if one.shape != other.shape:
+        raise ValueError(
+            f"images of {one.shape[:2]} and {other.shape[:2]} pixels cannot be compared; crop or resize one"
+        )
+    return np.abs(one - other).mean(-1)
+
+
+def error_limit(errors) -> float:
+    """One upper end for several error maps: their 99.5 percentile, rounded up to 0.02, at least 0.02."""
+    top = max(float(np.percentile(error, 99.5)) for error in errors)
+    return max(0.02, math.ceil(round(top / 0.02, 6)) * 0.02)
+
+
+def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
+    """An error map (H, W) in colour, (H, W, 3) in [0, 1]; black is 0, the brightest is `limit` or more."""
+    return matplotlib.colormaps[ERROR_MAP](np.clip(error / limit, 0, 1))[..., :3].astype(np.float32)
+
+
+def encode(image, quality: int = 90) -> bytes:
+    """An image as `picture` accepts it, as JPEG without colour subsampling, for 1 ms at 512 pixels."""
+    levels = (picture(image) * 255 + 0.5).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(levels).save(stream, "jpeg", quality=quality, subsampling=0)
+    return stream.getvalue()
+
+
+def render(figure: Figure, form: str = "jpeg") -> bytes:
+    """A figure as JPEG (small for photographs) or PNG (sharp for lines), at its own resolution."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    stream = io.BytesIO()
+    options = {"quality": 85} if form == "jpeg" else {"optimize": True}
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(stream, form, **options)
+    return stream.getvalue()

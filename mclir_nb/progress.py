@@ -1,0 +1,38 @@
+"""Progress that reads well in three places: a live notebook, a terminal, and a saved log."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from tqdm.auto import tqdm
+
+
+def is_live() -> bool:
+    """Whether somebody watches: a terminal, or a kernel started by JupyterLab (papermill and nbval do not set this)."""
+    return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+
+
+class Progress:
+    """Iterate with a live bar, or with about ten plain lines where a bar would stay frozen in the saved output.
+
+    Set `note` inside the loop to show numbers. Plain lines hold no times, so that the same run prints the same text.
+    """
+
+    def __init__(
+        self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False
+    ):
+        self.items, self.label, self.note = items, label, ""
+        self.total = len(items) if total is None else total
+        self.start, self.quiet = start, quiet
+
+    def __iter__(self) -> Iterator:
+        live = is_live() and not self.quiet
+        every = max(1, self.total // 10)
+        with tqdm(total=self.total, initial=self.start, desc=self.label, disable=not live) as bar:
+            for done, item in enumerate(self.items, start=self.start + 1):
+                yield item
+                if live:
+                    bar.set_postfix_str(self.note, refresh=False)
+                    bar.update()
+                elif not self.quiet and (done % every == 0 or done == self.total):
+                    print(f"{self.label}: {done}/{self.total} {self.note}".rstrip(), flush=True)

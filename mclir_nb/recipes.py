@@ -1,0 +1,202 @@
+"""Recipes: everything that decides a training run, as one frozen value.
+
+The device is not part of a recipe: the same recipe is the same experiment everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from mclir_nb import datasets, losses, networks, tasks
+
+PRECISIONS = ("float32", "bfloat16")
+FEATURES = ("lite0", "vgg16", "vgg19")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Sources are given where a default follows the official recipe.
+
+    "official" below is options/FFANet_RESIDE_IN_fromScratch.yml of Aitical/MCLIR @ e42fb40 as its code reads it.
+    """
+
+    name: str  # tiny, demo, gpu or paper: which row of the table this started from
+    task: str
+    network: str  # public name, see networks.names()
+    network_size: str  # "paper", or a smaller member of the family: "demo", "tiny"
+    steps: int  # optimiser steps
+    batch_size: int  # patches per step
+    patch_size: int  # gt pixels, square
+    scale: int = 1  # gt pixels per lq pixel
+    objective: str = "spn"
+    lambda_neg: float | None = (
+        None  # weight of the term beside L1; None: the objective's own, for these features
+    )
+    features: str = "lite0"  # network in whose features distances are measured
+    features_weights: str | None = (
+        None  # file of VGG weights, "download" or "random"; None: embedded (lite0 only)
+    )
+    learning_rate: float = 2e-4  # official
+    learning_rate_min: float = 1e-8  # official eta_min
+    cosine_steps: int | None = (
+        None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
+    )
+    betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
+    weight_decay: float = 0.0  # official
+    grad_clip: float | None = (
+        None  # largest gradient norm; official: none, its key `use_grad_norm` is never read
+    )
+    ema_decay: float = 0.999  # of the evaluation EMA (never a history model); official
+    history_every: tuple[int, ...] = (
+        1000,
+        500,
+        200,
+        100,
+    )  # steps between refreshes, one per history; official
+    history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
+    history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
+    precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
+    dataset: str = "embedded"
+    data_root: str | None = None
+    seed: int = 0
+    log_every: int = 10  # steps
+    val_every: int = 100  # steps; 0: only at the end
+    val_side: int | None = 128  # centre square of each validation picture; None: whole pictures
+    save_every: int = 200  # steps between checkpoints
+
+    def __post_init__(self):
+        _check(self)
+
+    def replace(self, **changes) -> Recipe:
+        """A copy with some fields changed, checked again."""
+        _known(changes)
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def weight(self) -> float:
+        """The number that multiplies the objective's second term."""
+        return default_lambda(self.objective, self.features, self.task) if self.lambda_neg is None else self.lambda_neg
+
+
+# lambda of SPN. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, measured per task so that
+# r = lambda * l_neg / l_rec lies near 0.01 early in training, the lower end of what the authors advise.
+# vgg19 is the feature network of CR and C2R; with SPN its lambda is not tuned.
+VGG_LAMBDA = 1e-3
+LITE0_LAMBDA = {"dehaze": 2e-3, "derain": 5e-4, "deblur": 5e-4, "sr": 5e-4, "denoise": 5e-4}
+
+
+def default_lambda(objective: str, features: str, task: str) -> float:
+    """The weight of an objective's second term when the recipe gives none."""
+    if objective == "plain":
+        return 0.0
+    if objective in ("spn", "history-positive", "spn-uncertainty"):
+        return LITE0_LAMBDA[task] if features == "lite0" else VGG_LAMBDA
+    return losses.OFFICIAL_LAMBDA[objective][0]
+
+
+_SIZES: dict[str, dict[str, Any]] = {
+    # for tests: seconds on one core
+    "tiny": dict(network_size="tiny", steps=300, batch_size=4, patch_size=32, learning_rate=2e-3, ema_decay=0.8,
+                 history_every=(50, 25, 10, 5), log_every=10, val_every=100, save_every=100, val_side=64),
+    # two cores, minutes
+    "demo": dict(network_size="demo", steps=600, batch_size=8, patch_size=48, learning_rate=2e-3, ema_decay=0.98,
+                 history_every=(100, 50, 20, 10), log_every=20, val_every=100, save_every=100),
+    # one modest GPU, an hour
+    "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
+                log_every=100, val_every=1000, save_every=1000, val_side=None),
+    # the official recipe of FFA-Net; other networks replace what their own configuration says, below
+    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128, cosine_steps=100_000,
+                  features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
+}  # fmt: skip
+
+# what a task changes in the small recipes: super-resolution works on lq pixels, so its gt patch is larger
+_TASK_CHANGES = {
+    ("tiny", "sr"): dict(patch_size=64),
+    ("demo", "sr"): dict(patch_size=96),
+    ("gpu", "sr"): dict(patch_size=192, batch_size=16),
+}
+
+
+def names() -> list[str]:
+    """The recipe names `get` accepts."""
+    return list(_SIZES)
+
+
+def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
+    """The named recipe for a task, with some fields changed.
+
+    Args:
+        name: "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper".
+        task: one of `tasks.names()`.
+        overrides: fields of `Recipe`; None means "the recipe's own".
+    Raises: ValueError for unknown names and impossible values, saying what is accepted.
+    """
+    if name not in _SIZES:
+        raise ValueError(
+            f"unknown recipe {name!r}{_near(name, _SIZES)} The recipes are: {', '.join(_SIZES)}."
+        )
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    _known(overrides)
+    scale = tasks.get(task, overrides.get("scale")).scale
+    fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
+    fields = dict(network=tasks.get(task).network, scale=scale) | fields | overrides
+    if "history_every" in overrides and "history_decay" not in overrides:
+        fields["history_decay"] = (0.1,) * len(fields["history_every"])
+    return Recipe(name=name, task=task, **fields)
+
+
+def _near(name, accepted) -> str:
+    near = difflib.get_close_matches(str(name), accepted, 1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _known(fields: dict) -> None:
+    accepted = [f.name for f in dataclasses.fields(Recipe)]
+    for name in fields:
+        if name not in accepted:
+            raise ValueError(
+                f"unknown recipe field {name!r}{_near(name, accepted)} Fields: {', '.join(accepted)}."
+            )
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse what cannot be trained, with what is accepted."""
+    for field, value, accepted in (
+        ("network", recipe.network, networks.names()),
+        ("objective", recipe.objective, list(losses.OBJECTIVES)),
+        ("precision", recipe.precision, PRECISIONS),
+        ("features", recipe.features, FEATURES),
+        ("dataset", recipe.dataset, datasets.names()),
+        ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
+    ):
+        if value not in accepted:
+            raise ValueError(
+                f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
+            )
+    for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
+        value = getattr(recipe, field)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+    for field in ("learning_rate", "ema_decay", "history_start"):
+        value = getattr(recipe, field)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{field} is {value!r}; it must lie between 0 and 1.")
+    if recipe.lambda_neg is not None and not 0 <= recipe.lambda_neg < float("inf"):
+        raise ValueError(
+            f"lambda_neg is {recipe.lambda_neg!r}; it must be a number >= 0 (the sign is in the loss)."
+        )
+    if len(recipe.history_every) != len(recipe.history_decay):
+        raise ValueError(
+            f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
+            "give one decay per interval."
+        )
+    if recipe.patch_size % (8 * recipe.scale) or recipe.patch_size // recipe.scale < 16:
+        unit = 8 * recipe.scale
+        down = max(recipe.patch_size // unit, 2) * unit
+        raise ValueError(
+            f"patch_size {recipe.patch_size} must be a multiple of {unit} and at least {16 * recipe.scale} "
+            f"(8 lq pixels times scale {recipe.scale}); use {down} or {down + unit}."
+        )

@@ -1,0 +1,234 @@
+"""The run folder: what a run writes (see `FILES`), and reading it back.
+
+Files are written aside, flushed and renamed; tensors never travel as pickles.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mclir_nb import __version__, networks, root
+from mclir_nb.recipes import Recipe
+
+FILES = {
+    "recipe.json": "every field of the recipe",
+    "provenance.json": "versions, device, revision, feature network",
+    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "scores.csv": "input, restored and EMA scores: one row per test picture",
+    "checkpoint.safetensors": "everything a resumed run needs",
+    "model.safetensors": "the trained network",
+    "ema.safetensors": "its evaluation EMA",
+    "history.safetensors": "the history models",
+}
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file so that a crash leaves either the old or the new content, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error.strerror or error}); the file as it was before is unchanged. "
+            "Free space or choose another out_dir, then run the same command again."
+        ) from error
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], **facts: str) -> None:
+    """Tensors and short facts as one safetensors file."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(path, save(contiguous, metadata={key: str(value) for key, value in facts.items()}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (
+        Exception
+    ) as error:  # safetensors raises its own type for damaged files and OSError for missing ones
+        raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A table of numbers, every digit as it was written; an empty cell is NaN."""
+    with open(path, newline="") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
+
+
+def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Make or adopt the run folder.
+
+    Raises: ValueError if it holds another recipe's run or, without `resume`, any run; OSError if it cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir."
+        ) from error
+    file = run_dir / "recipe.json"
+    if file.exists():
+        if not resume:
+            raise ValueError(
+                f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it."
+            )
+        differing = different_fields(read_recipe(run_dir), recipe)
+        if differing:
+            raise ValueError(
+                f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir."
+            )
+    else:
+        write_json(file, dataclasses.asdict(recipe))
+
+
+def different_fields(old: Recipe, new: Recipe) -> str:
+    """The fields in which two recipes differ, as one readable phrase; empty if none."""
+    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(Recipe)]
+    return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if a != b)
+
+
+def read_recipe(run_dir: Path) -> Recipe:
+    """The recipe of a run folder."""
+    file = run_dir / "recipe.json"
+    try:
+        fields = json.loads(file.read_text())
+        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except FileNotFoundError:
+        raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.") from None
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
+
+
+def provenance(device: torch.device, features_source: str) -> dict:
+    """Where and with what a run was made."""
+    return {
+        "mclir_nb": __version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "features": features_source,
+    }
+
+
+def _revision() -> str:
+    """The git commit of the workbook, "+" when files differ from it, or "unknown" outside a checkout."""
+    try:
+        where = root()
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def default_dir(recipe: Recipe) -> Path:
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder."""
+    parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
+    return root() / "runs" / "-".join(map(str, parts))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run, read from its folder."""
+
+    dir: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.dir)
+
+    @property
+    def provenance(self) -> dict:
+        return json.loads((self.dir / "provenance.json").read_text())
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row per logging step: step, l_rec, l_neg, r, lr, distances of the histories, validation PSNR, seconds."""
+        return pd.DataFrame(read_rows(self.dir / "log.csv"))
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
+        return pd.read_csv(self.dir / "scores.csv")
+
+    def files(self) -> pd.DataFrame:
+        """What the folder holds: file, size in kB, content."""
+        rows = [
+            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
+            for name, what in FILES.items()
+            if (self.dir / name).is_file()
+        ]
+        return pd.DataFrame(rows)
+
+    def model(self) -> nn.Module:
+        """The trained network (raw weights), in eval mode on the CPU."""
+        return self._network("model.safetensors")
+
+    def ema_model(self) -> nn.Module:
+        """The evaluation EMA of the trained network."""
+        return self._network("ema.safetensors")
+
+    def history_models(self) -> list[nn.Module]:
+        """The history models as they stood after the last step, in the order of `recipe.history_every`."""
+        tensors, _ = self._tensors("history.safetensors")
+        state: list[dict] = [{} for _ in self.recipe.history_every]
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            state[int(number)][key] = tensor
+        return [self._load(weights) for weights in state]
+
+    def _tensors(self, name: str):
+        if not (self.dir / name).is_file():
+            raise ValueError(
+                f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
+            )
+        return read_tensors(self.dir / name)
+
+    def _network(self, name: str) -> nn.Module:
+        return self._load(self._tensors(name)[0])
+
+    def _load(self, state: dict[str, Tensor]) -> nn.Module:
+        network = build_network(self.recipe)
+        network.load_state_dict(state)
+        return network.eval()
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """The network a recipe names, with torch's current random state deciding its initial weights."""
+    return networks.build(
+        recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size)
+    )

@@ -1,0 +1,341 @@
+"""Training: one recipe in, one run folder out, resumable bit for bit.
+
+The state of a run is the weights, their EMA, the history models and the optimiser. Everything random is a function
+of (seed, step), so a resumed run needs no random states and no place in the data.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mclir_nb import datasets, evaluate, features, losses, records, tasks
+from mclir_nb.history import HistoryModels
+from mclir_nb.progress import Progress
+from mclir_nb.recipes import Recipe
+
+SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
+
+
+class Diverged(RuntimeError):
+    """Training was stopped because going on would only do damage; the last good checkpoint is kept."""
+
+
+def train(
+    recipe: Recipe, run_dir: str | Path, resume: bool = True, *, device: str = "auto", quiet: bool = False
+) -> records.Run:
+    """Train one network with one objective.
+
+    Args:
+        recipe: what to do; see `recipes.get`.
+        run_dir: the run folder, made if needed. If it holds an unfinished run of the same recipe, that run continues.
+        resume: False refuses a folder that already holds a run.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
+        quiet: print nothing.
+    Returns: the finished run.
+    Raises: ValueError for a folder or data that do not fit; Diverged; KeyboardInterrupt after saving.
+    """
+    run_dir = Path(run_dir).expanduser()
+    trainer = Trainer(recipe, pick_device(device))
+    records.prepare(run_dir, recipe, resume)
+    records.write_json(
+        run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
+    )
+    trainer.restore(run_dir)
+    with _interrupt_between_steps() as interrupted:
+        _loop(trainer, run_dir, interrupted, quiet)
+    _finish(trainer, run_dir, quiet)
+    return records.Run(run_dir)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`. Raises: ValueError if there is none like it here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
+        )
+    return device
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Cosine from `learning_rate` to `learning_rate_min`; step counts from 1.
+
+    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run.
+    """
+    turn = math.pi * (step - 1) / (recipe.cosine_steps or recipe.steps)
+    low = recipe.learning_rate_min
+    return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))
+
+
+class Trainer:
+    """The state of a run and one step of it."""
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
+        self.task = tasks.get(recipe.task, recipe.scale)
+        self.patches = self._patches()
+        self.validation = self._validation()
+        self.model = self._network("weights")
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.history = self._history() if recipe.objective in losses.USES_HISTORY else None
+        self.objective = losses.OBJECTIVES[recipe.objective]
+        self.features = self._features()
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay,
+            fused=True,
+        )  # fmt: skip
+        self.sums = torch.zeros(3, device=device)  # l_rec, l_neg, total since the last logged step
+        self.rows: list[dict] = []
+        self.clock = time.perf_counter()
+
+    # ---- parts
+
+    def _patches(self) -> datasets.Patches:
+        recipe = self.recipe
+        images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
+        datasets.check(images, self.task, recipe.patch_size)
+        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed)
+
+    def _validation(self) -> list[evaluate.Pair]:
+        images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
+        return list(datasets.benchmark(images, self.task, self.recipe.val_side))
+
+    def _network(self, *key) -> nn.Module:
+        """A freshly initialised network whose weights depend on the seed and `key` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(datasets.stream(self.recipe.seed, *key).initial_seed())
+            network = records.build_network(self.recipe)
+        return network.to(self.device, memory_format=torch.channels_last).train()
+
+    def _history(self) -> HistoryModels:
+        recipe = self.recipe
+        numbers = iter(range(len(recipe.history_every)))
+        return HistoryModels(
+            self.model, recipe.history_every, recipe.history_decay, recipe.history_start,
+            fresh=lambda: self._network("history", next(numbers)),
+        )  # fmt: skip
+
+    def _features(self) -> nn.Module | None:
+        if self.recipe.objective == "plain":
+            return None
+        net = features.build(self.recipe.features, self.recipe.features_weights)
+        return net.to(self.device, memory_format=torch.channels_last)
+
+    @property
+    def features_source(self) -> str:
+        return "none" if self.features is None else self.features.source
+
+    # ---- one step
+
+    def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
+        """One optimiser step on a batch; the order of its lines is the method."""
+        recipe, self.step = self.recipe, self.step + 1
+        torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
+        gt, lq = (
+            image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, self.step)
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            restored = self.model(lq)
+        negatives = self.history.negatives(lq) if self.history else []
+        parts = self.objective(
+            restored.float(), gt, negatives, features=self.features, lambda_neg=recipe.weight,
+            lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
+        )  # fmt: skip
+        self.optimiser.zero_grad()
+        parts.total.backward()
+        if recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
+        if (
+            self.device.type == "cpu"
+        ):  # on a GPU this would wait for the device; there the next logging step looks
+            self._check_finite(parts.total, names)
+        self.optimiser.step()
+        self._average()
+        if self.history:
+            self.history.update(self.model, self.step)
+        self.sums += torch.stack([part.detach() for part in parts])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """The evaluation EMA: parameters averaged, buffers copied."""
+        torch._foreach_lerp_(
+            list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay
+        )
+        for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(new)
+
+    def _check_finite(self, total: Tensor, names: list[str]) -> None:
+        finite = bool(torch.isfinite(total))
+        finite = finite and all(
+            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
+        )
+        if not finite:
+            raise Diverged(
+                f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
+                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step and the last checkpoint "
+                "is kept. Try a smaller learning_rate or lambda_neg, or remove a damaged picture."
+            )
+
+    # ---- looking at it
+
+    def log(self) -> dict:
+        """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
+        recipe = self.recipe
+        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
+        l_rec, l_neg, total = (self.sums / steps).tolist()
+        self.sums.zero_()
+        r = recipe.weight * l_neg / l_rec if recipe.objective != "plain" else math.nan
+        row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
+        row["lr"] = learning_rate(recipe, self.step)
+        if self.history:
+            distances = self.history.distances(self.model)
+            row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
+        row |= {"val_psnr": math.nan, "val_psnr_ema": math.nan}
+        row["seconds"] = time.perf_counter() - self.clock
+        _guard(row, recipe)
+        self.rows.append(row)
+        return row
+
+    def validate(self) -> None:
+        """Validation PSNR of both kinds of weights, into the last log row."""
+        row, task = self.rows[-1], self.task
+        row["val_psnr"] = evaluate.mean_psnr(self.model, self.validation, task.protocol, task.crop)
+        row["val_psnr_ema"] = evaluate.mean_psnr(self.ema, self.validation, task.protocol, task.crop)
+        self.best_psnr = max(self.best_psnr, row["val_psnr"])
+
+    # ---- keeping it
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """Every set of weights the run has, by its place in the checkpoint."""
+        histories = self.history.models if self.history else []
+        return {"model": self.model, "ema": self.ema} | {f"history/{i}": h for i, h in enumerate(histories)}
+
+    def save(self, run_dir: Path) -> None:
+        """The log, then the checkpoint: one file, so a run is never half at one step and half at another."""
+        if self.rows:
+            records.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
+        tensors = {"sums": self.sums}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
+        for number, entry in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{number}/{key}": value for key, value in entry.items()}
+        records.write_tensors(
+            run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr)
+        )
+
+    def restore(self, run_dir: Path) -> None:
+        """Continue from the folder's checkpoint, if there is one."""
+        file = run_dir / "checkpoint.safetensors"
+        if not file.exists():
+            return
+        tensors, facts = records.read_tensors(file)
+        self.step, self.best_psnr = int(facts["step"]), float(facts["best_psnr"])
+        self.sums.copy_(tensors["sums"])
+        for name, network in self._networks().items():
+            network.load_state_dict(_below(tensors, name))
+        parameters = list(self.model.parameters())
+        state: dict = {}
+        for key, value in _below(tensors, "optimiser").items():
+            number, field = key.split("/")
+            if value.dim():  # the fused optimiser wants its moments laid out in memory as the weights are
+                value = torch.empty_like(parameters[int(number)]).copy_(value)
+            state.setdefault(int(number), {})[field] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        if (run_dir / "log.csv").exists():
+            self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
+            self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix + "/"): value
+        for key, value in tensors.items()
+        if key.startswith(prefix + "/")
+    }
+
+
+def _guard(row: dict, recipe: Recipe) -> None:
+    """Stop a run whose loss runs away; for a subtracted term the loss has no lower bound."""
+    advice = "The last checkpoint is kept. Use a smaller lambda_neg"
+    if not math.isfinite(row["total"]):
+        raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
+    if recipe.objective in SUBTRACTED and row["r"] > 1:
+        raise Diverged(
+            f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
+            f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
+            f"{advice}: now {recipe.weight:g}."
+        )
+
+
+def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
+    recipe, first = trainer.recipe, trainer.step + 1
+    batches = trainer.patches.batches(first, recipe.steps)
+    label = f"{recipe.task} {recipe.network} {recipe.objective}"
+    bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
+    for gt, lq, names in bar:
+        trainer.advance(gt, lq, names)
+        last = trainer.step == recipe.steps
+        if trainer.step % recipe.log_every == 0 or last:
+            row = trainer.log()
+            if last or (recipe.val_every and trainer.step % recipe.val_every == 0):
+                trainer.validate()
+                bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
+        if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
+            trainer.save(run_dir)
+        if interrupted.is_set():
+            raise KeyboardInterrupt(
+                f"stopped after step {trainer.step} and saved; run the same command to go on."
+            )
+
+
+@contextmanager
+def _interrupt_between_steps():
+    """Turn Ctrl-C into an event that the loop looks at between steps, so that what is saved is never half a step."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
+    """Write the networks and score both kinds of weights on the test pictures."""
+    records.write_tensors(run_dir / "model.safetensors", trainer.model.state_dict())
+    records.write_tensors(run_dir / "ema.safetensors", trainer.ema.state_dict())
+    if trainer.history:
+        histories = nn.ModuleList(trainer.history.models)
+        records.write_tensors(run_dir / "history.safetensors", histories.state_dict())
+    if (run_dir / "scores.csv").exists():
+        return
+    task = trainer.task
+    images = datasets.open_set(trainer.recipe.dataset, task, "test", trainer.recipe.data_root)
+    pairs = list(datasets.benchmark(images, task))
+    raw = evaluate.evaluate(trainer.model, pairs, task.protocol, task.crop, quiet).drop(columns="seconds")
+    ema = evaluate.evaluate(trainer.ema, pairs, task.protocol, task.crop, quiet=True)
+    scores = raw.assign(psnr_ema=ema.psnr_restored, ssim_ema=ema.ssim_restored)
+    order = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
+    records.write_file(run_dir / "scores.csv", scores[order].to_csv(index=False))
