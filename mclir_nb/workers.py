@@ -6,6 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def in_order(
         pin: put tensors into page-locked memory, from where a GPU copies while computing.
         begin: called in every process with `items` and the number of processes, before the first item.
     """
-    with warnings.catch_warnings():
+    with _interrupts_held(), warnings.catch_warnings():
         # more processes than processors are the caller's choice
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         # Python 3.12 warns of forking beside other threads; torch's own are idle here, and loaders always fork
@@ -51,6 +52,19 @@ def in_order(
             generator=torch.Generator(),  # otherwise the loader draws from the global generator
         )
         return iter(loader)
+
+
+@contextmanager
+def _interrupts_held():
+    """Keep Ctrl-C waiting while processes begin: they inherit that, so it never reaches them at all."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def processors() -> int:
