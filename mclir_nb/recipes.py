@@ -82,7 +82,7 @@ class Recipe:
 
 
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
-# r = lambda * l_neg / l_rec is near 0.01 early in the demo runs of all tasks, the lower end of the authors' advice.
+# r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors' advice (0.005 to 0.02).
 # vgg19 is the feature network of CR and C2R; with SPN its lambda is not tuned.
 SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3, "vgg19": 1e-3}
 

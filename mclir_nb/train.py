@@ -165,9 +165,7 @@ class Trainer:
         parts.total.backward()
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
-        if (
-            self.device.type == "cpu"
-        ):  # on a GPU this would wait for the device; there the next logging step looks
+        if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
         self.optimiser.step()
         self._average()
