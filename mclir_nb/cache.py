@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mclir_nb.images import read_image, read_size
 from mclir_nb.progress import Progress
+from mclir_nb.workers import in_order, several
 
 MAGIC = b"MCLIRGB1"
 HEADER = struct.Struct("<8sII")
@@ -72,12 +73,8 @@ class Cache:
         todo = [path for path in dict.fromkeys(paths) if not (path.is_file() and self.holds(path))]
         if not todo:
             return []
-        workers = min(8, available_processors()) if workers is None else workers
-        own = torch.Generator()  # otherwise the loader draws from the global generator
-        loader = torch.utils.data.DataLoader(
-            _Decoding(self, todo), batch_size=8, num_workers=workers, collate_fn=list, generator=own
-        )
-        refusals = (refusal for batch in loader for refusal in batch)
+        workers = several() if workers is None else workers
+        refusals = in_order(_Decoding(self, todo), range(len(todo)), workers)
         return [
             refusal for refusal in Progress(refusals, "decoding", total=len(todo), quiet=quiet) if refusal
         ]
@@ -103,7 +100,8 @@ class Cache:
                 old.unlink(missing_ok=True)
             os.replace(aside, place)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            if aside.exists():
+                aside.unlink()
             self.full = f"{self.folder} cannot be written ({error.strerror or error})"
 
     def _tidy(self) -> None:
@@ -122,7 +120,7 @@ def _mapped(place: Path) -> Tensor | None:
         with open(place, "rb") as file:
             magic, height, width = HEADER.unpack(file.read(HEADER.size))
             whole = os.fstat(file.fileno()).st_size == HEADER.size + height * width * 3
-            if magic != MAGIC or not whole:
+            if magic != MAGIC or not whole or not height * width:
                 return None
             # copy on write: torch wants memory it could write to, and the file must not change
             pixels = np.memmap(file, np.uint8, "c", HEADER.size, (height, width, 3))
@@ -137,22 +135,12 @@ class _Decoding(torch.utils.data.Dataset):
     def __init__(self, cache: Cache, paths: list[Path]):
         self.cache, self.paths = cache, paths
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> str:
         try:
             self.cache.read(self.paths[index])
         except ValueError as error:
             return str(error)
         return ""
-
-
-def available_processors() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def predicted_bytes(paths: list[Path], looked_at: int = 16) -> int:

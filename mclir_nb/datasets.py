@@ -22,7 +22,7 @@ from mclir_nb.images import read_image
 from mclir_nb.layouts import Entry, Found, hold_out
 from mclir_nb.patches import Patches, benchmark, patch, stream
 from mclir_nb.published import Layout, Part
-from mclir_nb.samples import ImageSet, Sample, load, shape
+from mclir_nb.samples import MEMORY, ImageSet, Sample, load, shape
 from mclir_nb.tasks import Task
 
 __all__ = ["Entry", "ImageSet", "Patches", "Sample", "benchmark", "check", "embedded", "load", "names"]
@@ -82,7 +82,7 @@ def open_set(
 def _choose_cache(images: ImageSet) -> None:
     """Keep a large set decoded on disk, if there is ample room; else say so in its note."""
     folder, need = default_folder(), predicted_bytes(images.files())
-    if folder is None or need <= images.memory:
+    if folder is None or need <= MEMORY:
         return
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free

@@ -8,10 +8,12 @@ import os
 import platform
 import random
 import re
+import shutil
 import sys
 import tempfile
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import get_args
@@ -139,6 +141,28 @@ def _literals(source: str) -> list[str]:
     except (SyntaxError, ValueError, AttributeError, TypeError):
         return []
     return names
+
+
+def check_machine() -> None:
+    """Print what this machine offers the workbook: one line per fact, [OK] or what to do."""
+    cores, free = os.cpu_count() or 1, shutil.disk_usage(root()).free / 1e9
+    samples = root() / "data" / "samples" / "index.csv"
+    checks = [
+        ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
+        (
+            "torch 2.6 or newer",
+            tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6),
+            "install torch>=2.6",
+        ),
+        ("two processor cores or more", cores >= 2, "expect twice the stated minutes"),
+        ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
+        ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
+        ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
+    ]
+    for what, fine, advice in checks:
+        print(f"[OK] {what}" if fine else f"[{advice}] {what} not found")
+    gpu = "a CUDA device" if torch.cuda.is_available() else "no CUDA device: everything small runs on the CPU"
+    print(f"[OK] {gpu}")
 
 
 # --- on the page ---

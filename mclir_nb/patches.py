@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mclir_nb import degrade
-from mclir_nb.cache import available_processors
 from mclir_nb.samples import ImageSet, Sample
 from mclir_nb.tasks import Task, to_uint8
+from mclir_nb.workers import in_order, processors
 
 Batch = tuple[Tensor, Tensor, list[str]]
 
@@ -131,22 +130,13 @@ class Patches(torch.utils.data.Dataset):
         """
         cuda = torch.cuda.is_available()
         if workers is None:
-            workers = min(8, available_processors() - 1) if cuda else 0
-        loader = torch.utils.data.DataLoader(
-            _Steps(self),
-            batch_size=None,
-            sampler=range(first_step, last_step + 1),
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=cuda,
-            worker_init_fn=_begin_worker,
-            generator=torch.Generator(),  # otherwise the loader draws from the global generator
-        )
-        return _checked(iter(loader))
+            workers = min(8, processors() - 1) if cuda else 0
+        steps = range(first_step, last_step + 1)
+        return _checked(in_order(_Steps(self), steps, workers, pin=cuda, begin=_share_memory))
 
 
 class _Steps(torch.utils.data.Dataset):
-    """Batches by step. An error is a value here: the loader would wrap it into a traceback of its own."""
+    """Batches by step. An error is a value here, so that it arrives as the one sentence it is."""
 
     def __init__(self, patches: Patches):
         self.patches = patches
@@ -158,18 +148,22 @@ class _Steps(torch.utils.data.Dataset):
             return ValueError(str(error))
 
 
-def _checked(loader: Iterator) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, ValueError):
-            raise batch
-        yield tuple(batch)
+def _checked(batches: Iterator) -> Iterator[Batch]:
+    """The batches; an error among them is raised. The processes end at once, not when garbage is collected."""
+    try:
+        for batch in batches:
+            if isinstance(batch, ValueError):
+                raise ValueError(
+                    str(batch)
+                )  # raising `batch` itself would tie it and this frame into a cycle
+            yield tuple(batch)
+    finally:
+        del batches
 
 
-def _begin_worker(number: int) -> None:
-    """Leave Ctrl-C to the main process, and share its memory for decoded pictures among the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    info = torch.utils.data.get_worker_info()
-    info.dataset.patches.images.memory //= info.num_workers
+def _share_memory(steps: _Steps, workers: int) -> None:
+    """Each process keeps its part of what the set may keep decoded."""
+    steps.patches.images.memory //= workers
 
 
 @lru_cache(maxsize=4)

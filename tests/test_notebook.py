@@ -266,3 +266,13 @@ def test_normalise_removes_what_a_second_run_would_change(workbook, tmp_path):
     assert text.text == f"100%\n.\n{tmp_path}-other\n"
     assert set(picture.data) == {"text/plain", "image/jpeg"} and picture.metadata["image/jpeg"]["alt"]
     assert result.data["text/html"] == "<b>runs</b>" and result.execution_count == 1
+
+
+def test_the_machine_is_checked_line_by_line(capsys, monkeypatch):
+    notebook.check_machine()
+    assert capsys.readouterr().out.count("[OK]") == 7
+    monkeypatch.setattr(notebook.os, "cpu_count", lambda: 1)
+    notebook.check_machine()
+    assert (
+        "[expect twice the stated minutes] two processor cores or more not found" in capsys.readouterr().out
+    )
