@@ -229,7 +229,7 @@ def run_notebooks(names=()) -> None:
         started = time.monotonic()
         print(f"{path.stem}: running", flush=True)
         try:
-            executed = normalise(execute(nbformat.read(path, as_version=4)))
+            executed = _run(path)
         except (CellExecutionError, DeadKernelError) as error:
             failed.append(path.stem)
             print(f"{path.stem}: FAILED, left as it was\n{error}", file=sys.stderr, flush=True)
@@ -256,11 +256,20 @@ def find_notebooks(names=()) -> list[Path]:
     return sorted(set(chosen)) if names else every
 
 
-def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Run all cells in a new kernel of this Python, in the workbook's folder. Raises: CellExecutionError."""
-    environment = {
-        k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"
-    }  # nobody watches: plain lines
+def _run(path: Path) -> nbformat.NotebookNode:
+    """The notebook, executed where no earlier run can be found, and normalised."""
+    with tempfile.TemporaryDirectory(prefix="mclir-nb-") as runs:
+        executed = execute(nbformat.read(path, as_version=4), MCLIR_NB_RUNS=runs)
+        return normalise(executed, runs)
+
+
+def execute(notebook: nbformat.NotebookNode, **variables: str) -> nbformat.NotebookNode:
+    """Run all cells in a new kernel of this Python, in the workbook's folder, with these environment variables.
+
+    Raises: CellExecutionError for the first cell that fails.
+    """
+    # JupyterLab sets this one for kernels that somebody watches; here progress shall be plain lines
+    environment = {k: v for k, v in (os.environ | variables).items() if k != "JPY_SESSION_NAME"}
     place = {"metadata": {"path": str(root())}}
     options = {"timeout": None, "record_timing": False, "store_widget_state": False}
     client = NotebookClient(notebook, kernel_name="python3", resources=place, **options)
@@ -277,11 +286,14 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
     Path(file.name).replace(path)
 
 
-def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.NotebookNode:
     """Remove from an executed notebook whatever a second run would change, so that it gives the same bytes.
 
-    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go.
+    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go. `runs` is
+    the folder that stood for the workbook's runs/.
     """
+    places = {runs: "runs", str(root()): ".", str(Path.home()): "~"}
+    places = {path: short for path, short in places.items() if len(path) > 1}  # neither none nor /
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -295,11 +307,11 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = nbformat.from_dict(kept)
     for number, cell in enumerate(code, 1):
         cell.execution_count = number
-        cell.outputs = _normal_outputs(cell.outputs, number)
+        cell.outputs = _normal_outputs(cell.outputs, number, places)
     return notebook
 
 
-def _normal_outputs(outputs: list, number: int) -> list:
+def _normal_outputs(outputs: list, number: int, places: dict[str, str]) -> list:
     """The outputs of one cell, printed pieces joined, without what has no meaning for a reader."""
     kept: list = []
     for output in outputs:
@@ -310,7 +322,7 @@ def _normal_outputs(outputs: list, number: int) -> list:
         if output.output_type == "execute_result":
             output.execution_count = number
         for mime in [m for m in data if m.startswith("text/")]:
-            data[mime] = _without_paths(data[mime])
+            data[mime] = _without_paths(data[mime], places)
         if output.output_type == "stream":
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += output.text
@@ -318,15 +330,14 @@ def _normal_outputs(outputs: list, number: int) -> list:
         kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = _without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text))
+            output.text = _without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text), places)
     return kept
 
 
-def _without_paths(text: str) -> str:
-    """Text with paths below the workbook made relative, and the home folder as ~."""
-    for folder, short in ((root(), ""), (Path.home(), "~/")):
-        if folder != Path(folder.anchor):
-            start = r"(?<![\w./\\-])" + re.escape(str(folder))
-            text = re.sub(start + r"[/\\]", short, text)
-            text = re.sub(start + r"(?![\w.-])", short.rstrip("/") or ".", text)
+def _without_paths(text: str, places: dict[str, str]) -> str:
+    """Text with each of these folders under its short name; below the workbook the name is left out."""
+    for path, short in places.items():
+        start = r"(?<![\w./\\-])" + re.escape(path)
+        text = re.sub(start + r"[/\\]", "" if short == "." else f"{short}/", text)
+        text = re.sub(start + r"(?![\w.-])", short, text)
     return text
