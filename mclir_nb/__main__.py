@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train one network with one objective"))
     _add_check_data(commands.add_parser("check-data", help="is a downloaded data set complete and usable?"))
     _add_restore(commands.add_parser("restore", help="restore your own pictures"))
+    _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
     notebooks = commands.add_parser(
         "notebooks", help="execute the committed notebooks at their default parameters"
     )
@@ -124,6 +125,30 @@ def _network(arguments: argparse.Namespace):
     if arguments.network is None:
         raise ValueError(f"give --network for a file of weights; one of {', '.join(networks.names())}.")
     return networks.load_checkpoint(networks.build(arguments.network, arguments.scale), arguments.checkpoint)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the experiment, such as C1")
+    parser.add_argument("--out", type=Path, help="folder of the runs; default: runs/NAME")
+    parser.add_argument("--record", type=Path, help="folder of the record; default: data/records/NAME")
+    parser.add_argument("--seeds", type=int, help="only the first so many of the decided seeds")
+    parser.add_argument("--data-root", help="folder of the data set, if it is not embedded")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--processes", type=int, help="so many runs at once, each in its own process")
+    parser.add_argument("--scheduler", help="'local', or the address of a Dask scheduler")
+    parser.set_defaults(call=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from mclir_nb import experiments
+
+    experiment = experiments.get(arguments.name)
+    folder = experiments.run(
+        experiment, arguments.out, seeds=arguments.seeds, folder=arguments.record, data_root=arguments.data_root,
+        device=arguments.device, processes=arguments.processes, scheduler=arguments.scheduler,
+    )  # fmt: skip
+    print(experiments.outcome(experiments.read_record(arguments.name, folder), experiment.baseline))
+    print(f"written to {folder}")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:

@@ -81,6 +81,21 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return [row | {"step": int(row["step"])} for row in rows]
 
 
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, without its index: numbers to the right, an empty cell for NaN."""
+
+    def cell(value) -> str:
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return ""
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    rows = [table.columns, ["--:" if number else "---" for number in numbers]]
+    rows += table.itertuples(index=False)
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
+
+
 def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Make or adopt the run folder.
 
