@@ -16,6 +16,15 @@ from mclir_nb import networks
 TINY = networks.options("edsr", "tiny")
 
 
+@pytest.fixture(autouse=True)
+def few_known_networks(monkeypatch):
+    """Suggest only these, so that a test does not build every network of the package."""
+    monkeypatch.setattr(networks, "NETWORKS", {name: networks.NETWORKS[name] for name in ("edsr", "ffanet")})
+    networks._known.cache_clear()
+    yield
+    networks._known.cache_clear()
+
+
 def edsr(seed: int = 0, scale: int = 2, **overrides) -> networks.Restorer:
     torch.manual_seed(seed)
     return networks.build("edsr", scale, **(TINY | overrides))
@@ -299,3 +308,13 @@ def test_weights_of_another_network_are_explained_and_not_loaded(case, tmp_path)
     with pytest.raises(ValueError, match=message):
         networks.load_checkpoint(target, tmp_path / "x.pth")
     assert all(map(torch.equal, before, weights(target)))
+
+
+@pytest.mark.slow
+def test_every_network_at_every_scale_and_size_is_known(monkeypatch):
+    monkeypatch.undo()
+    calls = [call for call, _ in networks._known()]
+    assert len(calls) == len(set(calls)) == 3 * sum(len(line.scales) for line in networks.NETWORKS.values())
+    assert {name for name in networks.names() if any(f"{name!r}" in call for call in calls)} == set(
+        networks.names()
+    )

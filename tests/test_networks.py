@@ -143,7 +143,10 @@ def test_bfloat16_autocast_stays_close_and_trains(name, scale):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [pytest.param(*e, marks=pytest.mark.slow if e[0] in ("idt", "promptir") else ()) for e in EVERY],
+)
 def test_a_network_compiles_without_graph_breaks(name, scale):
     network, lq = small(name, scale), torch.rand(1, 3, 24, 20)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
@@ -164,15 +167,24 @@ def test_a_copy_is_equal_and_independent(name, scale):
         assert not torch.equal(network(lq), before)
 
 
-def test_the_table_counts_parameters_and_macs():
+def test_the_table_counts_parameters_and_macs(monkeypatch):
+    few = {name: networks.NETWORKS[name] for name in ("ffanet", "nafnet-64", "edsr")}
+    monkeypatch.setattr(networks, "NETWORKS", few)
     table = networks.table().set_index("network")
-    assert list(table.index) == networks.names()
+    assert list(table.index) == list(few)
     assert table.loc["ffanet", "parameters"] == 4_455_913
     # a 3x3 convolution of 64 channels at 256x256 pixels costs 9 * 64 * 64 * 65536 multiply-accumulates
     convolution = 9 * 64 * 64 * 256 * 256
     assert table.loc["ffanet", "macs"] == pytest.approx((3 * (2 * 19 + 1) + 1) * convolution, rel=0.02)
     assert table.loc["nafnet-64", "macs"] == pytest.approx(63.06e9, rel=1e-3)  # an independent count
     assert table.loc["edsr", "macs"] == pytest.approx(4.57e9 * (64 / 48) ** 2, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_the_table_has_every_network():
+    table = networks.table()
+    assert list(table["network"]) == networks.names()
+    assert (table["macs"] > 1e9).all() and table.notna().all(axis=None)
 
 
 def test_box_mean_equals_average_pooling():
