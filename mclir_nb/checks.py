@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +18,10 @@ from mclir_nb.layouts import Entry, Found
 from mclir_nb.progress import Progress
 from mclir_nb.samples import FITS, shape
 from mclir_nb.tasks import Task
+from mclir_nb.workers import in_order, several
 
 SHOWN = 20  # files named per kind of problem in the text; the lists of the report hold all
+CHUNK = 16  # pictures read by one process in turn; neighbours often share their gt, which is then read once
 FEW = 300  # pictures up to which starting worker processes is not worth while
 
 REPAIR = {
@@ -171,7 +173,10 @@ def _inspect_all(
 ) -> None:
     """Read all pictures of a part. `seen`: digest -> (split, file) of what earlier parts hold."""
     entries = list({(entry.lq, entry.gt): entry for entry in found.entries}.values())
-    findings = _inspected(Inspection(entries, patch_size), workers)
+    if workers is None:
+        workers = 0 if len(entries) <= FEW else several()
+    chunks = in_order(Inspection(entries, patch_size), range(0, len(entries), CHUNK), workers)
+    findings = (finding for chunk in chunks for finding in chunk)
     bar = Progress(findings, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
     own: dict[bytes, str] = {}
     for entry, finding in zip(entries, bar, strict=True):
@@ -191,16 +196,15 @@ def _inspect_all(
 
 
 class Inspection(torch.utils.data.Dataset):
-    """The entries of a part, each read and judged on access."""
+    """The entries of a part, read and judged on access: CHUNK of them from an index on."""
 
     def __init__(self, entries: list[Entry], patch_size: int):
         self.entries, self.patch_size = entries, patch_size
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    def __getitem__(self, first: int) -> list[Finding]:
+        return [self._judged(entry) for entry in self.entries[first : first + CHUNK]]
 
-    def __getitem__(self, index: int) -> Finding:
-        entry = self.entries[index]
+    def _judged(self, entry: Entry) -> Finding:
         try:
             gt = _read(entry.gt)
             lq = None if entry.lq is None else gt if entry.lq == entry.gt else _read(entry.lq)
@@ -221,21 +225,10 @@ class Inspection(torch.utils.data.Dataset):
 
 @lru_cache(maxsize=2)
 def _read(path: Path) -> Tensor:
-    return read_image(path)  # neighbouring entries often share their gt
+    return read_image(path)
 
 
 def _digest(image: Tensor) -> bytes:
     digest = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.contiguous().numpy().data)
     return digest.digest()
-
-
-def _inspected(inspection: Inspection, workers: int | None) -> Iterable[Finding]:
-    """All findings in order, read by several processes when there are many."""
-    if workers is None:
-        workers = 0 if len(inspection) <= FEW else min(8, os.cpu_count() or 1)
-    own = torch.Generator()  # otherwise the loader draws from the global generator
-    loader = torch.utils.data.DataLoader(
-        inspection, batch_size=16, num_workers=workers, collate_fn=list, generator=own
-    )
-    return (finding for batch in loader for finding in batch)

@@ -2,13 +2,14 @@
 
 The parts, from the file upwards: `images` decodes, `layouts` finds and pairs, `published` knows the public
     sets,
-`samples` keeps what was decoded, `patches` cuts it into batches. What the rest of the workbook uses is named
+`samples` and `cache` keep what was decoded, `patches` cuts it into batches. What the rest of the workbook uses is named
 here.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import pandas as pd
 import torch
 
 from mclir_nb import published, root
+from mclir_nb.cache import Cache, default_folder, predicted_bytes
 from mclir_nb.images import read_image
 from mclir_nb.layouts import Entry, Found, hold_out
 from mclir_nb.patches import Patches, benchmark, patch, stream
 from mclir_nb.published import Layout, Part
-from mclir_nb.samples import ImageSet, Sample, load, shape
+from mclir_nb.samples import MEMORY, ImageSet, Sample, load, shape
 from mclir_nb.tasks import Task
 
 __all__ = ["Entry", "ImageSet", "Patches", "Sample", "benchmark", "check", "embedded", "load", "names"]
@@ -30,7 +32,13 @@ SPLITS = ("train", "val", "test")
 LARGEST_VAL = 40  # pictures of a held-out validation set, evenly spread over it: validation must stay cheap
 
 
-def open_set(dataset: str, task: Task, split: str, data_root: str | Path | None = None) -> ImageSet:
+def open_set(
+    dataset: str,
+    task: Task,
+    split: str,
+    data_root: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> ImageSet:
     """The pictures of one split of a data set, paired by the rule of those who published it.
 
     "train" and "test" are the published ones. "val" is held out of "train", never taken from "test": the
@@ -43,6 +51,8 @@ def open_set(dataset: str, task: Task, split: str, data_root: str | Path | None 
         task: what the pictures are for. Files degraded for another task are not used.
         split: "train", "val" or "test".
         data_root: the folder that holds the set as its authors pack it; or the set's own top folder.
+        cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into
+            memory (1 GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
     Raises: ValueError saying what was found, what is expected and where it is published. Nothing is
         downloaded.
     """
@@ -61,7 +71,29 @@ def open_set(dataset: str, task: Task, split: str, data_root: str | Path | None 
             f"{bare.gt} is a clean picture, and {task.name} needs a depth layer to make lq; "
             "use pairs (for dataset 'folder': in gt/ and lq/), or dataset 'embedded'."
         )
-    return ImageSet(dataset, entries, note=_shortfall(dataset, split, founds))
+    images = ImageSet(dataset, entries, note=_shortfall(dataset, split, founds))
+    if cache not in (None, "off"):
+        images.cache = Cache(cache)
+    elif cache is None and split == "train":
+        _choose_cache(images)
+    return images
+
+
+def _choose_cache(images: ImageSet) -> None:
+    """Keep a large set decoded on disk, if there is ample room; else say so in its note."""
+    folder, need = default_folder(), predicted_bytes(images.files())
+    if folder is None or need <= MEMORY:
+        return
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if need < free / 2:
+        images.cache = Cache(folder)
+    else:
+        images.note += (
+            f" Decoded, {images.name} takes {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: every "
+            "picture is decoded each time it is used. Set MCLIR_NB_CACHE to a folder with room, or to off."
+        )
+        images.note = images.note.strip()
 
 
 def names() -> list[str]:

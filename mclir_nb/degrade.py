@@ -418,7 +418,7 @@ class RainRange:
 class BlurRange:
     """Range for `sample_blur_kernel`: odd sides (Levin's measured kernels: 13 to 27, for larger pictures)."""
 
-    size: tuple[int, int] = (9, 21)  # pixels
+    size: tuple[int, int] = (5, 11)  # pixels
 
 
 def _uniform(bounds: tuple[float, float], generator: torch.Generator) -> float:

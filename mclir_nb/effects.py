@@ -59,8 +59,9 @@ def _haze(gt, *, depth, seed, beta, airlight):
 
 
 def _rain(gt, *, depth, seed, density, length, angle, brightness):
-    a = brightness * degrade.streaks(gt.shape[1:], density, length, angle, 1.5, _chance(seed))
-    return {"a, streaks": a, "I, rainy": gt * (1 - a) + a}  # as `degrade.rain`, but the streaks are made once
+    knobs = {"density": density, "length": length, "angle": angle, "brightness": brightness}
+    a = degrade.rain(torch.zeros_like(gt), **knobs, generator=_chance(seed))  # rain before black is a itself
+    return {"a, streaks": a, "I, rainy": gt * (1 - a) + a}
 
 
 def _shake(gt, *, depth, seed, reach):
@@ -89,10 +90,10 @@ _EFFECTS = (
         "rain",
         "I = J·(1 − a) + a,  a: opacity of the streaks",
         (
-            Knob("density", "streaks per 1000 px", 0, 10, 0.5, 3),
+            Knob("density", "streaks per 1000 px", 0, 10, 0.5, 5),
             Knob("length", "length (px)", 2, 60, 1, 20),
             Knob("angle", "angle (°)", -45, 45, 1, 10),
-            Knob("brightness", "brightness of a", 0, 1, 0.05, 0.6),
+            Knob("brightness", "brightness of a", 0, 1, 0.05, 0.7),
         ),
         _rain,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 import pandas as pd
 import torch
@@ -28,14 +28,13 @@ def evaluate(
 
     Args:
         network: maps (1,3,H,W) RGB [0,1] to (1,3,H*scale,W*scale); scored in eval mode on its own device.
-        benchmark: pairs, for example from `datasets.benchmark`.
+        benchmark: pairs, for example `datasets.benchmark`, which reads one at a time.
         protocol: a key of `metrics.PROTOCOLS`; crop: border left out, in gt pixels.
     Returns: columns image, psnr_input, ssim_input, psnr_restored, ssim_restored (dB and 1), seconds. For
         super-resolution the input is the bicubic enlargement of lq.
     """
     rows = []
-    pairs = list(benchmark)
-    bar = Progress(pairs, "scoring", quiet=quiet)
+    bar = Progress(benchmark if isinstance(benchmark, Sized) else list(benchmark), "scoring", quiet=quiet)
     for name, gt, lq in bar:
         start = time.perf_counter()
         restored = restore_batch(network, lq[None])[0]

@@ -8,10 +8,12 @@ import os
 import platform
 import random
 import re
+import shutil
 import sys
 import tempfile
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import get_args
@@ -141,6 +143,28 @@ def _literals(source: str) -> list[str]:
     return names
 
 
+def check_machine() -> None:
+    """Print what this machine offers the workbook: one line per fact, [OK] or what to do."""
+    cores, free = os.cpu_count() or 1, shutil.disk_usage(root()).free / 1e9
+    samples = root() / "data" / "samples" / "index.csv"
+    checks = [
+        ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
+        (
+            "torch 2.6 or newer",
+            tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6),
+            "install torch>=2.6",
+        ),
+        ("two processor cores or more", cores >= 2, "expect twice the stated minutes"),
+        ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
+        ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
+        ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
+    ]
+    for what, fine, advice in checks:
+        print(f"[OK] {what}" if fine else f"[{advice}] {what} not found")
+    gpu = "a CUDA device" if torch.cuda.is_available() else "no CUDA device: everything small runs on the CPU"
+    print(f"[OK] {gpu}")
+
+
 # --- on the page ---
 
 
@@ -205,7 +229,7 @@ def run_notebooks(names=()) -> None:
         started = time.monotonic()
         print(f"{path.stem}: running", flush=True)
         try:
-            executed = normalise(execute(nbformat.read(path, as_version=4)))
+            executed = _run(path)
         except (CellExecutionError, DeadKernelError) as error:
             failed.append(path.stem)
             print(f"{path.stem}: FAILED, left as it was\n{error}", file=sys.stderr, flush=True)
@@ -232,11 +256,20 @@ def find_notebooks(names=()) -> list[Path]:
     return sorted(set(chosen)) if names else every
 
 
-def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Run all cells in a new kernel of this Python, in the workbook's folder. Raises: CellExecutionError."""
-    environment = {
-        k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"
-    }  # nobody watches: plain lines
+def _run(path: Path) -> nbformat.NotebookNode:
+    """The notebook, executed where no earlier run can be found, and normalised."""
+    with tempfile.TemporaryDirectory(prefix="mclir-nb-") as runs:
+        executed = execute(nbformat.read(path, as_version=4), MCLIR_NB_RUNS=runs)
+        return normalise(executed, runs)
+
+
+def execute(notebook: nbformat.NotebookNode, **variables: str) -> nbformat.NotebookNode:
+    """Run all cells in a new kernel of this Python, in the workbook's folder, with these environment variables.
+
+    Raises: CellExecutionError for the first cell that fails.
+    """
+    # JupyterLab sets this one for kernels that somebody watches; here progress shall be plain lines
+    environment = {k: v for k, v in (os.environ | variables).items() if k != "JPY_SESSION_NAME"}
     place = {"metadata": {"path": str(root())}}
     options = {"timeout": None, "record_timing": False, "store_widget_state": False}
     client = NotebookClient(notebook, kernel_name="python3", resources=place, **options)
@@ -253,11 +286,14 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
     Path(file.name).replace(path)
 
 
-def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.NotebookNode:
     """Remove from an executed notebook whatever a second run would change, so that it gives the same bytes.
 
-    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go.
+    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go. `runs` is
+    the folder that stood for the workbook's runs/.
     """
+    places = {runs: "runs", str(root()): ".", str(Path.home()): "~"}
+    places = {path: short for path, short in places.items() if len(path) > 1}  # neither none nor /
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -271,11 +307,11 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = nbformat.from_dict(kept)
     for number, cell in enumerate(code, 1):
         cell.execution_count = number
-        cell.outputs = _normal_outputs(cell.outputs, number)
+        cell.outputs = _normal_outputs(cell.outputs, number, places)
     return notebook
 
 
-def _normal_outputs(outputs: list, number: int) -> list:
+def _normal_outputs(outputs: list, number: int, places: dict[str, str]) -> list:
     """The outputs of one cell, printed pieces joined, without what has no meaning for a reader."""
     kept: list = []
     for output in outputs:
@@ -286,7 +322,7 @@ def _normal_outputs(outputs: list, number: int) -> list:
         if output.output_type == "execute_result":
             output.execution_count = number
         for mime in [m for m in data if m.startswith("text/")]:
-            data[mime] = _without_paths(data[mime])
+            data[mime] = _without_paths(data[mime], places)
         if output.output_type == "stream":
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += output.text
@@ -294,15 +330,14 @@ def _normal_outputs(outputs: list, number: int) -> list:
         kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = _without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text))
+            output.text = _without_paths(re.sub(r"[^\n]*\r(?!\n)", "", output.text), places)
     return kept
 
 
-def _without_paths(text: str) -> str:
-    """Text with paths below the workbook made relative, and the home folder as ~."""
-    for folder, short in ((root(), ""), (Path.home(), "~/")):
-        if folder != Path(folder.anchor):
-            start = r"(?<![\w./\\-])" + re.escape(str(folder))
-            text = re.sub(start + r"[/\\]", short, text)
-            text = re.sub(start + r"(?![\w.-])", short.rstrip("/") or ".", text)
+def _without_paths(text: str, places: dict[str, str]) -> str:
+    """Text with each of these folders under its short name; below the workbook the name is left out."""
+    for path, short in places.items():
+        start = r"(?<![\w./\\-])" + re.escape(path)
+        text = re.sub(start + r"[/\\]", "" if short == "." else f"{short}/", text)
+        text = re.sub(start + r"(?![\w.-])", short, text)
     return text

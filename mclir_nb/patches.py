@@ -18,6 +18,9 @@ from torch import Tensor
 from mclir_nb import degrade
 from mclir_nb.samples import ImageSet, Sample
 from mclir_nb.tasks import Task, to_uint8
+from mclir_nb.workers import in_order, processors
+
+Batch = tuple[Tensor, Tensor, list[str]]
 
 
 def stream(seed: int, *key) -> torch.Generator:
@@ -51,11 +54,19 @@ def patch(sample: Sample, task: Task, patch_size: int, generator: torch.Generato
 def degraded(
     sample: Sample, task: Task, gt: Tensor, depth: Tensor | None, generator: torch.Generator
 ) -> Tensor:
-    """lq made from (a part of) a clean picture, on the 8-bit grid: by its own noise, or by the task."""
-    if sample.noise is not None:
-        lq = degrade.noise(gt, sample.noise, generator=generator)
-    else:
-        lq = task.degrade(gt, depth, generator)
+    """lq made from (a part of) a clean picture, on the 8-bit grid: by its own noise, or by the task.
+
+    Computed with one thread, as a worker process does: the Fourier transforms of the blur round differently with two.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if sample.noise is not None:
+            lq = degrade.noise(gt, sample.noise, generator=generator)
+        else:
+            lq = task.degrade(gt, depth, generator)
+    finally:
+        torch.set_num_threads(threads)
     return to_uint8(lq).float() / 255
 
 
@@ -103,16 +114,56 @@ class Patches(torch.utils.data.Dataset):
                 return sample
         raise ValueError(f"no picture of {self.images.name} is as large as the patch of {self.patch_size}.")
 
-    def batches(
-        self, first_step: int, last_step: int, workers: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-        """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1)."""
-        size = self.batch_size
-        numbers = [range((step - 1) * size, step * size) for step in range(first_step, last_step + 1)]
-        own = torch.Generator()  # otherwise the loader draws from the global generator
-        return iter(
-            torch.utils.data.DataLoader(self, batch_sampler=numbers, num_workers=workers, generator=own)
-        )
+    def batch(self, step: int) -> Batch:
+        """The batch of one step (counted from 1): gt (B,3,P,P), lq (B,3,P/scale,P/scale), names."""
+        first = (step - 1) * self.batch_size
+        gts, lqs, names = zip(*(self[first + i] for i in range(self.batch_size)), strict=True)
+        return torch.stack(gts), torch.stack(lqs), list(names)
+
+    def batches(self, first_step: int, last_step: int, workers: int | None = None) -> Iterator[Batch]:
+        """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1).
+
+        Args:
+            workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: none
+                without a GPU (the processors are busy training), else up to 8.
+        Raises: ValueError naming a file that cannot be used, from whichever process met it.
+        """
+        cuda = torch.cuda.is_available()
+        if workers is None:
+            workers = min(8, processors() - 1) if cuda else 0
+        steps = range(first_step, last_step + 1)
+        return _checked(in_order(_Steps(self), steps, workers, pin=cuda, begin=_share_memory))
+
+
+class _Steps(torch.utils.data.Dataset):
+    """Batches by step. An error is a value here, so that it arrives as the one sentence it is."""
+
+    def __init__(self, patches: Patches):
+        self.patches = patches
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.patches.batch(step)
+        except ValueError as error:
+            return ValueError(str(error))
+
+
+def _checked(batches: Iterator) -> Iterator[Batch]:
+    """The batches; an error among them is raised. The processes end at once, not when garbage is collected."""
+    try:
+        for batch in batches:
+            if isinstance(batch, ValueError):
+                raise ValueError(
+                    str(batch)
+                )  # raising `batch` itself would tie it and this frame into a cycle
+            yield tuple(batch)
+    finally:
+        del batches
+
+
+def _share_memory(steps: _Steps, workers: int) -> None:
+    """Each process keeps its part of what the set may keep decoded."""
+    steps.patches.images.memory //= workers
 
 
 @lru_cache(maxsize=4)

@@ -156,9 +156,13 @@ def _revision() -> str:
 
 
 def default_dir(recipe: Recipe) -> Path:
-    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder."""
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder.
+
+    The variable MCLIR_NB_RUNS names another folder instead of runs/ (for the tests and the committed notebooks,
+    which shall neither find nor leave runs of the reader).
+    """
     parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
-    return root() / "runs" / "-".join(map(str, parts))
+    return Path(os.environ.get("MCLIR_NB_RUNS") or root() / "runs") / "-".join(map(str, parts))
 
 
 @dataclass(frozen=True)

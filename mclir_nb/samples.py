@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mclir_nb.cache import Cache
 from mclir_nb.images import read_depth, read_image
 from mclir_nb.layouts import Entry
 
@@ -32,15 +33,19 @@ class Sample:
 
 @dataclass
 class ImageSet:
-    """A named list of pictures, decoded on first use and kept up to `memory` bytes.
+    """A named list of pictures, decoded on first use.
 
-    `note` is one sentence when less was found than is published, else empty.
+    Attributes:
+        memory: bytes of decoded pictures that are kept in memory; with a cache none are.
+        note: what a reader should know, such as that less was found than is published; else empty.
+        cache: where pictures too many for memory are kept decoded on disk.
     """
 
     name: str
     entries: list[Entry]
     memory: int = MEMORY
     note: str = ""
+    cache: Cache | None = None
     _kept: dict[Entry, Sample] = field(default_factory=dict, repr=False)
     _bytes: int = field(default=0, repr=False)
 
@@ -49,6 +54,8 @@ class ImageSet:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
+        if self.cache:
+            return load(entry, self.cache.read)
         if entry not in self._kept:
             self._keep(entry, load(entry))
         return self._kept[entry]
@@ -59,6 +66,17 @@ class ImageSet:
         while self._kept and self._bytes > self.memory:
             self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
         self._kept[entry] = sample
+
+    def files(self) -> list[Path]:
+        """Every picture file once."""
+        return list(dict.fromkeys(path for entry in self.entries for path in (entry.lq, entry.gt) if path))
+
+    def prepare(self, workers: int | None = None, quiet: bool = False) -> list[str]:
+        """Decode everything into the cache now, rather than while training; nothing to do without a cache.
+
+        Returns: one sentence for every file that cannot be read.
+        """
+        return self.cache.prepare(self.files(), workers, quiet) if self.cache else []
 
     @property
     def paired(self) -> bool:

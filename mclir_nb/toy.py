@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mclir_nb.pictures import COLOURS, encode, styled
+from mclir_nb.pictures import COLOURS, styled
 
 START = (-1.75, -0.35)
 TILT = np.deg2rad(25.0)
@@ -162,7 +162,3 @@ class Scene:
         for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot):
             artist.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
-
-    def draw(self, descent, step: int) -> bytes:
-        """One frame as JPEG."""
-        return encode(self.pixels(descent, step))

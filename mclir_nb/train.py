@@ -47,6 +47,9 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
+    for images in (trainer.patches.images, trainer.test):
+        if images.note and not quiet:
+            print(images.note)
     records.write_json(
         run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
     )
@@ -92,6 +95,9 @@ class Trainer:
         self.task = tasks.get(recipe.task, recipe.scale)
         self.patches = self._patches()
         self.validation = self._validation()
+        self.test = datasets.open_set(
+            recipe.dataset, self.task, "test", recipe.data_root
+        )  # missing? say so now
         self.model = self._network("weights")
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.history = self._history() if recipe.objective in losses.USES_HISTORY else None
@@ -165,9 +171,7 @@ class Trainer:
         parts.total.backward()
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
-        if (
-            self.device.type == "cpu"
-        ):  # on a GPU this would wait for the device; there the next logging step looks
+        if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
         self.optimiser.step()
         self._average()
@@ -332,8 +336,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     if (run_dir / "scores.csv").exists():
         return
     task = trainer.task
-    images = datasets.open_set(trainer.recipe.dataset, task, "test", trainer.recipe.data_root)
-    pairs = list(datasets.benchmark(images, task))
+    pairs = datasets.benchmark(trainer.test, task)
     raw = evaluate.evaluate(trainer.model, pairs, task.protocol, task.crop, quiet).drop(columns="seconds")
     ema = evaluate.evaluate(trainer.ema, pairs, task.protocol, task.crop, quiet=True)
     scores = raw.assign(psnr_ema=ema.psnr_restored, ssim_ema=ema.ssim_restored)

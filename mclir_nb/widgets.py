@@ -39,20 +39,22 @@ class Live(w.VBox):
         return data, {"image/jpeg": {"alt": self._caption}}
 
 
-def _img(data: bytes, name: str, size: tuple[int, int]) -> str:
-    """A picture as HTML, its name as alternative text, enlarged by repeating pixels to (height, width)."""
-    source = base64.b64encode(data).decode()
+def _img(image, name: str, size: tuple[int, int]) -> str:
+    """A picture as HTML, (height, width) on the screen, its name as alternative text; enlarged without smoothing."""
+    shown = picture(image, name)
+    source = base64.b64encode(encode(shown)).decode()
+    rendering = "pixelated" if size[1] > shown.shape[1] else "auto"
     return (
         f'<img src="data:image/jpeg;base64,{source}" alt="{html.escape(name, quote=True)}" '
         f'height="{size[0]}" width="{size[1]}" decoding="sync" '
-        'style="image-rendering:pixelated;display:block;max-width:none">'
+        f'style="image-rendering:{rendering};display:block;max-width:none">'
     )
 
 
-def _titled(data: bytes, name: str, size: tuple[int, int]) -> str:
+def _titled(image, name: str, size: tuple[int, int]) -> str:
     """A picture with its name above it."""
     title = f'<div style="line-height:1.6">{html.escape(name)}</div>'
-    return f'<div style="margin-right:6px">{title}{_img(data, name, size)}</div>'
+    return f'<div style="margin-right:6px">{title}{_img(image, name, size)}</div>'
 
 
 def _side_by_side(*parts: str) -> str:
@@ -61,9 +63,9 @@ def _side_by_side(*parts: str) -> str:
 
 
 def _shown_size(image: np.ndarray, width: int) -> tuple[int, int]:
-    """(height, width) on the screen: enlarged by the largest whole factor that keeps within `width`."""
-    factor = max(1, width // image.shape[1])
-    return image.shape[0] * factor, image.shape[1] * factor
+    """(height, width) on the screen: enlarged by a whole factor, or reduced, to keep within `width`."""
+    factor = width // image.shape[1] or width / image.shape[1]
+    return round(image.shape[0] * factor), round(image.shape[1] * factor)
 
 
 def _slider(kind, description: str, **options):
@@ -101,8 +103,8 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
         )
     size = _shown_size(one, width)
     same_place = {"grid_area": "1 / 1 / 2 / 2", "margin": "0"}
-    below = w.HTML(_img(encode(two), names[1], size), layout=w.Layout(**same_place))
-    picture_above = w.HTML(_img(encode(one), names[0], size), layout=w.Layout(margin="0", flex="0 0 auto"))
+    below = w.HTML(_img(two, names[1], size), layout=w.Layout(**same_place))
+    picture_above = w.HTML(_img(one, names[0], size), layout=w.Layout(margin="0", flex="0 0 auto"))
     above = w.Box(
         [picture_above], layout=w.Layout(overflow="hidden", border_right="2px solid white", **same_place)
     )
@@ -141,7 +143,7 @@ def degradation_explorer(
         raise ValueError("there is no effect to explore; `make` must return a list of Effect")
     gt = picture(image, "image")
     height, _ = _shown_size(gt, 256)
-    clear = _titled(encode(gt), "J, clear", _at_height(gt, height))
+    clear = _titled(gt, "J, clear", _at_height(gt, height))
     choice = w.ToggleButtons(
         options=[(e.name, i) for i, e in enumerate(choices)], style={"button_width": "9em"}
     )
@@ -154,7 +156,7 @@ def degradation_explorer(
             k.name: s.value for k, s in zip(choices[choice.value].knobs, panels[choice.value], strict=True)
         }
         made = _pictures(choices[choice.value].apply(image, **settings))
-        shown = [_titled(encode(p), name, _at_height(p, height)) for name, p in made.items()]
+        shown = [_titled(p, name, _at_height(p, height)) for name, p in made.items()]
         view.value = _side_by_side(clear, *shown)
 
     def choose(_=None):
@@ -218,7 +220,7 @@ def history_scrubber(
     gt,
     labels=None,
     limit: float | None = None,
-    width: int = 224,
+    width: int = 196,
     caption: str = "",
 ) -> Live:
     """Step through training: what the model and each of its history models made of one picture.
@@ -230,7 +232,7 @@ def history_scrubber(
         restored: S images, the model's output at each step.
         negatives: S lists of K images, the history models' outputs.
         lq, gt: the degraded and the true picture; lq may be smaller.
-        labels: K names, for example "refreshed every 100 steps".
+        labels: K short names, for example "every 100 steps".
         limit: upper end of the difference maps; None: from the data, one for all frames.
         width: largest width of a picture on the screen.
         caption: what to see.
@@ -246,10 +248,10 @@ def history_scrubber(
         )
     gaps = [[difference(r, n) for n in frame] for r, frame in zip(restored, negatives, strict=True)]
     limit = limit or error_limit(sum(gaps, []))
-    row = _history_rows(restored, negatives, gaps, limit, lq, gt, width)
-    steps_shown, labels_shown = ([(str(x), i) for i, x in enumerate(items)] for items in (steps, labels))
-    step = _slider(w.SelectionSlider, "training step", options=steps_shown)
-    which = _slider(w.SelectionSlider, "history model", options=labels_shown)
+    row = _history_rows(restored, negatives, labels, gaps, limit, lq, gt, width)
+    step = _slider(w.SelectionSlider, "training step", options=[(str(x), i) for i, x in enumerate(steps)])
+    numbered = [(f"{k + 1} of {len(labels)}", k) for k in range(len(labels))]
+    which = _slider(w.SelectionSlider, "history model", options=numbered)
     view, numbers = w.HTML(), w.HTML()
     view.add_class(PICTURE)
 
@@ -261,21 +263,25 @@ def history_scrubber(
         slider.observe(show, "value")
     show()
     player = _player(step, len(steps), "training steps")
-    ramp = encode(error_picture(np.tile(np.linspace(0, 1, 128), (10, 1)), 1))
+    ramp = error_picture(np.tile(np.linspace(0, 1, 128), (10, 1)), 1)
     scale = w.HTML(_titled(ramp, f"0 to {limit:.2f}", (10, 128)))
     text = f"{caption} Differences are means over R, G, B on one scale from 0 to {limit:.2f}.".strip()
     still = _history_still(steps, restored, negatives, gaps, limit, lq, gt)
     return Live([w.HBox([step, player]), which, view, w.HBox([scale, numbers])], still, text)
 
 
-def _history_rows(restored, negatives, gaps, limit, lq, gt, width):
+def _history_rows(restored, negatives, labels, gaps, limit, lq, gt, width):
     """Encode every picture; returns the function (step, history model) -> the row of pictures as HTML."""
     size = _shown_size(picture(gt, "gt"), width)
-    left, right = (_titled(encode(image), name, size) for name, image in (("lq", lq), ("gt", gt)))
-    new = [_titled(encode(image), "restored", size) for image in restored]
-    old = [[_titled(encode(image), "negative", size) for image in frame] for frame in negatives]
-    name = "|restored − negative|"
-    maps = [[_titled(encode(error_picture(gap, limit)), name, size) for gap in frame] for frame in gaps]
+    left, right = (_titled(image, name, size) for name, image in (("lq", lq), ("gt", gt)))
+    new = [_titled(image, "restored", size) for image in restored]
+    old = [
+        [_titled(n, f"negative, {label}", size) for n, label in zip(frame, labels, strict=True)]
+        for frame in negatives
+    ]
+    maps = [
+        [_titled(error_picture(gap, limit), "|restored − negative|", size) for gap in row] for row in gaps
+    ]
     return lambda s, k: _side_by_side(left, old[s][k], new[s], right, maps[s][k])
 
 
@@ -325,7 +331,7 @@ def spn_playground(
     def show(_=None):
         descent, t = descents[chosen.value], step.value
         alt = f"path of the parameters at lambda {descent.lambda_neg:g}, step {t}"
-        view.value = _img(scene.draw(descent, t), alt, scene.size)
+        view.value = _img(scene.pixels(descent, t), alt, scene.size)
         push, pull = np.linalg.norm(descent.push[t]), np.linalg.norm(descent.pull[t])
         numbers.value = f"l_rec = {descent.l_rec[t]:.3f}, |pull| = {pull:.3f}, |push| = {push:.3f}"
 

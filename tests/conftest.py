@@ -20,6 +20,7 @@ def pytest_configure(config):
         return  # switched off with -p no:nbval, or a worker whose controller has written the notebooks
     config.option.nbval_sanitize_with = str(trimming.ROOT / "tests" / "nbval_sanitize.cfg")
     config.out_dir = tempfile.mkdtemp(prefix="mclir-nb-tests-")
+    os.environ["MCLIR_NB_RUNS"] = config.out_dir  # no run of the reader is found or touched
     try:
         trims = trimming.ROOT / "tests" / "trims.toml"
         trimming.write_all(trimming.ROOT / "notebooks", trims, trimming.TRIMMED, Path(config.out_dir))

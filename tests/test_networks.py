@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -11,13 +12,24 @@ from mclir_nb import networks
 from mclir_nb.networks import edsr, ffanet, nafnet
 
 FIXTURES = {"ffanet": ffanet.FFANet, "edsr_x2": edsr.EDSR, "edsr_x4": edsr.EDSR, "nafnet": nafnet.NAFNet}
-PAPER = {  # entry of state_dicts.json: name, scale
-    "ffanet_3_19": ("ffanet", 1),
-    "edsr_baseline_x2": ("edsr", 2),
-    "edsr_baseline_x3": ("edsr", 3),
-    "edsr_baseline_x4": ("edsr", 4),
-    "nafnet_gopro_width32": ("nafnet", 1),
-    "nafnet_gopro_width64": ("nafnet-64", 1),
+PAPER = {  # entry of state_dicts.json: name, scale, overrides
+    "ffanet_3_19": ("ffanet", 1, {}),
+    **{f"dehazeformer_{size}": (f"dehazeformer-{size}", 1, {}) for size in "tsbml"},
+    "idt": ("idt", 1, {}),
+    **{f"swinir_light_x{scale}": ("swinir-light", scale, {}) for scale in (2, 3, 4)},
+    **{
+        f"swinir_classical_x{x}_img{i}": ("swinir", x, {"img_size": i})
+        for x, i in ((2, 48), (4, 48), (4, 64))
+    },
+    **{f"edsr_baseline_x{scale}": ("edsr", scale, {}) for scale in (2, 3, 4)},
+    "nafnet_gopro_width32": ("nafnet", 1, {}),
+    "nafnet_gopro_width64": ("nafnet-64", 1, {}),
+    "promptir": ("promptir", 1, {}),
+}
+PAPER = {entry: build for entry, build in PAPER.items() if build[0] in networks.names()}
+WITHOUT_GRADIENT = {  # parameters the official arithmetic does not use, or (IDT) not at the small image size
+    "promptir": r"core\.(chnl_reduce|reduce_noise_channel_)[123]\.weight",
+    "idt": r"core\.(encoderlayer_3\.blocks\.2|decoderlayer_0\.blocks\.1)\.attn\.(relative_pos.*|qkv\.to_q\..*)",
 }
 FAMILIES = {line.family: name for name, line in reversed(networks.NETWORKS.items())}  # one name per family
 EVERY = [(name, networks.NETWORKS[name].scales[-1]) for name in FAMILIES.values()]
@@ -79,9 +91,9 @@ def test_restore_normalises_hazy_images_as_the_official_loader():
 @pytest.mark.parametrize("entry", PAPER)
 def test_paper_size_has_the_official_state_dict(entry):
     wanted = json.loads((SHARED / "golden" / "state_dicts.json").read_text())[entry]
-    name, scale = PAPER[entry]
+    name, scale, overrides = PAPER[entry]
     with torch.device("meta"):
-        core = networks.build(name, scale).core
+        core = networks.build(name, scale, **overrides).core
     listing = [[k, list(t.shape), str(t.dtype).removeprefix("torch.")] for k, t in core.state_dict().items()]
     assert listing == wanted["state_dict"]  # names, shapes, types and order
     assert sum(p.numel() for p in core.parameters()) == wanted["n_parameters"]
@@ -104,19 +116,20 @@ def test_an_image_does_not_see_its_neighbours_in_the_batch(name, scale):
         torch.testing.assert_close(network(images)[1:2], network(images[1:2]), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", ["demo", "tiny"])
 @pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_small_members_are_small(name, scale, size):
+def test_small_members_are_small(name, scale):
     with torch.device("meta"):
-        network = networks.build(name, scale, **networks.options(name, size))
-    assert sum(p.numel() for p in network.parameters()) <= {"demo": 300_000, "tiny": 60_000}[size]
+        sizes = [networks.build(name, scale, **networks.options(name, z)) for z in ("tiny", "demo", "paper")]
+    tiny, demo, paper = (sum(p.numel() for p in network.parameters()) for network in sizes)
+    assert tiny < demo < paper / 5
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
 def test_the_gradient_reaches_every_parameter(name, scale):
     network = small(name, scale)
     network(torch.rand(1, 3, 24, 24)).square().mean().backward()
-    assert [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    silent = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [k for k in silent if not re.fullmatch(WITHOUT_GRADIENT.get(name, ""), k)] == []
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
@@ -127,7 +140,7 @@ def test_bfloat16_autocast_stays_close_and_trains(name, scale):
         restored.float().square().mean().backward()
     reference = network(lq).detach()
     assert (restored.float() - reference).abs().max() < 0.05 * reference.abs().max()
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)

@@ -13,7 +13,7 @@ from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mclir_nb import notebook
+from mclir_nb import notebook, recipes, records
 
 TASKS = ["dehaze", "derain", "sr"]
 
@@ -213,7 +213,7 @@ def test_run_notebooks_gives_the_same_bytes_twice(workbook):
         "01_one",
         """
         import os, sys, time
-        print("first"); time.sleep(0.2); print(os.getcwd() + "/runs/x")
+        print("first"); time.sleep(0.2); print(os.getcwd() + "/runs/x", os.environ["MCLIR_NB_RUNS"] + "/y")
         print("a warning", file=sys.stderr)
         """,
         """
@@ -228,9 +228,17 @@ def test_run_notebooks_gives_the_same_bytes_twice(workbook):
     notebook.run_notebooks(["01"])
     assert path.read_bytes() == first
     one, two = nbformat.read(path, 4).cells[1:]
-    assert [(o.name, o.text) for o in one.outputs] == [("stdout", "first\nruns/x\n")]
+    assert [(o.name, o.text) for o in one.outputs] == [("stdout", "first\nruns/x runs/y\n")]
     assert [o.data for o in two.outputs] == [{"text/plain": "2"}]
     assert [one.execution_count, two.execution_count] == [1, 2]
+
+
+def test_runs_of_the_reader_are_neither_found_nor_left(tmp_path, monkeypatch):
+    recipe = recipes.get("tiny", "dehaze")
+    monkeypatch.delenv("MCLIR_NB_RUNS", raising=False)
+    assert records.default_dir(recipe).parent.name == "runs"
+    monkeypatch.setenv("MCLIR_NB_RUNS", str(tmp_path))
+    assert records.default_dir(recipe).parent == tmp_path
 
 
 def test_a_notebook_that_fails_is_left_as_it_was(workbook, capsys):
@@ -266,3 +274,13 @@ def test_normalise_removes_what_a_second_run_would_change(workbook, tmp_path):
     assert text.text == f"100%\n.\n{tmp_path}-other\n"
     assert set(picture.data) == {"text/plain", "image/jpeg"} and picture.metadata["image/jpeg"]["alt"]
     assert result.data["text/html"] == "<b>runs</b>" and result.execution_count == 1
+
+
+def test_the_machine_is_checked_line_by_line(capsys, monkeypatch):
+    notebook.check_machine()
+    assert capsys.readouterr().out.count("[OK]") == 7
+    monkeypatch.setattr(notebook.os, "cpu_count", lambda: 1)
+    notebook.check_machine()
+    assert (
+        "[expect twice the stated minutes] two processor cores or more not found" in capsys.readouterr().out
+    )

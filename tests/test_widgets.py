@@ -155,7 +155,7 @@ def test_effects_are_those_of_degrade():
         e.name: e.apply(GT, **{k.name: k.value for k in e.knobs}) for e in effects.standard(DEPTH, seed=3)
     }
     chance = lambda: torch.Generator().manual_seed(3)  # noqa: E731
-    rain = degrade.rain(GT, 3, 20, 10, 0.6, 1.5, generator=chance())
+    rain = degrade.rain(GT, 5, 20, 10, 0.7, generator=chance())
     torch.testing.assert_close(made["rain"]["I, rainy"], rain)
     torch.testing.assert_close(made["haze"]["I, hazy"], degrade.haze(GT, DEPTH, 1.2, 0.9))
     noisy = degrade.noise(GT, 25, generator=chance())

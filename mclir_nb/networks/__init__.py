@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "table"]
 
@@ -49,10 +49,19 @@ NETWORKS = {
         for size in "tsbml"
     },
     "idt": Network(idt, idt.IDT, "paper", X1, "derain", 2022, "IDT, Xiao et al., TPAMI 2022"),
+    "swinir-light": Network(
+        swinir, swinir.SwinIR, "light", SR, "sr", 2021, "SwinIR lightweight, arXiv:2108.10257"
+    ),
+    "swinir": Network(
+        swinir, swinir.SwinIR, "classical", SR, "sr", 2021, "SwinIR classical, arXiv:2108.10257"
+    ),
     "edsr": Network(edsr, edsr.EDSR, "paper", SR, "sr", 2017, "EDSR baseline, arXiv:1707.02921"),
     "nafnet": Network(nafnet, nafnet.NAFNet, "32", X1, "deblur", 2022, "NAFNet width 32, arXiv:2204.04676"),
     "nafnet-64": Network(
         nafnet, nafnet.NAFNet, "64", X1, "deblur", 2022, "NAFNet width 64, arXiv:2204.04676"
+    ),
+    "promptir": Network(
+        promptir, promptir.PromptIR, "paper", X1, "denoise", 2023, "PromptIR, arXiv:2306.13090"
     ),
 }
 

@@ -47,8 +47,8 @@ def box_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:
     for dim, size in ((3, kernel[1]), (2, kernel[0])):
         ends = sums.cumsum(dim)
         count = ends.shape[dim] - size
-        first = ends.narrow(dim, size - 1, 1)
-        sums = torch.cat([first, ends.narrow(dim, size, count) - ends.narrow(dim, 0, count)], dim) / size
+        sums = ends.narrow(dim, size - 1, count + 1) / size
+        sums.narrow(dim, 1, count).sub_(ends.narrow(dim, 0, count), alpha=1 / size)
     return sums.to(x.dtype)
 
 
