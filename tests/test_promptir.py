@@ -157,13 +157,11 @@ def test_bfloat16_autocast_stays_near():
     assert (rough - core(lq)).abs().mean() < 0.02 * core(lq).std()
 
 
-def test_copies_and_compiled_graphs():
+def test_a_copy_computes_the_same():
     core, lq = tiny(), torch.rand(1, 3, 16, 24)
     before = core(lq)
     assert before.is_contiguous()
     assert torch.equal(copy.deepcopy(core)(lq), before)
-    graph = torch.compile(core, backend="eager", fullgraph=True)
-    torch.testing.assert_close(graph(lq), before, atol=1e-5, rtol=0)
 
 
 def test_bad_input_speaks():

@@ -204,7 +204,7 @@ def test_bfloat16_autocast_stays_near():
     assert (rough - core(lq)).abs().mean() < 0.02 * core(lq).std()
 
 
-def test_copies_files_and_compiled_graphs(tmp_path):
+def test_copies_and_files(tmp_path):
     core, lq = tiny(), torch.rand(1, 3, 16, 24)  # not the size of the stored mask
     before = core(lq)
     assert torch.equal(copy.deepcopy(core)(lq), before)
@@ -212,8 +212,6 @@ def test_copies_files_and_compiled_graphs(tmp_path):
     fresh = SwinIR(upscale=2, **SIZES["tiny"]).eval()
     fresh.load_state_dict(load_file(tmp_path / "core.safetensors"))
     assert torch.equal(fresh(lq), before)
-    graph = torch.compile(core, backend="eager", fullgraph=True)
-    torch.testing.assert_close(graph(lq), before, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
