@@ -128,7 +128,13 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(datasets.stream(self.recipe.seed, *key).initial_seed())
             network = records.build_network(self.recipe)
-        return network.to(self.device, memory_format=torch.channels_last).train()
+        network = network.to(self.device)
+        for weight in network.parameters():
+            if (
+                weight.ndim == 4
+            ):  # PromptIR's prompts have five dimensions, which Module.to(memory_format=) refuses
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return network.train()
 
     def _history(self) -> HistoryModels:
         recipe = self.recipe

@@ -194,3 +194,14 @@ def test_an_unfinished_run_says_how_to_finish(tmp_path):
         records.Run(tmp_path).model()
     with pytest.raises(ValueError, match="not a run folder"):
         _ = records.Run(tmp_path / "nowhere").recipe
+
+
+@pytest.mark.parametrize(
+    ("task", "network"),
+    [("dehaze", "dehazeformer-t"), ("derain", "idt"), ("sr", "swinir-light"), ("denoise", "promptir")],
+)
+def test_every_family_takes_a_step_with_spn(task, network):
+    trainer = train.Trainer(recipes.get("tiny", task, network=network, batch_size=1), torch.device("cpu"))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.advance(*next(trainer.patches.batches(1, 1)))
+    assert sum(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)) > 5
