@@ -32,6 +32,7 @@ FILES = {
     "model.safetensors": "the trained network",
     "ema.safetensors": "its evaluation EMA",
     "history.safetensors": "the history models",
+    "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import datasets, evaluate, features, losses, records, tasks
+from mclir_nb import datasets, evaluate, features, frames, losses, records, tasks
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
@@ -301,9 +301,13 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
     recipe, first = trainer.recipe, trainer.step + 1
     batches = trainer.patches.batches(first, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
+    kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
         trainer.advance(gt, lq, names)
+        if trainer.step in kept:
+            picture = frames.centre(trainer.validation[0])
+            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         if trainer.step % recipe.log_every == 0 or last:
             row = trainer.log()
