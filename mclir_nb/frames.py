@@ -77,22 +77,28 @@ def keep(
 
     Args:
         pair: name, gt and lq of the picture, see `centre`.
-    Raises: OSError if it cannot be written, ValueError if the file that is there is damaged.
+    Raises: OSError if it cannot be written.
     """
     name, gt, lq = pair
-    tensors = {}
-    if (run_dir / FILE).exists():
-        tensors, _ = records.read_tensors(run_dir / FILE)
-        tensors = {key: value for key, value in tensors.items() if _step_of(key) < step}
+    earlier = {key: value for key, value in _kept(run_dir / FILE).items() if _step_of(key) < step}
     restored, *negatives = _outputs([model, *history.models], lq)
-    tensors |= {
+    tensors = earlier | {
         "lq": lq.float(),
         "gt": gt.float(),
         f"{step}/restored": restored.half(),
         f"{step}/gaps": (torch.stack(negatives) - restored).half(),
         f"{step}/distances": history.distances(model).float(),
     }
-    records.write_tensors(run_dir / FILE, tensors, name=name)
+    records.write_tensors(run_dir / FILE, tensors, {"name": name})
+
+
+def _kept(file: Path) -> dict[str, Tensor]:
+    """What the file holds so far. A damaged file is no reason to stop a training: it is said, and begun again."""
+    try:
+        return records.read_tensors(file)[0] if file.exists() else {}
+    except ValueError as error:
+        print(f"{error} The moments in it are lost; those from here on are kept.")
+        return {}
 
 
 def _step_of(key: str) -> int:

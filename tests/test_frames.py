@@ -75,6 +75,14 @@ def test_moments_at_or_after_a_step_are_made_again(tmp_path, net):
     assert kept.steps == [3, 5] and torch.equal(kept.restored[0], kept.restored[1])
 
 
+def test_a_damaged_file_does_not_stop_a_run(tmp_path, net, capsys):
+    (tmp_path / frames.FILE).write_bytes(b"not a safetensors file")
+    pair = ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
+    frames.keep(tmp_path, 5, net, HistoryModels(net, (10,), (0.1,)), pair)
+    assert "The moments in it are lost" in capsys.readouterr().out
+    assert frames.read(tmp_path).steps == [5]
+
+
 @pytest.mark.parametrize("scale", [1, 3, 4])
 def test_the_centre_is_the_same_place_in_lq_and_gt(scale):
     lq = torch.rand(3, 50, 37)
