@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import checkpoint, datasets, evaluate, features, frames, interrupt, losses, records, tasks
+from mclir_nb import checkpoint, datasets, evaluate, features, frames, interrupt, losses, own, records, tasks
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
@@ -45,6 +45,7 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
+    own.remember(run_dir, recipe)
     for images in (trainer.patches.images, trainer.test):
         if images.note and not quiet:
             print(images.note)
