@@ -161,8 +161,8 @@ def read_recipe(run_dir: Path) -> Recipe:
         raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
     except ValueError as error:
         raise ValueError(
-            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside it keeps "
-            "the source."
+            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
+            "it keeps the source."
         ) from error
 
 
