@@ -22,9 +22,11 @@ from mclir_nb import (
     datasets,
     evaluate,
     features,
+    frames,
     interrupt,
     lock,
     losses,
+    own,
     records,
     tasks,
     trouble,
@@ -62,11 +64,13 @@ def train(
     run_dir = Path(run_dir).expanduser()
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
+        own.remember(run_dir, recipe)
         return records.Run(run_dir)
     trainer = Trainer(recipe, pick_device(device))
     records.make(run_dir)
     with lock.held(run_dir):
         records.adopt(run_dir, recipe, resume)
+        own.remember(run_dir, recipe)
         for note in (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir)):
             if note and not quiet:
                 print(note)
@@ -326,10 +330,14 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
     recipe, first = trainer.recipe, trainer.step + 1
     batches = trainer.patches.batches(first, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
+    kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
         trouble.check_batch(trainer.step + 1, gt, lq, names)
         trainer.advance(gt, lq, names)
+        if trainer.step in kept:
+            picture = frames.centre(trainer.validation[0])
+            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % log_interval(recipe) == 0 or validating:

@@ -47,28 +47,29 @@ def work(recipe, folder, threads=1):
     train.train(recipe, folder, device="cpu", quiet=True)
 
 
-def die_at_write(recipe, folder, moment):
-    """Train, and kill this very process at the moment-th of all moments around its writes, counted from 0.
+def die_at_write(recipe, folder, moment, name=""):
+    """Train, and kill this very process at the moment-th moment around its writes of the files NAME, counted from 0.
 
-    A write has four: half of the content written; all of it, not flushed; flushed, not renamed; renamed.
+    A write has four: half of the content written; all of it, not flushed; flushed, not renamed; renamed. That of a
+    checkpoint has two more when the one before is kept: before and after that is renamed.
     """
     passed = iter(range(10**9))
 
-    def pass_by():
-        if next(passed) == moment:
+    def pass_by(file):
+        if name in str(file) and next(passed) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
     class Halting(io.FileIO):
         def write(self, data):
             super().write(data[: len(data) // 2])
-            pass_by()
+            pass_by(self.name)
             super().write(data[len(data) // 2 :])
-            pass_by()
+            pass_by(self.name)
 
     def replace(source, target, real=os.replace):
-        pass_by()
+        pass_by(source)
         real(source, target)
-        pass_by()
+        pass_by(source)
 
     records.open = lambda name, mode="r", **kw: (
         Halting(name, mode) if mode == "wb" else open(name, mode, **kw)
