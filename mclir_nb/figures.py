@@ -254,6 +254,10 @@ def _scale_below(figure: Figure, drawn, panel) -> None:
     ticks = sorted({low, 0.0, high})
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=7, pad=1, length=2)
+    for label, side in zip(
+        (bar.ax.get_xticklabels()[0], bar.ax.get_xticklabels()[-1]), ("left", "right"), strict=True
+    ):
+        label.set_horizontalalignment(side)  # within the column, clear of its neighbour
     bar.ax.grid(False)
 
 

@@ -52,6 +52,28 @@ def lags(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def correlations(table: pd.DataFrame) -> Figure:
+    """Rank correlations with the error over the steps.
+
+    Args: table: `lag.spread_over_time`.
+    Returns: Figure, 6 inches wide.
+    """
+    figure = Figure((6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    lines = {
+        "spread": ("spread of the histories", "history", "o"),
+        "edges": ("edges of the restored image", "plain", "s"),
+        "spread_beyond_edges": ("spread, edges taken out", "restored", "^"),
+    }
+    for column, (label, role, marker) in lines.items():
+        axes.plot(table["step"], table[column], label=label, color=COLOURS[role], marker=marker, markersize=4)
+    axes.axhline(0, color=COLOURS["plain"], linewidth=1)
+    axes.set(xlabel="step", ylabel="rank correlation with the error", ylim=(-1, 1))
+    axes.legend(fontsize=7, ncols=3, loc="lower center")
+    return figure
+
+
+@styled
 def by_groups(tables: dict[str, pd.DataFrame], *, by: str, mean: str) -> Figure:
     """Means over equal groups of pixels, one line per table.
 

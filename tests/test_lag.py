@@ -70,6 +70,17 @@ def test_a_spread_that_knows_the_error_and_one_that_does_not():
     assert abs(blind["spread"]) < 0.2
 
 
+def test_the_spread_over_time_has_a_row_per_moment_and_none_without_spread():
+    torch.manual_seed(0)
+    gt, error = torch.rand(3, 16, 16), torch.rand(16, 16)
+    frames = kept(gt + error, [gt + error * f for f in (0.5, 1.5)], gt)
+    table = lag.spread_over_time(frames)
+    assert table.step.tolist() == [30, 40] and (table.spread > 0.99).all()
+    assert lag.spread_over_time(kept(gt, [gt, gt], gt)).spread.isna().all()
+    (axes,) = lag_figures.correlations(table).axes
+    assert axes.lines[0].get_ydata() == pytest.approx(table.spread) and axes.get_ylim() == (-1, 1)
+
+
 def test_a_spread_that_only_finds_edges_has_nothing_beyond_them():
     torch.manual_seed(0)
     restored = torch.rand(3, 40, 40)
