@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import (
-    checkpoint, datasets, evaluate, features, frames, interrupt, losses, memory, own, records, tasks,
+    checkpoint,
+    datasets,
+    evaluate,
+    features,
+    frames,
+    interrupt,
+    losses,
+    memory,
+    own,
+    records,
+    tasks,
 )  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
