@@ -25,6 +25,7 @@ from mclir_nb.recipes import Recipe
 
 FILES = {
     "recipe.json": "every field of the recipe",
+    "own.json": "source of your own network, task or objective",
     "provenance.json": "versions, device, revision, feature network",
     "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
     "scores.csv": "input, restored and EMA scores: one row per test picture",
@@ -33,6 +34,7 @@ FILES = {
     "model.safetensors": "the trained network",
     "ema.safetensors": "its evaluation EMA",
     "history.safetensors": "the history models",
+    "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
 
 
@@ -157,6 +159,11 @@ def read_recipe(run_dir: Path) -> Recipe:
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.") from None
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
+            "it keeps the source."
+        ) from error
 
 
 def provenance(device: torch.device, features_source: str) -> dict:

@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import checkpoint, datasets, evaluate, features, interrupt, losses, records, tasks
+from mclir_nb import (
+    checkpoint, datasets, evaluate, features, frames, interrupt, losses, memory, own, records, tasks,
+)  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
@@ -45,6 +47,7 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
+    own.remember(run_dir, recipe)
     for images in (trainer.patches.images, trainer.test):
         if images.note and not quiet:
             print(images.note)
@@ -90,6 +93,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
+        if device.type == "cpu":
+            memory.keep_freed_memory()
         self.task = tasks.get(recipe.task, recipe.scale)
         self.patches = self._patches()
         self.validation = self._validation()
@@ -193,11 +198,8 @@ class Trainer:
             kept.copy_(new)
 
     def _check_finite(self, total: Tensor, names: list[str]) -> None:
-        finite = bool(torch.isfinite(total))
-        finite = finite and all(
-            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
-        )
-        if not finite:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.stack([total.detach(), *torch._foreach_norm(gradients)])).all():
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
                 f"{', '.join(sorted(set(names)))}). The weights were not changed by this step and the last checkpoint "
@@ -279,9 +281,13 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
     recipe, first = trainer.recipe, trainer.step + 1
     batches = trainer.patches.batches(first, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
+    kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
         trainer.advance(gt, lq, names)
+        if trainer.step in kept:
+            picture = frames.centre(trainer.validation[0])
+            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         if trainer.step % recipe.log_every == 0 or last:
             row = trainer.log()
