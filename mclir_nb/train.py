@@ -18,19 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import (
-    checkpoint,
-    datasets,
-    evaluate,
-    features,
-    frames,
-    interrupt,
-    lock,
-    losses,
-    own,
-    records,
-    tasks,
-    trouble,
-)
+    checkpoint, datasets, evaluate, features, frames, interrupt, lock, losses, memory, own, records, tasks, trouble,
+)  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
@@ -119,6 +108,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
+        if device.type == "cpu":
+            memory.keep_freed_memory()
         self.task = tasks.get(recipe.task, recipe.scale)
         self.patches = self._patches()
         self.validation = self._validation()
@@ -222,11 +213,8 @@ class Trainer:
             kept.copy_(new)
 
     def _check_finite(self, total: Tensor, names: list[str]) -> None:
-        finite = bool(torch.isfinite(total))
-        finite = finite and all(
-            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
-        )
-        if not finite:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.stack([total.detach(), *torch._foreach_norm(gradients)])).all():
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
                 f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
