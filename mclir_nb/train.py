@@ -18,7 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import (
-    checkpoint, datasets, evaluate, features, frames, interrupt, lock, losses, memory, own, records, tasks, trouble,
+    checkpoint,
+    datasets,
+    evaluate,
+    features,
+    frames,
+    interrupt,
+    lock,
+    losses,
+    memory,
+    own,
+    records,
+    tasks,
+    trouble,
 )  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
