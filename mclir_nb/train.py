@@ -32,7 +32,7 @@ from mclir_nb import (
     records,
     tasks,
     trouble,
-)
+)  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
