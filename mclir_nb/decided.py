@@ -46,11 +46,6 @@ class Experiment:
         return sorted(jobs, key=lambda job: job.recipe.seed)
 
 
-def _arms(**changes: dict) -> tuple[Arm, ...]:
-    """Arms by name; "_" in a name is written as a space."""
-    return tuple(Arm(name.replace("_", " "), change) for name, change in changes.items())
-
-
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), Arm("spn", {"objective": "spn"})
 EQUAL_TIME = Arm("plain at equal time", {"objective": "plain"}, as_long_as="spn")
 POSITIVE = Arm("history-positive", {"objective": "history-positive"})
@@ -83,7 +78,26 @@ _BEYOND = (
     Arm("huber distance", {"objective": "spn-huber"}),
     Arm("weighted by uncertainty", {"objective": "spn-uncertainty"}),
 )
-_BSDS = {"dataset": "bsds500"}
+# E1 to E5, of which the recipe `gpu` decides the rest. Haze needs depth layers, so it is made on the embedded
+# photographs; everything else trains on BSDS500. Features are the embedded ones, so that no file has to be fetched.
+_SR = {"dataset": "bsds500", "steps": 20_000, "batch_size": 16, "patch_size": 192}
+_HAZE = {"network_size": "gpu", "steps": 20_000, "batch_size": 8, "patch_size": 128}
+_PHOTO = {"network": "nafnet", "network_size": "gpu", "dataset": "bsds500", "steps": 20_000, "batch_size": 8}
+_RIVALS = (Arm("vgg", {"objective": "vgg"}), Arm("cr", {"objective": "cr"}), POSITIVE, EQUAL_TIME)
+_FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
+_BEYOND_GPU = (
+    Arm("one random history", {"history_draw": True}),
+    Arm("geometric ages", {"history_every": (1000, 100, 10, 1)}),
+    Arm("switched on half way", {"lambda_from": 10_001}),
+    *_BEYOND[3:],
+)
+_ABLATED_GPU = (
+    *_ABLATED[:2],
+    Arm("one history", {"history_every": (200,), "history_decay": (0.1,)}),
+    Arm("two histories", {"history_every": (500, 100), "history_decay": (0.1, 0.1)}),
+    Arm("slow average", {"history_every": (1,), "history_decay": (0.999,)}),
+    *_ABLATED[7:],
+)
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -111,6 +125,78 @@ EXPERIMENTS = {
             tasks=("derain",),
             arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND),
             seeds=(0, 1, 2),
+        ),
+        Experiment(
+            name="E1",
+            question="Does SPN help EDSR at paper size, and is it the history that helps?",
+            recipe="gpu",
+            tasks=("sr",),
+            arms=(PLAIN, SPN, HELD, *_RIVALS),
+            seeds=_FIVE,
+            changes=_SR,
+        ),
+        Experiment(
+            name="E2",
+            question="Does SPN help FFA-Net, and is it the history that helps?",
+            recipe="gpu",
+            tasks=("dehaze",),
+            arms=(PLAIN, SPN, HELD, *_RIVALS, Arm("c2r with own histories", {"objective": "c2r"})),
+            seeds=_FIVE,
+            changes=_HAZE,
+        ),
+        Experiment(
+            name="E3",
+            question="Does SPN help NAFNet of width 16 against rain?",
+            recipe="gpu",
+            tasks=("derain",),
+            arms=(PLAIN, SPN, POSITIVE),
+            seeds=_FIVE,
+            changes=_PHOTO,
+        ),
+        Experiment(
+            name="E4",
+            question="Does SPN help NAFNet of width 16 against camera shake?",
+            recipe="gpu",
+            tasks=("deblur",),
+            arms=(PLAIN, SPN, POSITIVE),
+            seeds=_FIVE,
+            changes=_PHOTO,
+        ),
+        Experiment(
+            name="E5",
+            question="Does SPN help SwinIR-light?",
+            recipe="gpu",
+            tasks=("sr",),
+            arms=(PLAIN, SPN),
+            seeds=_THREE,
+            changes=_SR | {"network": "swinir-light"},
+        ),
+        Experiment(
+            name="E6",
+            question="Which of SPN's settings matters?",
+            recipe="gpu",
+            tasks=("dehaze",),
+            arms=(PLAIN, SPN, *_ABLATED_GPU),
+            seeds=_THREE,
+            changes=_HAZE | {"steps": 8_000},
+        ),
+        Experiment(
+            name="E7-sr",
+            question="Does a variant of SPN give more than SPN, for EDSR?",
+            recipe="gpu",
+            tasks=("sr",),
+            arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND_GPU),
+            seeds=_THREE,
+            changes=_SR,
+        ),
+        Experiment(
+            name="E7-dehaze",
+            question="Does a variant of SPN give more than SPN, for FFA-Net?",
+            recipe="gpu",
+            tasks=("dehaze",),
+            arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND_GPU),
+            seeds=_THREE,
+            changes=_HAZE,
         ),
     )
 }

@@ -26,7 +26,7 @@ class Recipe:
     name: str  # tiny, demo, gpu or paper: which row of the table this started from
     task: str
     network: str  # public name, see networks.names()
-    network_size: str  # "paper", or a smaller member of the family: "demo", "tiny"
+    network_size: str  # "paper", or a smaller member of the family: "gpu" (some), "demo", "tiny"
     steps: int  # optimiser steps
     batch_size: int  # patches per step
     patch_size: int  # gt pixels, square
@@ -187,12 +187,13 @@ def _check(recipe: Recipe) -> None:
         ("precision", recipe.precision, PRECISIONS),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
-        ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
+        ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
     ):
         if value not in accepted:
             raise ValueError(
                 f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
             )
+    networks.options(recipe.network, recipe.network_size)  # "gpu" not in every family
     for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
         value = getattr(recipe, field)
         if not isinstance(value, int) or value < 1:
