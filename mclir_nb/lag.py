@@ -59,6 +59,22 @@ def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) ->
     return pd.DataFrame(rows)
 
 
+def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:
+    """How far each negative was from the restored image, pixel by pixel, at some moments of a run.
+
+    Args: shares: places among the kept moments, 0 the first, 1 the last.
+    Returns: rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean
+        over R, G, B.
+    """
+    rows, labels = [], []
+    for place in (round(share * (len(kept.steps) - 1)) for share in shares):
+        distance = (kept.negatives[place] - kept.restored[place]).abs().mean(dim=1)  # (K, H, W)
+        row = {"lq": kept.lq, "restored": kept.restored[place], "gt": kept.gt}
+        rows.append(row | {f"|restored - history {k}|": gap for k, gap in enumerate(distance, 1)})
+        labels.append(f"step {kept.steps[place]}")
+    return rows, labels
+
+
 def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.DataFrame:
     """What the network and its histories still get wrong in one picture, and whether it is the same.
 

@@ -152,6 +152,28 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     return Recipe(name=name, task=task, **fields)
 
 
+def accepted() -> dict[str, Any]:
+    """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
+
+    Lists of values or types; None stands for "the recipe's own". `get` checks numbers and lengths.
+    """
+    return {
+        "recipe": names(),
+        "task": tasks.names(),
+        "network": [None, *networks.names()],
+        "objective": list(losses.OBJECTIVES),
+        "scale": [None, 1, *tasks.SCALES],
+        "dataset": datasets.names(),
+        "features": [None, *FEATURES],
+        "precision": [None, *PRECISIONS],
+        "seed": int,
+        **dict.fromkeys(("data_root", "features_weights"), str | None),
+        **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
+        **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
+        **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
+    }
+
+
 def _near(name, accepted) -> str:
     near = difflib.get_close_matches(str(name), accepted, 1)
     return f"; did you mean {near[0]!r}?" if near else "."

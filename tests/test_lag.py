@@ -39,6 +39,14 @@ def test_lags_are_those_of_a_picture_made_by_hand(lite0):
     assert first.aim[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
 
 
+def test_gaps_are_rows_for_a_figure():
+    frames = kept(GRADIENT, [GRADIENT - 0.2, GRADIENT], GRADIENT, steps=(3, 7, 9))
+    rows, labels = lag.gaps(frames, shares=(0, 1))
+    assert labels == ["step 3", "step 9"] and list(rows[0])[:3] == ["lq", "restored", "gt"]
+    assert torch.allclose(rows[1]["|restored - history 1|"], torch.full((32, 32), 0.2))
+    assert rows[0]["|restored - history 2|"].max() == 0
+
+
 def test_the_features_are_those_of_the_loss(lite0):
     from mclir_nb import losses
 
