@@ -116,9 +116,9 @@ _SIZES: dict[str, dict[str, Any]] = {
 # what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
 _TASK_CHANGES = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
-    ("demo", "sr"): dict(patch_size=96),
+    ("demo", "sr"): dict(steps=1200, patch_size=96),
     # a veil is seen on large patches
-    ("demo", "dehaze"): dict(steps=1200, patch_size=128, batch_size=2, learning_rate=3e-3),
+    ("demo", "dehaze"): dict(steps=1500, patch_size=128, batch_size=2, learning_rate=3e-3),
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
 }
