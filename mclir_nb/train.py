@@ -28,6 +28,7 @@ from mclir_nb import (
     losses,
     memory,
     own,
+    processes,
     records,
     tasks,
     trouble,
@@ -62,24 +63,26 @@ def train(
     Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
         for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
     """
-    run_dir = Path(run_dir).expanduser()
+    processes.join()
+    first, run_dir, quiet = processes.on_first, Path(run_dir).expanduser(), quiet or not processes.is_first()
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
         own.remember(run_dir, recipe)
         return records.Run(run_dir)
-    trainer = Trainer(recipe, pick_device(device))
-    records.make(run_dir)
-    with lock.held(run_dir):
-        records.adopt(run_dir, recipe, resume)
-        own.remember(run_dir, recipe)
-        for note in (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir)):
+    trainer = Trainer(recipe, processes.place(pick_device(device)))
+    first(records.make, run_dir)
+    with processes.held_by_first(lock.held(run_dir)):
+        first(records.adopt, run_dir, recipe, resume)
+        first(own.remember, run_dir, recipe)
+        notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
+        for note in (*notes, processes.caution(recipe.objective)):
             if note and not quiet:
                 print(note)
         facts = records.provenance(trainer.device, trainer.features_source)
-        records.note_provenance(run_dir, facts, trainer.step)
+        first(records.note_provenance, run_dir, facts, trainer.step)
         with interrupt.noticed() as interrupted, _explained(trainer, run_dir):
             _loop(trainer, run_dir, interrupted, quiet)
-        _finish(trainer, run_dir, quiet)
+        first(_finish, trainer, run_dir, quiet)
     return records.Run(run_dir)
 
 
@@ -147,7 +150,8 @@ class Trainer:
         recipe = self.recipe
         images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
         datasets.check(images, self.task, recipe.patch_size)
-        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed)
+        share = processes.share(recipe.batch_size)
+        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
 
     def _validation(self) -> list[evaluate.Pair]:
         images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
@@ -189,7 +193,8 @@ class Trainer:
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method."""
         recipe, self.step = self.recipe, self.step + 1
-        torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
+        key = ("step", self.step, processes.rank()) if processes.rank() else ("step", self.step)
+        torch.manual_seed(datasets.stream(recipe.seed, *key).initial_seed())  # drop path
         gt, lq = (
             image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
         )
@@ -205,6 +210,7 @@ class Trainer:
         )  # fmt: skip
         self.optimiser.zero_grad()
         parts.total.backward()
+        processes.average_gradients(self.model.parameters())
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
@@ -239,7 +245,7 @@ class Trainer:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
         recipe = self.recipe
         steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (self.sums / steps).tolist()
+        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
         self.sums.zero_()
         r = recipe.weight * l_neg / l_rec if recipe.objective != "plain" else math.nan
         row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
@@ -256,8 +262,10 @@ class Trainer:
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
         row, task = self.rows[-1], self.task
-        row["val_psnr"] = evaluate.mean_psnr(self.model, self.validation, task.protocol, task.crop)
-        row["val_psnr_ema"] = evaluate.mean_psnr(self.ema, self.validation, task.protocol, task.crop)
+        for column, network in (("val_psnr", self.model), ("val_psnr_ema", self.ema)):
+            row[column] = processes.on_first(
+                evaluate.mean_psnr, network, self.validation, task.protocol, task.crop
+            )
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
     # ---- keeping it
@@ -327,8 +335,8 @@ def _guard(row: dict, recipe: Recipe) -> None:
 
 
 def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
-    recipe, first = trainer.recipe, trainer.step + 1
-    batches = trainer.patches.batches(first, recipe.steps)
+    recipe, first = trainer.recipe, processes.on_first
+    batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
@@ -337,7 +345,7 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
         trainer.advance(gt, lq, names)
         if trainer.step in kept:
             picture = frames.centre(trainer.validation[0])
-            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
+            first(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % log_interval(recipe) == 0 or validating:
@@ -345,9 +353,11 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
             if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
-        if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
-            trainer.save(run_dir)
-        if interrupted.is_set():
+        stop = processes.any_of(interrupted.is_set())
+        if trainer.step % recipe.save_every == 0 or last or stop:
+            trainer.sums = processes.mean(trainer.sums)
+            first(trainer.save, run_dir)
+        if stop:
             raise KeyboardInterrupt(
                 f"stopped after step {trainer.step} and saved; run the same command to go on."
             )
