@@ -162,3 +162,33 @@ class Scene:
         for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot):
             artist.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
+
+
+@styled
+def paths(descents: dict[str, Descent]) -> Figure:
+    """Several descents side by side: their paths with the last history models, l_rec, and the size of the push.
+
+    Args:
+        descents: {name: descent}, at most five.
+    Returns: Figure, 10 inches wide.
+    """
+    figure = Figure((10, 3.0), layout="constrained")
+    where, height, force = figure.subplots(1, 3, width_ratios=(3, 2, 2))
+    x, y = np.meshgrid(np.linspace(-2.1, 2.4, 181), np.linspace(-1.3, 1.3, 105))
+    where.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#cccccc", linewidths=0.6)
+    where.plot(0, 0, "x", color="black", markersize=9, mew=2)
+    roles = ("plain", "history", "restored", "ema", "gt")
+    for (name, descent), role in zip(descents.items(), roles, strict=False):
+        colour = COLOURS[role]
+        where.plot(*descent.theta.T, color=colour, lw=1.4, ls=":" if role == "plain" else "-")
+        where.plot(*descent.theta[-1], "o", color=colour, markersize=6)
+        if descent.push.any():
+            where.plot(*descent.history[-1].T, "s", color=colour, mfc="none", markersize=7)
+        height.plot(descent.l_rec, color=colour, ls=":" if role == "plain" else "-", label=name)
+        force.plot(np.linalg.norm(descent.push, axis=1), color=colour, label=name)
+    where.set(xlabel="parameter 1", ylabel="parameter 2", xlim=(-2.1, 2.4), ylim=(-1.3, 1.3))
+    where.grid(False)
+    height.set(title="Pull: height of the landscape", xlabel="step", ylabel="l_rec")
+    force.set(title="Push: its size", xlabel="step", ylabel="|λ ∇ l_neg|")
+    height.legend(fontsize=7)
+    return figure
