@@ -76,7 +76,8 @@ def survey(layout: Layout, split: str, root: Path, task: Task) -> list[Found | N
 
 def usable(part: Part, layout: Layout, task: Task) -> Part:
     """The packings of a part that a task can use: pairs made for it, and clean files."""
-    return tuple(packing for packing in part if task.name in layout.tasks or not packing.paired)
+    fits = layout is FOLDER or task.name in layout.tasks  # your own folder serves your own tasks too
+    return tuple(packing for packing in part if fits or not packing.paired)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -93,6 +93,8 @@ def default_lambda(objective: str, features: str) -> float:
         return 0.0
     if objective in ("spn", "history-positive", "spn-uncertainty"):
         return SPN_LAMBDA[features]
+    if objective not in losses.OFFICIAL_LAMBDA:
+        raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
     return losses.OFFICIAL_LAMBDA[objective][0]
 
 
@@ -167,6 +169,7 @@ def _known(fields: dict) -> None:
 def _check(recipe: Recipe) -> None:
     """Refuse what cannot be trained, with what is accepted."""
     for field, value, accepted in (
+        ("task", recipe.task, tasks.names()),
         ("network", recipe.network, networks.names()),
         ("objective", recipe.objective, list(losses.OBJECTIVES)),
         ("precision", recipe.precision, PRECISIONS),
@@ -186,6 +189,7 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, field)
         if not 0 <= value <= 1:
             raise ValueError(f"{field} is {value!r}; it must lie between 0 and 1.")
+    _ = recipe.weight  # an objective of one's own has none unless it is given
     if recipe.lambda_neg is not None and not 0 <= recipe.lambda_neg < float("inf"):
         raise ValueError(
             f"lambda_neg is {recipe.lambda_neg!r}; it must be a number >= 0 (the sign is in the loss)."

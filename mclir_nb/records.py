@@ -25,18 +25,24 @@ from mclir_nb.recipes import Recipe
 
 FILES = {
     "recipe.json": "every field of the recipe",
+    "own.json": "source of your own network, task or objective",
     "provenance.json": "versions, device, revision, feature network",
     "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
     "scores.csv": "input, restored and EMA scores: one row per test picture",
     "checkpoint.safetensors": "everything a resumed run needs",
+    "checkpoint-previous.safetensors": "the checkpoint before it, in case that is damaged",
     "model.safetensors": "the trained network",
     "ema.safetensors": "its evaluation EMA",
     "history.safetensors": "the history models",
+    "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file so that a crash leaves either the old or the new content, never a part."""
+def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
+    """Write a file so that a crash leaves either the old or the new content, never a part.
+
+    Args: keep: where the old content is moved to, if there is any.
+    """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -44,7 +50,10 @@ def write_file(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(aside, path)
+        _flush_folder(path.parent)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise OSError(
@@ -53,14 +62,26 @@ def write_file(path: Path, content: bytes | str) -> None:
         ) from error
 
 
+def _flush_folder(folder: Path) -> None:
+    """Make renames outlive a power cut, where a folder can be flushed."""
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_json(path: Path, content: dict) -> None:
     write_file(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], **facts: str) -> None:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None, keep: Path | None = None
+) -> None:
     """Tensors and short facts as one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(contiguous, metadata={key: str(value) for key, value in facts.items()}))
+    write_file(path, save(contiguous, metadata=facts), keep)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -138,6 +159,11 @@ def read_recipe(run_dir: Path) -> Recipe:
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.") from None
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
+            "it keeps the source."
+        ) from error
 
 
 def provenance(device: torch.device, features_source: str) -> dict:

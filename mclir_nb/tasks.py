@@ -1,7 +1,7 @@
 """The restoration tasks: how `lq` is made from `gt`, how it is scored, which network is the default.
 
-A `Task` is a value, not a class hierarchy. Its `degrade` draws every random quantity from the generator it is
-given, so the same generator state always makes the same picture.
+A `Task` is a value, not a class hierarchy; one of your own is a line more in `TASKS`. Its `degrade` draws every random
+quantity from the generator it is given, so the same generator state always makes the same picture.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def to_uint8(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
-_TASKS = {
+TASKS = {
     "dehaze": Task("dehaze", _haze, "ffanet", "basicsr-rgb", "RESIDE SOTS", needs_depth=True),
     "derain": Task("derain", _rain, "nafnet", "idt", "Rain200L/H, DID, DDN, SPA-Data"),
     "deblur": Task("deblur", _blur, "nafnet", "nafnet", "GoPro", margin=degrade.BlurRange().size[1] // 2),
@@ -87,7 +87,7 @@ _TASKS = {
 
 def names() -> list[str]:
     """The task names that `get` accepts."""
-    return list(_TASKS)
+    return list(TASKS)
 
 
 def get(name: str, scale: int | None = None) -> Task:
@@ -98,11 +98,11 @@ def get(name: str, scale: int | None = None) -> Task:
         scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
     Raises: ValueError naming what is accepted.
     """
-    if name not in _TASKS:
-        near = difflib.get_close_matches(str(name), _TASKS, 1)
+    if name not in TASKS:
+        near = difflib.get_close_matches(str(name), TASKS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown task {name!r}{hint} The tasks are: {', '.join(_TASKS)}.")
-    task = _TASKS[name]
+        raise ValueError(f"unknown task {name!r}{hint} The tasks are: {', '.join(TASKS)}.")
+    task = TASKS[name]
     if name != "sr":
         if scale not in (None, 1):
             raise ValueError(

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import datasets, evaluate, features, losses, records, tasks
+from mclir_nb import checkpoint, datasets, evaluate, features, frames, interrupt, losses, own, records, tasks
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
@@ -47,6 +45,7 @@ def train(
     run_dir = Path(run_dir).expanduser()
     trainer = Trainer(recipe, pick_device(device))
     records.prepare(run_dir, recipe, resume)
+    own.remember(run_dir, recipe)
     for images in (trainer.patches.images, trainer.test):
         if images.note and not quiet:
             print(images.note)
@@ -54,7 +53,7 @@ def train(
         run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
     )
     trainer.restore(run_dir)
-    with _interrupt_between_steps() as interrupted:
+    with interrupt.noticed() as interrupted:
         _loop(trainer, run_dir, interrupted, quiet)
     _finish(trainer, run_dir, quiet)
     return records.Run(run_dir)
@@ -235,53 +234,33 @@ class Trainer:
 
     # ---- keeping it
 
-    def _networks(self) -> dict[str, nn.Module]:
-        """Every set of weights the run has, by its place in the checkpoint."""
+    def parts(self) -> dict[str, checkpoint.Part]:
+        """Everything a resumed run needs, by its place in the checkpoint."""
         histories = self.history.models if self.history else []
-        return {"model": self.model, "ema": self.ema} | {f"history/{i}": h for i, h in enumerate(histories)}
+        return {
+            "run": self, "model": self.model, "ema": self.ema, "optimiser": checkpoint.Moments(self.optimiser),
+            **{f"history/{i}": history for i, history in enumerate(histories)},
+        }  # fmt: skip
+
+    def state_dict(self) -> dict:
+        """What the run itself counts."""
+        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self.best_psnr = state["step"], state["best_psnr"]
+        self.sums.copy_(state["sums"])
 
     def save(self, run_dir: Path) -> None:
-        """The log, then the checkpoint: one file, so a run is never half at one step and half at another."""
+        """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on."""
         if self.rows:
             records.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
-        tensors = {"sums": self.sums}
-        for name, network in self._networks().items():
-            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
-        for number, entry in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{key}": value for key, value in entry.items()}
-        records.write_tensors(
-            run_dir / "checkpoint.safetensors", tensors, step=self.step, best_psnr=repr(self.best_psnr)
-        )
+        checkpoint.save(run_dir, self.parts())
 
     def restore(self, run_dir: Path) -> None:
         """Continue from the folder's checkpoint, if there is one."""
-        file = run_dir / "checkpoint.safetensors"
-        if not file.exists():
-            return
-        tensors, facts = records.read_tensors(file)
-        self.step, self.best_psnr = int(facts["step"]), float(facts["best_psnr"])
-        self.sums.copy_(tensors["sums"])
-        for name, network in self._networks().items():
-            network.load_state_dict(_below(tensors, name))
-        parameters = list(self.model.parameters())
-        state: dict = {}
-        for key, value in _below(tensors, "optimiser").items():
-            number, field = key.split("/")
-            if value.dim():  # the fused optimiser wants its moments laid out in memory as the weights are
-                value = torch.empty_like(parameters[int(number)]).copy_(value)
-            state.setdefault(int(number), {})[field] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        if (run_dir / "log.csv").exists():
+        if checkpoint.restore(run_dir, self.parts()) and (run_dir / "log.csv").exists():
             self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix + "/"): value
-        for key, value in tensors.items()
-        if key.startswith(prefix + "/")
-    }
 
 
 def _guard(row: dict, recipe: Recipe) -> None:
@@ -301,9 +280,13 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
     recipe, first = trainer.recipe, trainer.step + 1
     batches = trainer.patches.batches(first, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
+    kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
         trainer.advance(gt, lq, names)
+        if trainer.step in kept:
+            picture = frames.centre(trainer.validation[0])
+            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         if trainer.step % recipe.log_every == 0 or last:
             row = trainer.log()
@@ -316,20 +299,6 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
             raise KeyboardInterrupt(
                 f"stopped after step {trainer.step} and saved; run the same command to go on."
             )
-
-
-@contextmanager
-def _interrupt_between_steps():
-    """Turn Ctrl-C into an event that the loop looks at between steps, so that what is saved is never half a step."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mclir_nb import datasets, recipes, records, train
+from mclir_nb import checkpoint, datasets, recipes, records, train
 
 FILES = ("model", "ema", "history", "checkpoint")
 
@@ -120,7 +120,7 @@ def test_an_interrupt_saves_between_steps_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Trainer, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3 and saved"):
         train.train(_short(), tmp_path / "run", quiet=True)
-    assert records.read_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == "3"
+    assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")["run"]["step"] == 3
     monkeypatch.setattr(train.Trainer, "advance", real)
     train.train(_short(), tmp_path / "run", quiet=True)
     train.train(_short(), tmp_path / "straight", quiet=True)

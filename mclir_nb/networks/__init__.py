@@ -2,7 +2,8 @@
 
 Each family has a file with the bare network (official constructor names and state_dict keys), with
 `restore(core, image)`, which adds what surrounds it (normalisation, padding, tiling, cropping), and with
-`SIZES`, its constructor options. To add a network, write such a file and add one line to `NETWORKS`.
+`SIZES`, its constructor options. To add a network, write such a file and add one line to `NETWORKS`; to try one of your
+own from a notebook, `NETWORKS["mine"] = own(MyClass)` is enough.
 """
 
 import copy
@@ -11,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -21,7 +22,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
-__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "table"]
+__all__ = [
+    "NETWORKS",
+    "Restorer",
+    "build",
+    "check_finite",
+    "load_checkpoint",
+    "names",
+    "options",
+    "own",
+    "table",
+]
 
 SMALLEST = 16  # pixels; the least height and width every network accepts
 
@@ -29,7 +40,7 @@ SMALLEST = 16  # pixels; the least height and width every network accepts
 class Network(NamedTuple):
     """One line of the table below."""
 
-    family: ModuleType  # the file: core class, restore, SIZES
+    family: ModuleType | SimpleNamespace  # the file, or what stands for it: restore and SIZES
     core: Callable[..., nn.Module]
     paper: str  # the key of SIZES with the published options
     scales: tuple[int, ...]
@@ -39,6 +50,30 @@ class Network(NamedTuple):
 
 
 X1, SR = (1,), (2, 3, 4)
+
+
+def own(
+    core: Callable[..., nn.Module],
+    restore: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    scales: tuple[int, ...] = X1,
+    **options: Any,
+) -> Network:
+    """A line for the table, of a network that is not in the package: `NETWORKS["mine"] = own(MyClass, width=16)`.
+
+    Args:
+        core: the class, or a function that returns a module: (B, 3, H, W) in [0, 1] in, the same size times the scale
+            out, for any H and W from 16 on.
+        restore: (core, lq) -> restored, for a core that wants other input, such as padded sizes; None: core(lq).
+        scales: the scales it has. With others than 1 the core is built with `upscale=scale`.
+        options: constructor options; every size of a recipe uses them.
+    """
+    family = SimpleNamespace(
+        restore=restore or (lambda core, lq: core(lq)),
+        SIZES=dict.fromkeys(("paper", "demo", "tiny"), options),
+    )
+    return Network(family, core, "paper", tuple(scales), "own", 0, "own")
+
+
 _DEHAZEFORMER = "DehazeFormer, arXiv:2204.03883"
 NETWORKS = {
     "ffanet": Network(ffanet, ffanet.FFANet, "paper", X1, "dehaze", 2020, "FFA-Net, arXiv:1911.07559"),

@@ -1,0 +1,112 @@
+"""Lags, mistakes, spread and gains, on pictures small enough to know the answer."""
+
+import math
+
+import pytest
+import torch
+
+from mclir_nb import features, lag
+from mclir_nb.frames import Frames
+
+GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return features.build("lite0")
+
+
+def kept(restored, negatives, gt, steps=(30, 40)) -> Frames:
+    """Moments with the same outputs at every step."""
+    count = len(steps)
+    return Frames(
+        "x", gt, gt, list(steps), restored.expand(count, -1, -1, -1),
+        torch.stack(negatives).expand(count, -1, -1, -1, -1), torch.full((count, len(negatives)), 0.5),
+    )  # fmt: skip
+
+
+def test_lags_are_those_of_a_picture_made_by_hand(lite0):
+    restored, gt = GRADIENT * 0.5, GRADIENT
+    negatives = [restored - 0.01, restored.clone(), restored + 0.1 * (restored - gt)]
+    table = lag.over_time(kept(restored, negatives, gt), (20, 7, None), lite0)
+    assert len(table) == 6 and table.weights.eq(0.5).all()
+    first = table[table.step == 30].reset_index()
+    assert first.age.tolist() == [10, 2, 30] and first.history.tolist() == [1, 2, 3]
+    assert first.pixels[0] == pytest.approx(0.01) and first.pixels[1] == 0
+    assert first.features[1] == 0 and first.features[0] > 0
+    assert math.isnan(first.aim[1])  # no way gone
+    assert first.aim[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
+
+
+def test_the_features_are_those_of_the_loss(lite0):
+    from mclir_nb import losses
+
+    torch.manual_seed(0)
+    restored, one, two, gt = torch.rand(4, 3, 32, 32)
+    table = lag.over_time(kept(restored, [one, two], gt, steps=(1,)), (1, 1), lite0)
+    loss = losses.spn_loss(restored[None], gt[None], [one[None], two[None]], features=lite0, lambda_neg=1.0)
+    assert table.features.mean() == pytest.approx(float(loss.l_neg), rel=1e-5)
+
+
+def test_intervals_must_fit_the_frames(lite0):
+    with pytest.raises(ValueError, match="every has 1 entries and the frames hold 2"):
+        lag.over_time(kept(GRADIENT, [GRADIENT, GRADIENT], GRADIENT), (5,), lite0)
+
+
+def test_a_mistake_shared_and_a_mistake_of_its_own():
+    gt = GRADIENT
+    table = lag.mistakes(gt + 0.1, [gt + 0.2, gt - 0.1], gt).set_index("image")
+    assert table.error.tolist() == pytest.approx([0.1, 0.2, 0.1])
+    assert table.same.tolist() == pytest.approx([1, 1, -1])
+
+
+def test_a_spread_that_knows_the_error_and_one_that_does_not():
+    torch.manual_seed(0)
+    gt = torch.rand(3, 24, 24)
+    size = torch.rand(24, 24)  # of the error, different at every pixel
+    knowing = lag.spread_against_error(gt + size, [gt + size * f for f in (0.5, 1.0, 1.5)], gt)
+    assert knowing["spread"] > 0.99 and abs(knowing["edges"]) < 0.6 and knowing["spread_beyond_edges"] > 0.98
+    blind = lag.spread_against_error(gt + size, [gt + torch.rand(24, 24) * f for f in (0.5, 1.0)], gt)
+    assert abs(blind["spread"]) < 0.2
+
+
+def test_a_spread_that_only_finds_edges_has_nothing_beyond_them():
+    torch.manual_seed(0)
+    restored = torch.rand(3, 40, 40)
+    strength = lag.edges(restored)
+    gt = restored - strength * (1 + 0.5 * torch.rand(40, 40))  # wrong where there are edges
+    same = [restored + strength * f * (1 + 0.5 * torch.rand(40, 40)) for f in (1, 2)]
+    found = lag.spread_against_error(restored, same, gt)
+    assert found["spread"] > 0.5 and abs(found["spread_beyond_edges"]) < 0.15
+
+
+def test_edges_are_the_slope_and_flat_pictures_have_none():
+    assert torch.allclose(lag.edges(GRADIENT)[:, 1:-1], torch.tensor(1 / 31), atol=1e-6)
+    assert lag.edges(torch.full((3, 8, 8), 0.4)).max() == 0
+
+
+def test_maps_without_ranks_are_refused():
+    with pytest.raises(ValueError, match="the spread is the same at every pixel"):
+        lag.spread_against_error(GRADIENT * 0.9, [GRADIENT, GRADIENT], GRADIENT)
+    with pytest.raises(ValueError, match="needs 2 history models or more, got 1"):
+        lag.spread([GRADIENT])
+
+
+def test_the_spread_is_that_of_the_weighted_objective():
+    one, two = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
+    assert torch.equal(lag.spread([one, two]), torch.full((2, 2), 0.5))
+
+
+def test_groups_go_from_little_to_much():
+    by = torch.arange(100.0).view(10, 10)
+    table = lag.grouped(by, by * 2, groups=4)
+    assert table.by.tolist() == pytest.approx([12, 37, 62, 87]) and table["mean"].tolist() == pytest.approx(
+        [24, 74, 124, 174]
+    )
+
+
+def test_an_improvement_is_positive_where_the_second_is_nearer():
+    gt = torch.zeros(3, 2, 2)
+    before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
+    assert torch.allclose(lag.improvement(before, after, gt), torch.full((2, 2), 0.3))
+    assert torch.allclose(lag.improvement(after, before, gt), torch.full((2, 2), -0.3))
