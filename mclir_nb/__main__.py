@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from mclir_nb import recipes
+from mclir_nb import processes, recipes
 from mclir_nb.recipes import Recipe
 
 
@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
-        print(stop, file=sys.stderr)
+        if processes.is_first():
+            print(stop, file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train one network with one objective"))
     _add_check_data(commands.add_parser("check-data", help="is a downloaded data set complete and usable?"))
+    _add_evaluate(commands.add_parser("evaluate", help="score a checkpoint on a benchmark"))
     _add_restore(commands.add_parser("restore", help="restore your own pictures"))
     _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
     notebooks = commands.add_parser(
@@ -68,8 +70,9 @@ def _train(arguments: argparse.Namespace) -> None:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
     run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
-    print(run.scores.to_string(index=False, float_format="%.3f"))
-    print(f"written to {run.dir}")
+    if processes.is_first():
+        print(run.scores.to_string(index=False, float_format="%.3f"))
+        print(f"written to {run.dir}")
 
 
 def _add_check_data(parser: argparse.ArgumentParser) -> None:
@@ -92,39 +95,82 @@ def _check_data(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.name} is not complete or not sound; see above.")
 
 
-def _add_restore(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP or BMP files")
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", help="such as sots-indoor, set5, folder, or embedded")
+    parser.add_argument("root", type=Path, nargs="?", help="the folder that holds the benchmark")
+    _add_network(parser)
+    parser.add_argument("--task", help="what the benchmark is scored for; default: what it is published for")
+    parser.add_argument("--protocol", help="default: that of the paper's table for the task")
+    parser.add_argument("--crop", type=int, help="border left out, in gt pixels; default: that of the task")
+    parser.add_argument("--out", type=Path, help="a new .csv file for one row per picture")
+    parser.set_defaults(call=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mclir_nb import datasets, evaluate, leaks, networks, records, tasks
+
+    network, benchmark = _network(arguments), arguments.benchmark
+    run = records.Run(arguments.checkpoint).recipe if arguments.checkpoint.is_dir() else None
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists and is never overwritten; choose another name.")
+    own = run.task if run else networks.NETWORKS[network.name].task
+    task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)
+    images = datasets.open_set(benchmark, task, "test", arguments.root)
+    for line in filter(None, [images.note, *leaks.between(run.dataset if run else "", benchmark)]):
+        print(line)
+    scores = evaluate.evaluate(
+        network, datasets.benchmark(images, task), arguments.protocol, arguments.crop,
+        tile=arguments.tile, ensemble=arguments.ensemble,
+    )  # fmt: skip
+    print(scores.to_string(index=False, float_format="%.4f"))
+    print(evaluate.summary(scores).to_string(float_format="%.4f"))
+    table = evaluate.beside_paper(scores, network.name, benchmark, network.scale)
+    print(table.to_string(index=False, float_format="%.4f", na_rep=""))
+    if arguments.out:
+        facts = {key: scores.attrs[key] for key in ("protocol", "crop", "ensemble")}
+        records.write_file(arguments.out, scores.assign(**facts).to_csv(index=False))
+        print(f"written to {arguments.out}")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a file of weights")
     parser.add_argument("--network", help="which network the file is for; a run folder knows its own")
     parser.add_argument("--scale", type=int, default=1, help="of a super-resolution network: 2, 3 or 4")
-    parser.add_argument("--out", type=Path, help="a folder or a new .png file; default: beside each picture")
     parser.add_argument("--tile", type=int, help="side of a tile; default: as large as memory allows")
     parser.add_argument(
         "--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, WebP or BMP files")
+    parser.add_argument("--out", type=Path, help="a folder or a new .png file; default: beside each picture")
+    _add_network(parser)
     parser.set_defaults(call=_restore)
 
 
 def _restore(arguments: argparse.Namespace) -> None:
     from mclir_nb.restore import restore_file
-    from mclir_nb.train import pick_device
 
-    network = _network(arguments).to(pick_device(arguments.device))
+    network = _network(arguments)
     options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
     for picture in arguments.pictures:
         print(f"written: {restore_file(network, picture, arguments.out, **options)}")
 
 
 def _network(arguments: argparse.Namespace):
-    """The trained network of a run folder, or the one named with the weights of a file."""
+    """The trained network of a run folder, or the one named with the weights of a file, on its device."""
     from mclir_nb import networks, records
+    from mclir_nb.train import pick_device
 
+    device = pick_device(arguments.device)
     if arguments.checkpoint.is_dir():
-        return records.Run(arguments.checkpoint).model()
+        return records.Run(arguments.checkpoint).model().to(device)
     if arguments.network is None:
         raise ValueError(f"give --network for a file of weights; one of {', '.join(networks.names())}.")
-    return networks.load_checkpoint(networks.build(arguments.network, arguments.scale), arguments.checkpoint)
+    network = networks.build(arguments.network, arguments.scale)
+    return networks.load_checkpoint(network, arguments.checkpoint).to(device)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

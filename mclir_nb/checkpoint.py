@@ -3,7 +3,9 @@
 A run is a table of parts by name. A part has torch's own pair of methods, `state_dict()` and `load_state_dict(state)`.
 Its tensors go into the file as tensors, whatever else it holds (numbers, text, None, lists of these) as facts:
 
-    part/key    tensor, or JSON in the header of the safetensors file; the part's name may have a "/", its keys not
+    part/key    a tensor, or an entry of the JSON text in the header of the safetensors file
+
+The name of a part may have a "/", its keys not.
 
 So a new part, such as the state of a guard, needs no change here. Because all parts are in one file, a run is never
 half at one step and half at another. Pickles are never written and never read.
@@ -66,7 +68,7 @@ def save(run_dir: Path, parts: Mapping[str, Part]) -> None:
             if isinstance(value, Tensor):
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
             else:
-                facts[f"{name}/{key}"] = json.dumps(value)
+                facts[f"{name}/{key}"] = value
     facts["sha256"] = _digest(tensors, facts)
     records.write_tensors(run_dir / FILE, tensors, facts, keep=run_dir / PREVIOUS)
 
@@ -93,13 +95,22 @@ def restore(run_dir: Path, parts: Mapping[str, Part]) -> Path | None:
     return None
 
 
+def last(run_dir: Path) -> str:
+    """A sentence on the last state that was saved."""
+    for file in (run_dir / FILE, run_dir / PREVIOUS):
+        if file.exists():
+            step = records.read_facts(file).get("run/step", "unknown")
+            return f"The last good state is that after step {step}, in {file}."
+    return "No state had been saved before."
+
+
 def read(file: Path) -> dict[str, dict[str, Any]]:
     """The states in a checkpoint, by part. Raises: ValueError if the file is damaged or something else."""
     tensors, facts = records.read_tensors(file)
     if facts.pop("sha256", None) != _digest(tensors, facts):
         raise ValueError(f"{file} is damaged: what it holds is not what was written.")
     states: dict[str, dict[str, Any]] = {}
-    for place, value in (tensors | {place: json.loads(text) for place, text in facts.items()}).items():
+    for place, value in (tensors | facts).items():
         name, _, key = place.rpartition("/")
         states.setdefault(name, {})[key] = value
     return states
@@ -120,9 +131,9 @@ def _fill(parts: Mapping[str, Part], states: dict[str, dict[str, Any]], file: Pa
         ) from error
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     """SHA-256 over names, kinds, shapes and contents: safetensors has no checksum of its own."""
-    digest = hashlib.sha256(json.dumps(sorted(facts.items())).encode())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mclir_nb import datasets, published, tasks
+from mclir_nb import datasets, leaks, published, tasks
 from mclir_nb.images import read_image
 from mclir_nb.layouts import Entry, Found
 from mclir_nb.progress import Progress
@@ -107,7 +107,7 @@ def check_data(
     if not isinstance(task, Task):
         task = tasks.get(task or (layout.tasks or ("denoise",))[0])
     root = datasets.data_folder(name, layout, data_root, task)
-    report = Report(name, layout.title, root, leaks=layout.leaks, notes=layout.notes)
+    report = Report(name, layout.title, root, leaks=tuple(leaks.of(name)), notes=layout.notes)
     founds = list(_founds(layout, root, task, report))
     if not founds:
         raise ValueError(f"nothing of {name} found below {root}.\n{datasets.tree(layout, task)}")

@@ -101,6 +101,12 @@ def names() -> list[str]:
     return ["embedded", *published.names()]
 
 
+def fitting_task(dataset: str, task: str) -> str:
+    """`task` if the data set has files for it, else the first task that its files are published for."""
+    offered = () if dataset == "embedded" else published.get(dataset).tasks
+    return task if task in offered or not offered else offered[0]
+
+
 @lru_cache(maxsize=8)
 def embedded(split: str) -> ImageSet:
     """The photographs shipped in data/samples; the table there says where each comes from."""

@@ -15,7 +15,7 @@ from scipy import stats
 from mclir_nb.pictures import COLOURS, ERROR_MAP, difference, error_limit, picture, styled
 from mclir_nb.schematic import schematic
 
-__all__ = ["comparison", "curves", "image_grid", "paired_differences", "schematic"]
+__all__ = ["comparison", "curves", "image_grid", "maps", "paired_differences", "schematic"]
 WIDTH = 10.0  # inches, of the widest figure
 
 
@@ -44,7 +44,9 @@ def _show(axes, image: np.ndarray, title: str = "", **options):
     return axes.imshow(image, **({"vmin": 0, "vmax": 1} | options))
 
 
-def _panels(shapes, columns: int, *, lines: int = 1, left: float = 0.0, right: float = 0.0):
+def _panels(
+    shapes, columns: int, *, lines: int = 1, left: float = 0.0, right: float = 0.0, bottom: float = 0.0
+):
     """A figure and its panels, rows x columns, placed to the hundredth of an inch: no layout engine guesses.
 
     Each row is as high as its tallest picture, with room for `lines` of title. Margins are in inches.
@@ -52,7 +54,7 @@ def _panels(shapes, columns: int, *, lines: int = 1, left: float = 0.0, right: f
     gap, head = 0.04, 0.08 + 0.14 * lines
     inches = min(2.4, (WIDTH - left - right) / columns - gap)
     heights = [inches * max(h / w for h, w, *_ in row) for row in shapes]
-    size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights))
+    size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights) + bottom)
     figure, top, table = Figure(size), size[1], []
     for height in heights:
         top -= head + height
@@ -180,6 +182,82 @@ def _colour_bar(figure: Figure, drawn, first, last) -> None:
     width, gap = 0.1 / figure.get_figwidth(), 0.06 / figure.get_figwidth()
     bar = figure.colorbar(drawn, cax=figure.add_axes((top.x1 + gap, bottom.y0, width, top.y1 - bottom.y0)))
     bar.ax.tick_params(labelsize=7, pad=1, length=2)
+    bar.ax.grid(False)
+
+
+@styled
+def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = None) -> Figure:
+    """Pictures and maps side by side, one row per picture or moment; a column of maps has one scale, shown below it.
+
+    Args:
+        rows: one {name: image or map} per row; a (H, W) tensor or array is a map, all else a picture. A map with
+            negative values makes its column a signed one: white is 0.
+        labels: one name per row, written at its left.
+        limits: {column: upper end of its scale}. All other maps of a kind, signed or not, share one, from the data.
+    Returns: Figure, at most 10 inches wide.
+    Raises: ValueError without any picture, or for a map that is not finite.
+    """
+    if not rows or not all(rows):
+        raise ValueError("there is no picture to show; give at least one {name: image} per row")
+    shown = [{name: _picture_or_map(image, name) for name, image in row.items()} for row in rows]
+    columns = list(max(shown, key=len))
+    values = {name: [row[name] for row in shown if name in row] for name in columns}
+    signed = {name: min(m.min() for m in v) < 0 for name, v in values.items() if v[0].ndim == 2}
+    figure, table = _panels(
+        [[image.shape for image in row.values()] for row in shown], len(columns),
+        left=0.25 if labels else 0.0, bottom=0.3 if signed else 0.0,
+    )  # fmt: skip
+    for place, name in enumerate(columns):
+        options = {}
+        if name in signed:
+            alike = [v for other in signed if signed[other] == signed[name] for v in values[other]]
+            limit = (limits or {}).get(name) or _upper_end(alike)
+            options = {"vmin": -limit, "cmap": "PuOr"} if signed[name] else {"cmap": ERROR_MAP}
+            options |= {"vmax": limit}
+        for panels, row in zip(table, shown, strict=True):
+            if name in row:
+                drawn = _show(panels[place], row[name], name, **options)
+            else:
+                panels[place].set_axis_off()
+        if options:
+            _scale_below(figure, drawn, table[-1][place])
+    for panels, label in zip(table, labels or [], strict=bool(labels)):
+        panels[0].set_ylabel(str(label), fontsize=8)
+    return figure
+
+
+def _picture_or_map(image, name: str) -> np.ndarray:
+    """A map as it is, everything else as a picture."""
+    if image.ndim != 2:
+        return picture(image, name)
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has NaN or infinite values; look at what made it")
+    return values
+
+
+def _upper_end(values: list[np.ndarray]) -> float:
+    """The 99.5 percentile of all sizes, rounded up to two digits; a millionth if all are zero."""
+    top = max(float(np.percentile(np.abs(np.concatenate([v.ravel() for v in values])), 99.5)), 1e-6)
+    unit = 10.0 ** (math.floor(math.log10(top)) - 1)
+    return math.ceil(round(top / unit, 6)) * unit
+
+
+def _scale_below(figure: Figure, drawn, panel) -> None:
+    """The scale of a column of maps, under its last one."""
+    box, inch = panel.get_position(), 1 / figure.get_figheight()
+    bar = figure.colorbar(
+        drawn, orientation="horizontal",
+        cax=figure.add_axes((box.x0 + 0.1 * box.width, box.y0 - 0.12 * inch, 0.8 * box.width, 0.07 * inch)),
+    )  # fmt: skip
+    low, high = drawn.get_clim()
+    ticks = sorted({low, 0.0, high})
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    bar.ax.tick_params(labelsize=7, pad=1, length=2)
+    for label, side in zip(
+        (bar.ax.get_xticklabels()[0], bar.ax.get_xticklabels()[-1]), ("left", "right"), strict=True
+    ):
+        label.set_horizontalalignment(side)  # within the column, clear of its neighbour
     bar.ax.grid(False)
 
 

@@ -122,6 +122,23 @@ def spread_against_error(restored: Tensor, negatives: Sequence[Tensor], gt: Tens
     return {"spread": by_spread, "edges": by_edges, "spread_beyond_edges": partial}
 
 
+def spread_over_time(kept: Frames) -> pd.DataFrame:
+    """`spread_against_error` at each kept moment: step, spread, edges, spread_beyond_edges; NaN without a spread."""
+    rows = []
+    for s, step in enumerate(kept.steps):
+        row = {
+            "step": step,
+            "spread": float("nan"),
+            "edges": float("nan"),
+            "spread_beyond_edges": float("nan"),
+        }
+        negatives = list(kept.negatives[s])
+        if float(spread(negatives).max()) > 0:  # an exact copy of the network has no spread yet
+            row |= spread_against_error(kept.restored[s], negatives, kept.gt)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def grouped(by: Tensor, values: Tensor, groups: int = 10) -> pd.DataFrame:
     """Means over equal groups of pixels, from the least `by` to the greatest: error by spread, gain by degradation.
 

@@ -1,4 +1,4 @@
-"""The public data sets: who publishes them, how their files lie, how many there are, what leaks.
+"""The public data sets: who publishes them, how their files lie, how many there are. Pictures they share: `leaks`.
 
 One row per set, in `LAYOUTS`. The packings are those of the repositories named in brackets; a count is left
 out where no source states it; "*" marks counts that are commonly quoted but were not found in a source file.
@@ -39,7 +39,7 @@ class Layout:
         tasks: what its degraded files are for; its clean files, if they lie apart, serve every task.
         where: the page of its authors, or of who packed it so.
         train, val, test: the parts of each split. Without `val`, a share is held out of `train`.
-        notes: traps, for the reader of a report. leaks: pictures it is known to share with other sets.
+        notes: traps, for the reader of a report.
     """
 
     title: str
@@ -49,7 +49,6 @@ class Layout:
     val: tuple[Part, ...] = ()
     test: tuple[Part, ...] = ()
     notes: tuple[str, ...] = ()
-    leaks: tuple[str, ...] = ()
 
     def parts(self, split: str) -> tuple[Part, ...]:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
@@ -108,7 +107,6 @@ _RESIDE_NOTES = (
     "Clear images may be 10 pixels larger on each side than hazy ones: they are centre-cropped.",
     "Hazy files are .jpg where clear ones are .png in some parts: names are compared without extension.",
 )
-_OTS_LEAK = "some OTS clear images are also in SOTS outdoor; GridDehazeNet's training list leaves them out"
 
 
 def _dehazeformer(name: str, train: int | tuple[int, ...], test: int) -> dict:
@@ -126,6 +124,11 @@ def _dehazeformer(name: str, train: int | tuple[int, ...], test: int) -> dict:
 # ---------------------------------------------------------------------------------------------------
 # deraining
 
+BY_NAME = (
+    "Pairs are made by name. The scoring scripts of IDT and Restormer pair by place in two listings instead, which "
+    "mispairs unpadded numbers (10.png sorts before 2.png)."
+)
+
 
 def _rain100(kind: str, pairs: int) -> dict:
     """Rain100L/H: [PRE] flat folders and zero-padded test names, [AIR] and [RST] input and target folders."""
@@ -134,12 +137,9 @@ def _rain100(kind: str, pairs: int) -> dict:
         Packing(f"(datasets/test/|test/|)Rain100{kind}", "norain-{n}", "rainy/rain-{n}", 100),
         Packing(f"(Datasets/test/|test/|)(derain/|)Rain100{kind}", "target/{n}", "input/{n}", 100),
     ]
-    leaks = ["its clean images are photographs of BSDS500 images/train"]
     if kind == "L":
         train.append(Packing("(data/|)(Train/|)Derain", "gt/norain-{n}", "rainy/rain-{n}", 200))
         test.append(Packing("(test/|)derain", "target/{n}", "input/{n}", 100))
-    else:
-        leaks.append("546 of the 1,800 training images share their background with test images (PReNet)")
     return dict(
         tasks=("derain",),
         where=f"{JORDER} ; packed by https://github.com/csdwren/PReNet",
@@ -147,9 +147,9 @@ def _rain100(kind: str, pairs: int) -> dict:
         test=(tuple(test),),
         notes=(
             "Packings differ in size: 481x321 originals, 480x320 in the input and target folders.",
+            BY_NAME,
             f"Not Rain200{kind}: the MCLIR tables print Rain200{kind} values under the name Rain100{kind}.",
         ),
-        leaks=tuple(leaks),
     )
 
 
@@ -171,9 +171,12 @@ def _rain200(kind: str, word: str) -> dict:
             ),
         )
 
-    leaks = ("its clean images are photographs of BSDS500",)
     return dict(
-        tasks=("derain",), where=JORDER, train=(part("train", 1800),), test=(part("test", 200),), leaks=leaks
+        tasks=("derain",),
+        where=JORDER,
+        train=(part("train", 1800),),
+        test=(part("test", 200),),
+        notes=(BY_NAME,),
     )
 
 
@@ -300,7 +303,6 @@ AIRNET = Layout(
         (Packing("(data/|)test/dehaze", "target/{id}", "input/{id}_*", 500, _MOD16),),
     ),
     notes=("Pictures are centre-cropped to multiples of 16, as both repositories do.",),
-    leaks=("its Rain100L images are photographs of BSDS500, from which its denoising part also takes",),
 )
 
 
@@ -327,7 +329,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "reside-ots": Layout(
         "RESIDE outdoor training set (OTS); tested on SOTS outdoor", ("dehaze",), RESIDE, (OTS,),
-        test=(SOTS_OUTDOOR,), leaks=(_OTS_LEAK,),
+        test=(SOTS_OUTDOOR,),
         notes=(*_RESIDE_NOTES, "OTS has two releases: 72,135 hazy images (beta), 313,950 (v0)."),
     ),
     "sots-indoor": Layout("SOTS indoor", ("dehaze",), RESIDE, test=(SOTS_INDOOR,), notes=_RESIDE_NOTES),
@@ -337,7 +339,7 @@ LAYOUTS: dict[str, Layout] = {
     "reside-out": Layout("RESIDE-OUT: OTS and SOTS outdoor", **_dehazeformer("RESIDE-OUT", (), 500)),
     "spa-data": Layout(
         "SPA-Data, real rain", ("derain",), "https://stevewongv.github.io/derain-project.html",
-        (SPA_TRAIN,), test=(SPA_TEST,),
+        (SPA_TRAIN,), test=(SPA_TEST,), notes=(BY_NAME,),
     ),
     "rain100l": Layout("Rain100L, light rain", **_rain100("L", 200)),
     "rain100h": Layout("Rain100H, heavy rain", **_rain100("H", 1_800)),
@@ -346,26 +348,20 @@ LAYOUTS: dict[str, Layout] = {
     "did": Layout(
         "DID-Data (DID-MDN), three rain densities", ("derain",), "https://github.com/hezhangsprinter/DID-MDN",
         (DID_TRAIN,), test=(DID_TEST,),
-        notes=("As released, each file holds both images: the left half is rainy, the right half clean.",),
+        notes=(BY_NAME, "As released, each file holds both images: the left half is rainy, the right half clean.",),
     ),
     "ddn": Layout(
         "DDN-Data (Rain1400): 1,000 clean images with 14 rains each", ("derain",),
         "https://xueyangfu.github.io/projects/cvpr2017.html", (DDN_TRAIN,), test=(DDN_TEST,),
-        leaks=("Test2800 of the Rain13K collection is another selection of the same images",),
+        notes=(BY_NAME, "Without folders of their own, ids 1 to 900 train and 901 to 1000 test."),
     ),
     "div2k": Layout(
         "DIV2K; tested on its 100 validation images", ("sr",), "https://data.vision.ee.ethz.ch/cvl/DIV2K/",
         (_div2k("train", 800),), test=(_div2k("valid", 100),),
     ),
-    "set5": _benchmark(
-        "Set5", "Set5", 5, EDSR,
-        leaks=("'woman' is BSDS500 train/302003", "'head' is the photograph Set14 img_006 (face)"),
-    ),
-    "set14": _benchmark("Set14", "Set14", 14, EDSR, leaks=("img_006 (face) is the photograph Set5 'head'",)),
-    "b100": _benchmark(
-        "B100 (BSD100)", "(B100|BSD100|BSDS100)", 100, BERKELEY, (BSDS_VAL,),
-        leaks=("these are BSDS500 images/val, cropped to 480x320",),
-    ),
+    "set5": _benchmark("Set5", "Set5", 5, EDSR),
+    "set14": _benchmark("Set14", "Set14", 14, EDSR),
+    "b100": _benchmark("B100 (BSD100)", "(B100|BSD100|BSDS100)", 100, BERKELEY, (BSDS_VAL,)),
     "urban100": _benchmark("Urban100", "Urban100", 100, "https://github.com/jbhuang0604/SelfExSR"),
     "manga109": _benchmark("Manga109", "Manga109", 109, "http://www.manga109.org"),
     "gopro": Layout(
@@ -379,8 +375,6 @@ LAYOUTS: dict[str, Layout] = {
         ((Packing("(BSR/|)(BSDS500/|)(data/|)images", "(train|test)/{n}", None, 396, skip=BSDS_EXCLUDED),),),
         test=((BSDS_VAL,),),
         notes=("4 of the 400 photographs in train and test are left out: they are in a public test set.",),
-        leaks=("images/val is the B100 benchmark",
-               "after training with synthetic rain on images/train, do not report Rain100L/H or Rain200L/H"),
     ),
     "airnet": AIRNET,
 }  # fmt: skip

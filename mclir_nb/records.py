@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mclir_nb import __version__, networks, root
+from mclir_nb import __version__, networks, processes, root
 from mclir_nb.recipes import Recipe
 
 FILES = {
@@ -77,21 +78,37 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None, keep: Path | None = None
+    path: Path, tensors: dict[str, Tensor], facts: dict | None = None, keep: Path | None = None
 ) -> None:
-    """Tensors and short facts as one safetensors file."""
+    """Tensors and short facts (as one JSON text, so that equal content gives equal bytes) as one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(contiguous, metadata=facts), keep)
+    header = {"facts": json.dumps(facts, sort_keys=True)} if facts else None
+    write_file(path, save(contiguous, metadata=header), keep)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
+
+
+def read_facts(path: Path) -> dict:
+    """The facts of a safetensors file alone. Raises: ValueError if it is not one."""
+    with _safetensors(path) as file:
+        return _facts(file)
+
+
+def _facts(file) -> dict:
+    return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+
+
+@contextmanager
+def _safetensors(path: Path):
+    """The open file; safetensors raises its own type for damaged files and OSError for missing ones."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (
-        Exception
-    ) as error:  # safetensors raises its own type for damaged files and OSError for missing ones
+            yield file
+    except Exception as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
 
 
@@ -117,30 +134,51 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
 
 
-def prepare(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Make or adopt the run folder.
-
-    Raises: ValueError if it holds another recipe's run or, without `resume`, any run; OSError if it cannot be written.
-    """
+def make(run_dir: Path) -> None:
+    """Make the run folder. Raises: OSError if that cannot be."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir."
         ) from error
-    file = run_dir / "recipe.json"
-    if file.exists():
-        if not resume:
-            raise ValueError(
-                f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it."
-            )
-        differing = different_fields(read_recipe(run_dir), recipe)
-        if differing:
-            raise ValueError(
-                f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir."
-            )
-    else:
-        write_json(file, dataclasses.asdict(recipe))
+
+
+def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Raises: ValueError if the folder holds another recipe's run or, without `resume`, any run."""
+    if not (run_dir / "recipe.json").exists():
+        return
+    if not resume:
+        raise ValueError(
+            f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it."
+        )
+    differing = different_fields(read_recipe(run_dir), recipe)
+    if differing:
+        raise ValueError(f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir.")
+
+
+def adopt(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Make a folder this recipe's, and remove what a killed process was writing. Raises: as `check`."""
+    check(run_dir, recipe, resume)
+    if not (run_dir / "recipe.json").exists():
+        write_json(run_dir / "recipe.json", dataclasses.asdict(recipe))
+    for name in FILES:
+        for left in run_dir.glob(f".{name}.*.part"):
+            left.unlink()
+
+
+def note_provenance(run_dir: Path, facts: dict, step: int) -> None:
+    """Keep where and with what a run was begun; what differs when it goes on is added to its list `continued`."""
+    file = run_dir / "provenance.json"
+    try:
+        first = json.loads(file.read_text())
+    except (OSError, ValueError):
+        write_json(file, facts)
+        return
+    last = first | {key: value for entry in first.get("continued", []) for key, value in entry.items()}
+    changed = {key: value for key, value in facts.items() if last.get(key) != value}
+    if changed:
+        write_json(file, first | {"continued": [*first.get("continued", []), {"step": step} | changed]})
 
 
 def different_fields(old: Recipe, new: Recipe) -> str:
@@ -177,6 +215,7 @@ def provenance(device: torch.device, features_source: str) -> dict:
         if device.type == "cuda"
         else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
+        "processes": processes.world(),
         "features": features_source,
     }
 
@@ -229,6 +268,13 @@ class Run:
     def scores(self) -> pd.DataFrame:
         """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
         return pd.read_csv(self.dir / "scores.csv")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training and scoring came to their end; the scores are written last."""
+        return all(
+            (self.dir / name).is_file() for name in ("model.safetensors", "ema.safetensors", "scores.csv")
+        )
 
     def files(self) -> pd.DataFrame:
         """What the folder holds: file, size in kB, content."""

@@ -122,9 +122,11 @@ def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
     parts = [restored if colours == 3 else restored.mean(1, keepdim=True)]
     if colours < layers.shape[1]:
         parts.append(functional.interpolate(layers[:, colours:], restored.shape[2:], mode="bilinear"))
-    values = torch.cat(parts, 1)[0].permute(1, 2, 0).numpy()
-    values = values.reshape(*values.shape[:2], *image.shape[2:])
-    return values.astype(image.dtype) if top == 1 else (values * top + 0.5).astype(image.dtype)
+    values = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if top != 1:
+        values = values.mul_(top).add_(0.5)  # in place: a large picture takes its memory only once
+    values = values[0].permute(1, 2, 0).numpy().astype(image.dtype)
+    return values.reshape(*values.shape[:2], *image.shape[2:])
 
 
 def _check_range(values: Tensor) -> None:

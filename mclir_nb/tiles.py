@@ -193,32 +193,39 @@ def automatic_tile(network: nn.Module, height: int, width: int, memory: int | No
 def predicted_memory(network: nn.Module, height: int, width: int) -> int:
     """Bytes that the network's intermediate results take at most for an image, beside its weights.
 
-    Counted on two small images (64x64 and 128x128): what is alive at once grows linearly with the pixels in all
-    networks of this workbook. Doubled for what operations use inside.
+    Counted on two images of unequal size: what is alive at once grows linearly with the pixels in all networks of
+    this workbook (in IDT, which cuts tiles itself, from a few tiles on). Doubled for what operations use inside.
     """
     fixed, per_pixel = _memory_model(network)
     return int(fixed + per_pixel * height * width)
 
 
+_MODELS: weakref.WeakKeyDictionary[nn.Module, tuple[float, float]] = weakref.WeakKeyDictionary()
+
+
 def _memory_model(network: nn.Module) -> tuple[float, float]:
-    """Bytes = fixed + per_pixel * pixels."""
-    small, large = (_most_alive(network, side) for side in (64, 128))
-    per_pixel = (large - small) / (128**2 - 64**2)
-    return SPARE * max(0.0, small - per_pixel * 64**2), SPARE * max(per_pixel, 1.0)
+    """Bytes = fixed + per_pixel * pixels; counted once for each network."""
+    if network not in _MODELS:
+        one, other, small, large = _most_alive(network)
+        per_pixel = (large - small) / (other**2 - one**2)
+        _MODELS[network] = SPARE * max(0.0, small - per_pixel * one**2), SPARE * max(per_pixel, 1.0)
+    return _MODELS[network]
 
 
-def _most_alive(network: nn.Module, side: int) -> int:
-    """Most bytes of tensors alive at once in a forward pass on a side x side image.
+def _most_alive(network: nn.Module) -> tuple[int, int, int, int]:
+    """Two sides, and for images of each the most bytes of tensors alive at once in a forward pass.
 
     Runs on shapes alone (the meta device), in no time; a network that cannot, because it looks at values, runs
-    in earnest.
+    in earnest on smaller images.
     """
     training = network.training
     network.eval()
     try:
-        return _watched(network, side, torch.device("meta"))
+        meta = torch.device("meta")
+        return 256, 384, _watched(network, 256, meta), _watched(network, 384, meta)
     except (RuntimeError, NotImplementedError):
-        return _watched(network, side, device_of(network))
+        here = device_of(network)
+        return 64, 128, _watched(network, 64, here), _watched(network, 128, here)
     finally:
         network.train(training)
 

@@ -10,18 +10,37 @@ import copy
 import math
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import checkpoint, datasets, evaluate, features, frames, interrupt, losses, own, records, tasks
+from mclir_nb import (
+    checkpoint,
+    datasets,
+    evaluate,
+    features,
+    frames,
+    interrupt,
+    lock,
+    losses,
+    memory,
+    own,
+    processes,
+    records,
+    tasks,
+    trouble,
+)  # fmt: skip
 from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
 SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
+LOG_ROWS = (
+    10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
+)
 
 
 class Diverged(RuntimeError):
@@ -36,26 +55,34 @@ def train(
     Args:
         recipe: what to do; see `recipes.get`.
         run_dir: the run folder, made if needed. If it holds an unfinished run of the same recipe, that run continues.
+            A finished one is only read, whoever made it and wherever.
         resume: False refuses a folder that already holds a run.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
         quiet: print nothing.
     Returns: the finished run.
-    Raises: ValueError for a folder or data that do not fit; Diverged; KeyboardInterrupt after saving.
+    Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
+        for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
     """
-    run_dir = Path(run_dir).expanduser()
-    trainer = Trainer(recipe, pick_device(device))
-    records.prepare(run_dir, recipe, resume)
-    own.remember(run_dir, recipe)
-    for images in (trainer.patches.images, trainer.test):
-        if images.note and not quiet:
-            print(images.note)
-    records.write_json(
-        run_dir / "provenance.json", records.provenance(trainer.device, trainer.features_source)
-    )
-    trainer.restore(run_dir)
-    with interrupt.noticed() as interrupted:
-        _loop(trainer, run_dir, interrupted, quiet)
-    _finish(trainer, run_dir, quiet)
+    processes.join()
+    first, run_dir, quiet = processes.on_first, Path(run_dir).expanduser(), quiet or not processes.is_first()
+    records.check(run_dir, recipe, resume)
+    if records.Run(run_dir).is_finished:
+        own.remember(run_dir, recipe)
+        return records.Run(run_dir)
+    trainer = Trainer(recipe, processes.place(pick_device(device)))
+    first(records.make, run_dir)
+    with processes.held_by_first(lock.held(run_dir)):
+        first(records.adopt, run_dir, recipe, resume)
+        first(own.remember, run_dir, recipe)
+        notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
+        for note in (*notes, processes.caution(recipe.objective)):
+            if note and not quiet:
+                print(note)
+        facts = records.provenance(trainer.device, trainer.features_source)
+        first(records.note_provenance, run_dir, facts, trainer.step)
+        with interrupt.noticed() as interrupted, _explained(trainer, run_dir):
+            _loop(trainer, run_dir, interrupted, quiet)
+        first(_finish, trainer, run_dir, quiet)
     return records.Run(run_dir)
 
 
@@ -86,11 +113,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))
 
 
+def log_interval(recipe: Recipe) -> int:
+    """Steps between two rows of the log: the recipe's, or a multiple that keeps a long run below `LOG_ROWS` rows."""
+    return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * LOG_ROWS))
+
+
 class Trainer:
     """The state of a run and one step of it."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
+        if device.type == "cpu":
+            memory.keep_freed_memory()
         self.task = tasks.get(recipe.task, recipe.scale)
         self.patches = self._patches()
         self.validation = self._validation()
@@ -116,7 +150,8 @@ class Trainer:
         recipe = self.recipe
         images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
         datasets.check(images, self.task, recipe.patch_size)
-        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed)
+        share = processes.share(recipe.batch_size)
+        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
 
     def _validation(self) -> list[evaluate.Pair]:
         images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
@@ -158,7 +193,8 @@ class Trainer:
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method."""
         recipe, self.step = self.recipe, self.step + 1
-        torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
+        key = ("step", self.step, processes.rank()) if processes.rank() else ("step", self.step)
+        torch.manual_seed(datasets.stream(recipe.seed, *key).initial_seed())  # drop path
         gt, lq = (
             image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
         )
@@ -174,6 +210,7 @@ class Trainer:
         )  # fmt: skip
         self.optimiser.zero_grad()
         parts.total.backward()
+        processes.average_gradients(self.model.parameters())
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
@@ -194,15 +231,12 @@ class Trainer:
             kept.copy_(new)
 
     def _check_finite(self, total: Tensor, names: list[str]) -> None:
-        finite = bool(torch.isfinite(total))
-        finite = finite and all(
-            bool(torch.isfinite(p.grad.sum())) for p in self.model.parameters() if p.grad is not None
-        )
-        if not finite:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.stack([total.detach(), *torch._foreach_norm(gradients)])).all():
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
-                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step and the last checkpoint "
-                "is kept. Try a smaller learning_rate or lambda_neg, or remove a damaged picture."
+                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
+                "learning_rate or lambda_neg, or remove a damaged picture."
             )
 
     # ---- looking at it
@@ -211,7 +245,7 @@ class Trainer:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
         recipe = self.recipe
         steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (self.sums / steps).tolist()
+        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
         self.sums.zero_()
         r = recipe.weight * l_neg / l_rec if recipe.objective != "plain" else math.nan
         row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
@@ -228,8 +262,10 @@ class Trainer:
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
         row, task = self.rows[-1], self.task
-        row["val_psnr"] = evaluate.mean_psnr(self.model, self.validation, task.protocol, task.crop)
-        row["val_psnr_ema"] = evaluate.mean_psnr(self.ema, self.validation, task.protocol, task.crop)
+        for column, network in (("val_psnr", self.model), ("val_psnr_ema", self.ema)):
+            row[column] = processes.on_first(
+                evaluate.mean_psnr, network, self.validation, task.protocol, task.crop
+            )
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
     # ---- keeping it
@@ -242,6 +278,13 @@ class Trainer:
             **{f"history/{i}": history for i, history in enumerate(histories)},
         }  # fmt: skip
 
+    def fixed_bytes(self) -> int:
+        """Memory that does not depend on the batch: weights, gradients, moments, EMA, histories, features."""
+        own = sum(p.nbytes for p in self.model.parameters())
+        copies = 5 + (len(self.history.models) if self.history else 0)
+        looking = self.features.parameters() if self.features else ()
+        return own * copies + sum(p.nbytes for p in looking)
+
     def state_dict(self) -> dict:
         """What the run itself counts."""
         return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums}
@@ -251,21 +294,36 @@ class Trainer:
         self.sums.copy_(state["sums"])
 
     def save(self, run_dir: Path) -> None:
-        """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on."""
+        """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
+
+        Raises: Diverged rather than replace a good state by one with NaN; OSError if there is no room.
+        """
+        sizes = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
+        if not (sizes.isfinite().all() and self.sums.isfinite().all()):
+            raise Diverged(
+                f"step {self.step}: the loss or a weight is not finite, so this state is not saved."
+            )
         if self.rows:
             records.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
         checkpoint.save(run_dir, self.parts())
 
-    def restore(self, run_dir: Path) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
-        if checkpoint.restore(run_dir, self.parts()) and (run_dir / "log.csv").exists():
+    def restore(self, run_dir: Path) -> str:
+        """Continue from the folder's checkpoint, if there is one. Returns: what a reader should know, else empty."""
+        file = checkpoint.restore(run_dir, self.parts())
+        if file and (run_dir / "log.csv").exists():
             self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
+        damaged = file and file.name == checkpoint.PREVIOUS and (run_dir / checkpoint.FILE).exists()
+        return (
+            f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}."
+            if damaged
+            else ""
+        )
 
 
 def _guard(row: dict, recipe: Recipe) -> None:
     """Stop a run whose loss runs away; for a subtracted term the loss has no lower bound."""
-    advice = "The last checkpoint is kept. Use a smaller lambda_neg"
+    advice = "Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
     if recipe.objective in SUBTRACTED and row["r"] > 1:
@@ -277,28 +335,46 @@ def _guard(row: dict, recipe: Recipe) -> None:
 
 
 def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
-    recipe, first = trainer.recipe, trainer.step + 1
-    batches = trainer.patches.batches(first, recipe.steps)
+    recipe, first = trainer.recipe, processes.on_first
+    batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
+        trouble.check_batch(trainer.step + 1, gt, lq, names)
         trainer.advance(gt, lq, names)
         if trainer.step in kept:
             picture = frames.centre(trainer.validation[0])
-            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
+            first(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
-        if trainer.step % recipe.log_every == 0 or last:
+        validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
+        if trainer.step % log_interval(recipe) == 0 or validating:
             row = trainer.log()
-            if last or (recipe.val_every and trainer.step % recipe.val_every == 0):
+            if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
-        if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
-            trainer.save(run_dir)
-        if interrupted.is_set():
+        stop = processes.any_of(interrupted.is_set())
+        if trainer.step % recipe.save_every == 0 or last or stop:
+            trainer.sums = processes.mean(trainer.sums)
+            first(trainer.save, run_dir)
+        if stop:
             raise KeyboardInterrupt(
                 f"stopped after step {trainer.step} and saved; run the same command to go on."
             )
+
+
+@contextmanager
+def _explained(trainer: Trainer, run_dir: Path):
+    """Say with every trouble of a step where the last good state is, and which knob gives memory back."""
+    try:
+        yield
+    except Diverged as error:
+        raise Diverged(f"{error} {checkpoint.last(run_dir)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not trouble.is_out_of_memory(error):
+            raise
+        sentence = trouble.out_of_memory(trainer.recipe, trainer.step, trainer.fixed_bytes(), error)
+        raise RuntimeError(f"{sentence} {checkpoint.last(run_dir)}") from error
 
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:

@@ -36,7 +36,8 @@ def test_a_sound_set(rain):
     text = str(report)
     assert f"train: 200 pairs in {rain / 'RainTrainL'}, published 200" in text
     assert "test: 100 pairs" in text and "Everything is in order." in text
-    assert "known leak: its clean images are photographs of BSDS500" in text and "Not Rain200L" in text
+    assert "known leak: clean images of Rain100L/H and Rain200L/H are photographs of BSDS500" in text
+    assert "10.png sorts before 2.png" in text and "Not Rain200L" in text
 
 
 def test_every_defect_is_named(rain):

@@ -191,3 +191,30 @@ def test_image_grid_needs_pictures_and_labels_for_every_row():
         figures.image_grid([])
     with pytest.raises(ValueError):
         figures.image_grid([{"a": GT}], ["one", "two"])
+
+
+# --- maps ---
+
+
+def test_maps_of_a_kind_share_a_scale_and_signed_ones_are_centred():
+    low, high = np.full((8, 8), 0.01), np.full((8, 8), 0.04)
+    rows = [{"gt": GT[:8, :8], "one": low, "two": high, "gain": low - high}, {"gt": GT[:8, :8], "one": high}]
+    figure = figures.maps(rows, ["a", "b"], limits={})
+    drawn = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images and axes.get_title()}
+    assert drawn["one"].get_clim() == drawn["two"].get_clim() == (0, pytest.approx(0.04))
+    assert drawn["gain"].get_clim() == (pytest.approx(-0.03), pytest.approx(0.03))
+    assert drawn["gt"].get_clim() == (0, 1) and figure.get_figwidth() <= 10
+    one = figures.maps(rows, limits={"two": 0.5})
+    limits = {
+        axes.get_title(): axes.images[0].get_clim()[1]
+        for axes in one.axes
+        if axes.images and axes.get_title()
+    }
+    assert limits["two"] == 0.5 and limits["one"] == pytest.approx(0.04)
+
+
+def test_maps_refuse_nothing_and_nan():
+    with pytest.raises(ValueError, match="no picture to show"):
+        figures.maps([])
+    with pytest.raises(ValueError, match="error has NaN"):
+        figures.maps([{"error": np.full((4, 4), np.nan)}])

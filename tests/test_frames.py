@@ -114,7 +114,7 @@ def test_a_killed_run_keeps_the_same_moments(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_moments_says_why(tmp_path):
-    records.prepare(tmp_path, recipes.get("tiny", objective="plain"), resume=True)
+    records.adopt(tmp_path, recipes.get("tiny", objective="plain"), resume=True)
     with pytest.raises(ValueError, match="objective plain.*train with objective 'spn'"):
         frames.read(tmp_path)
     with pytest.raises(ValueError, match="not a run folder"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mclir_nb import features, lag
+from mclir_nb import features, lag, lag_figures
 from mclir_nb.frames import Frames
 
 GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
@@ -70,6 +70,17 @@ def test_a_spread_that_knows_the_error_and_one_that_does_not():
     assert abs(blind["spread"]) < 0.2
 
 
+def test_the_spread_over_time_has_a_row_per_moment_and_none_without_spread():
+    torch.manual_seed(0)
+    gt, error = torch.rand(3, 16, 16), torch.rand(16, 16)
+    frames = kept(gt + error, [gt + error * f for f in (0.5, 1.5)], gt)
+    table = lag.spread_over_time(frames)
+    assert table.step.tolist() == [30, 40] and (table.spread > 0.99).all()
+    assert lag.spread_over_time(kept(gt, [gt, gt], gt)).spread.isna().all()
+    (axes,) = lag_figures.correlations(table).axes
+    assert axes.lines[0].get_ydata() == pytest.approx(table.spread) and axes.get_ylim() == (-1, 1)
+
+
 def test_a_spread_that_only_finds_edges_has_nothing_beyond_them():
     torch.manual_seed(0)
     restored = torch.rand(3, 40, 40)
@@ -110,3 +121,29 @@ def test_an_improvement_is_positive_where_the_second_is_nearer():
     before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
     assert torch.allclose(lag.improvement(before, after, gt), torch.full((2, 2), 0.3))
     assert torch.allclose(lag.improvement(after, before, gt), torch.full((2, 2), -0.3))
+
+
+# --- figures ---
+
+
+def test_the_figure_of_lags_draws_every_history_and_leaves_zero_lags_out(lite0):
+    restored, gt = GRADIENT * 0.5, GRADIENT
+    table = lag.over_time(kept(restored, [restored - 0.01, restored.clone()], gt), (20, None), lite0)
+    *logs, aim = lag_figures.lags(table).axes
+    assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
+    assert [text.get_text() for text in logs[0].get_legend().get_texts()] == [
+        "every 20 steps",
+        "never refreshed",
+    ]
+    assert aim.get_ylim() == (-1, 1)
+    with pytest.raises(ValueError, match="no rows"):
+        lag_figures.lags(table.iloc[:0])
+
+
+def test_groups_are_drawn_as_they_are():
+    table = lag.grouped(GRADIENT[0], GRADIENT[0])
+    (axes,) = lag_figures.by_groups({"one": table}, by="spread", mean="error").axes
+    assert axes.lines[0].get_ydata() == pytest.approx(table["mean"])
+    assert "10 equal groups" in axes.get_xlabel() and "greatest spread" in axes.get_xlabel()
+    with pytest.raises(ValueError, match="no table"):
+        lag_figures.by_groups({}, by="", mean="")

@@ -81,7 +81,7 @@ def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
-    records.prepare(tmp_path, mine(), resume=True)
+    records.adopt(tmp_path, mine(), resume=True)
     own.remember(tmp_path, mine())
     own.remember(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
@@ -97,7 +97,7 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
 
 def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
     recipe = mine()
-    records.prepare(tmp_path, recipe, resume=True)
+    records.adopt(tmp_path, recipe, resume=True)
     for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
         with monkeypatch.context() as elsewhere:
             elsewhere.delitem(table, name)
