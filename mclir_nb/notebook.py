@@ -173,7 +173,8 @@ def show_figure(figure, caption: str) -> None:
 
     Photographs are stored as JPEG, plots as PNG, at the figure's own resolution: the notebook stays small.
     """
-    form = "jpeg" if any(axes.images for axes in figure.axes) else "png"
+    panels = [panel for axes in figure.axes for panel in (axes, *axes.child_axes)]
+    form = "jpeg" if any(panel.images for panel in panels) else "png"
     mime = f"image/{form}"
     data = {mime: base64.b64encode(render(figure, form)).decode(), "text/plain": caption}
     display(data, metadata={mime: {"alt": caption}}, raw=True)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import losses, metrics, train
+from mclir_nb import frames, losses, metrics, train
 from mclir_nb.recipes import Recipe
 
 
@@ -44,12 +44,13 @@ class Watched:
         return self.table.step.tolist()
 
 
-def watch(recipe: Recipe, every: int = 10, *, device: torch.device | str = "cpu") -> Watched:
-    """Train as `train.train` does, without its guard and its files, and look at it every few steps.
+def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu") -> Watched:
+    """Train as `train.train` does, without its guard and its files, and look at it now and then.
 
     Args:
         recipe: of an objective with history models.
-        every: steps between frames; the first frame is the untrained network.
+        looks: frames after the first one, the untrained network; spread as `frames.steps` does, so that they
+            meet the histories at every age.
     Raises: ValueError for an objective without history models.
     """
     if recipe.objective not in losses.USES_HISTORY:
@@ -60,16 +61,16 @@ def watch(recipe: Recipe, every: int = 10, *, device: torch.device | str = "cpu"
     trainer = train.Trainer(recipe, torch.device(device))
     names, gts, lqs = zip(*trainer.validation, strict=True)
     gt, lq = torch.stack(gts), torch.stack(lqs)
-    frames, stopped = [_frame(trainer, gt, lq)], ""
+    at, seen, stopped = set(frames.steps(recipe.steps, looks)), [_frame(trainer, gt, lq)], ""
     for batch in trainer.patches.batches(1, recipe.steps):
         try:
             trainer.advance(*batch)
         except train.Diverged as reason:
             stopped = str(reason)
             break
-        if trainer.step % every == 0:
-            frames.append(_frame(trainer, gt, lq))
-    rows, restored, negatives = zip(*frames, strict=True)
+        if trainer.step in at:
+            seen.append(_frame(trainer, gt, lq))
+    rows, restored, negatives = zip(*seen, strict=True)
     return Watched(list(names), lq, gt, list(restored), list(negatives), pd.DataFrame(rows), stopped)
 
 

@@ -77,7 +77,9 @@ def age_curves(schedules: dict[str, pd.DataFrame]) -> Figure:
         for column, colour in zip(table.columns[1:], SHADES, strict=False):
             panel.plot(table.step, table[column], color=colour, lw=1.2, label=column)
         panel.plot(table.step, table.step, color=COLOURS["plain"], ls="--", lw=1, label="the first copy")
-        panel.set(title=title, xlabel="training step", ylabel="age (steps)", ylim=(0, 1.02 * table.step.max()))
+        panel.set(
+            title=title, xlabel="training step", ylabel="age (steps)", ylim=(0, 1.02 * table.step.max())
+        )
         panel.legend(fontsize=7, loc="upper left")
     return figure
 
@@ -104,7 +106,9 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     left.plot(table.step, table.psnr, color=COLOURS["restored"], label="model")
     right.axhline(0, color=COLOURS["restored"])
     left.set(title="How good", xlabel="training step", ylabel="PSNR (dB)")
-    right.set(title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)", ylim=(-8, 8))
+    right.set(
+        title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)", ylim=(-8, 8)
+    )
     left.legend(fontsize=7, ncols=2)
     return figure
 
