@@ -109,7 +109,7 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     right.set(
         title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)", ylim=(-8, 8)
     )
-    left.legend(fontsize=7, ncols=2)
+    left.legend(fontsize=7, ncols=2, loc=(0.36, 0.19))
     return figure
 
 
