@@ -116,9 +116,9 @@ _SIZES: dict[str, dict[str, Any]] = {
 # what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
 _TASK_CHANGES = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
-    ("demo", "sr"): dict(patch_size=96),
+    ("demo", "sr"): dict(steps=1200, patch_size=96),
     # a veil is seen on large patches
-    ("demo", "dehaze"): dict(steps=1200, patch_size=128, batch_size=2, learning_rate=3e-3),
+    ("demo", "dehaze"): dict(steps=1500, patch_size=128, batch_size=2, learning_rate=3e-3),
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
 }
@@ -150,6 +150,28 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     if "history_every" in overrides and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
     return Recipe(name=name, task=task, **fields)
+
+
+def accepted() -> dict[str, Any]:
+    """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
+
+    Lists of values or types; None stands for "the recipe's own". `get` checks numbers and lengths.
+    """
+    return {
+        "recipe": names(),
+        "task": tasks.names(),
+        "network": [None, *networks.names()],
+        "objective": list(losses.OBJECTIVES),
+        "scale": [None, 1, *tasks.SCALES],
+        "dataset": datasets.names(),
+        "features": [None, *FEATURES],
+        "precision": [None, *PRECISIONS],
+        "seed": int,
+        **dict.fromkeys(("data_root", "features_weights"), str | None),
+        **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
+        **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
+        **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
+    }
 
 
 def _near(name, accepted) -> str:

@@ -37,7 +37,6 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
-SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
 LOG_ROWS = (
     10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
 )
@@ -326,7 +325,7 @@ def _guard(row: dict, recipe: Recipe) -> None:
     advice = "Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if recipe.objective in SUBTRACTED and row["r"] > 1:
+    if row["r"] > 1 and row["total"] < 0:  # only a subtracted term does that, one's own objective included
         raise Diverged(
             f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
             f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
