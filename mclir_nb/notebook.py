@@ -160,7 +160,11 @@ def check_machine() -> None:
         ("2 GB of memory free", memory >= 2, "close other programs, or use smaller batches and patches"),
         ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
         ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
-        ("a runs folder to write to", os.access(root(), os.W_OK), "give every notebook an out_dir of your own"),
+        (
+            "a runs folder to write to",
+            os.access(root(), os.W_OK),
+            "give every notebook an out_dir of your own",
+        ),
         ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
     ]
     for what, fine, advice in checks:
