@@ -292,6 +292,7 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
         "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
     ) as file:
         nbformat.write(notebook, file)
+    shutil.copymode(path, file.name)  # a temporary file is for its owner alone
     Path(file.name).replace(path)
 
 
