@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score a checkpoint on a benchmark"))
     _add_restore(commands.add_parser("restore", help="restore your own pictures"))
     _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
+    told = commands.add_parser("findings", help="rewrite the README's findings from the committed records")
+    told.set_defaults(call=_findings)
     notebooks = commands.add_parser(
         "notebooks", help="execute the committed notebooks at their default parameters"
     )
@@ -195,6 +197,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     print(experiments.outcome(experiments.read_record(arguments.name, folder), experiment.baseline))
     print(f"written to {folder}")
+
+
+def _findings(arguments: argparse.Namespace) -> None:
+    from mclir_nb import findings
+
+    print(f"written to {findings.write()}")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
