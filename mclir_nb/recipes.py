@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from mclir_nb import datasets, losses, networks, tasks
+from mclir_nb import datasets, losses, networks, paper_recipes, tasks
 
 PRECISIONS = ("float32", "bfloat16")
 FEATURES = ("lite0", "vgg16", "vgg19")
@@ -26,7 +26,7 @@ class Recipe:
     name: str  # tiny, demo, gpu or paper: which row of the table this started from
     task: str
     network: str  # public name, see networks.names()
-    network_size: str  # "paper", or a smaller member of the family: "demo", "tiny"
+    network_size: str  # "paper", or a smaller member of the family: "gpu" (some), "demo", "tiny"
     steps: int  # optimiser steps
     batch_size: int  # patches per step
     patch_size: int  # gt pixels, square
@@ -44,6 +44,7 @@ class Recipe:
     cosine_steps: int | None = (
         None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
     )
+    milestones: tuple[int, ...] = ()  # steps after which the rate is halved, instead of the cosine
     betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
     weight_decay: float = 0.0  # official
     grad_clip: float | None = (
@@ -58,6 +59,18 @@ class Recipe:
     )  # steps between refreshes, one per history; official
     history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
     history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
+    history_threshold: float | None = (
+        None  # the authors' adaptive rule instead of the schedule: while the error spreads wider, one history in turn
+        # is refreshed; official 0.022
+    )
+    history_draw: bool = (
+        False  # one history per step, drawn at random: right on average, at the cost of one; ours
+    )
+    lambda_from: int = 0  # step before which lambda is 0; ours
+    lambda_follows_rate: bool = False  # lambda falls as the learning rate does; ours
+    lambda_ratio: float | None = (
+        None  # r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1
+    )
     precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
     dataset: str = "embedded"
     data_root: str | None = None
@@ -91,7 +104,7 @@ def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
     if objective == "plain":
         return 0.0
-    if objective in ("spn", "history-positive", "spn-uncertainty"):
+    if objective in ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"):
         return SPN_LAMBDA[features]
     if objective not in losses.OFFICIAL_LAMBDA:
         raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
@@ -108,8 +121,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     # one modest GPU, an hour
     "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
                 log_every=100, val_every=1000, save_every=1000, val_side=None),
-    # the official recipe of FFA-Net; other networks replace what their own configuration says, below
-    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128, cosine_steps=100_000,
+    # the recipe of a network's authors, see `paper_recipes`; for a network without one, that of FFA-Net
+    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }  # fmt: skip
 
@@ -146,7 +159,10 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     _known(overrides)
     scale = tasks.get(task, overrides.get("scale")).scale
     fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
-    fields = dict(network=tasks.get(task).network, scale=scale) | fields | overrides
+    fields = dict(network=tasks.get(task).network, scale=scale) | fields
+    if name == "paper":
+        fields |= paper_recipes.fields(overrides.get("network", fields["network"]), scale)
+    fields |= overrides
     if "history_every" in overrides and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
     return Recipe(name=name, task=task, **fields)
@@ -197,16 +213,37 @@ def _check(recipe: Recipe) -> None:
         ("precision", recipe.precision, PRECISIONS),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
-        ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
+        ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
     ):
         if value not in accepted:
             raise ValueError(
                 f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
             )
+    networks.options(recipe.network, recipe.network_size)  # "gpu" not in every family
     for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
         value = getattr(recipe, field)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+    if not isinstance(recipe.lambda_from, int) or not 0 <= recipe.lambda_from <= recipe.steps:
+        raise ValueError(
+            f"lambda_from is {recipe.lambda_from!r}; it must be a step between 0 and {recipe.steps}."
+        )
+    if recipe.lambda_ratio is not None and not (
+        0 <= recipe.lambda_ratio < 1 and recipe.objective in losses.USES_HISTORY - {"c2r"}
+    ):
+        raise ValueError(
+            f"lambda_ratio is {recipe.lambda_ratio!r} with objective {recipe.objective}; it must be at least 0 and "
+            "below 1, and the objective one of spn's kind or history-positive."
+        )
+    if recipe.history_draw and recipe.objective == "spn-uncertainty":
+        raise ValueError(
+            "history_draw leaves one history in a step, and spn-uncertainty needs the spread of two."
+        )
+    if recipe.history_threshold is not None and not recipe.history_threshold >= 0:
+        raise ValueError(
+            f"history_threshold is {recipe.history_threshold!r}; it must be a number >= 0 (official 0.022), or None "
+            "for the schedule of history_every."
+        )
     for field in ("learning_rate", "ema_decay", "history_start"):
         value = getattr(recipe, field)
         if not 0 <= value <= 1:
