@@ -30,6 +30,7 @@ from mclir_nb import (
     own,
     processes,
     records,
+    schedule,
     tasks,
     trouble,
 )  # fmt: skip
@@ -37,7 +38,6 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
-SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
 LOG_ROWS = (
     10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
 )
@@ -101,16 +101,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
         )
     return device
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Cosine from `learning_rate` to `learning_rate_min`; step counts from 1.
-
-    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run.
-    """
-    turn = math.pi * (step - 1) / (recipe.cosine_steps or recipe.steps)
-    low = recipe.learning_rate_min
-    return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))
 
 
 def log_interval(recipe: Recipe) -> int:
@@ -199,15 +189,17 @@ class Trainer:
             image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
         )
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, self.step)
+            group["lr"] = schedule.learning_rate(recipe, self.step)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(lq)
-        negatives = self.history.negatives(lq) if self.history else []
+        weight = schedule.weight(recipe, self.step)
         parts = self.objective(
-            restored.float(), gt, negatives, features=self.features, lambda_neg=recipe.weight,
+            restored.float(), gt, self._negatives(lq, weight), features=self.features, lambda_neg=weight,
             lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
         )  # fmt: skip
+        if recipe.lambda_ratio is not None and weight:
+            parts = _held(parts, 1 if recipe.objective == "history-positive" else -1, recipe.lambda_ratio)
         self.optimiser.zero_grad()
         parts.total.backward()
         processes.average_gradients(self.model.parameters())
@@ -215,11 +207,24 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
+        if (
+            self.history and recipe.history_threshold is not None
+        ):  # before the step, as the official class does
+            self.history.adaptive_update(self.model, restored.float(), gt, recipe.history_threshold)
         self.optimiser.step()
         self._average()
-        if self.history:
+        if self.history and recipe.history_threshold is None:
             self.history.update(self.model, self.step)
         self.sums += torch.stack([part.detach() for part in parts])
+
+    def _negatives(self, lq: Tensor, weight: float) -> list[Tensor]:
+        """What the histories make of lq: all of them, or one drawn by (seed, step); none while lambda is 0."""
+        if not self.history or not weight:
+            return []
+        if not self.recipe.history_draw:
+            return self.history.negatives(lq)
+        chance = datasets.stream(self.recipe.seed, "draw", self.step)
+        return self.history.negatives(lq, int(torch.randint(len(self.history.models), (), generator=chance)))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -247,9 +252,9 @@ class Trainer:
         steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
         l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
         self.sums.zero_()
-        r = recipe.weight * l_neg / l_rec if recipe.objective != "plain" else math.nan
+        r = abs(total - l_rec) / l_rec if recipe.objective != "plain" else math.nan  # lambda l_neg / l_rec
         row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
-        row["lr"] = learning_rate(recipe, self.step)
+        row["lr"] = schedule.learning_rate(recipe, self.step)
         if self.history:
             distances = self.history.distances(self.model)
             row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
@@ -287,11 +292,14 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """What the run itself counts."""
-        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums}
+        turn = self.history.turn if self.history else 0
+        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn}
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.best_psnr = state["step"], state["best_psnr"]
         self.sums.copy_(state["sums"])
+        if self.history:
+            self.history.turn = state["turn"]
 
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
@@ -321,12 +329,19 @@ class Trainer:
         )
 
 
+def _held(parts: losses.LossParts, sign: int, ratio: float) -> losses.LossParts:
+    """The parts with a total in which the second term is this share of the first; the gradient sees lambda alone."""
+    l_rec, l_neg = processes.mean(torch.stack(parts[:2]).detach())
+    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
+    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
+
+
 def _guard(row: dict, recipe: Recipe) -> None:
     """Stop a run whose loss runs away; for a subtracted term the loss has no lower bound."""
     advice = "Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if recipe.objective in SUBTRACTED and row["r"] > 1:
+    if row["r"] > 1 and row["total"] < 0:  # only a subtracted term does that, one's own objective included
         raise Diverged(
             f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
             f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
