@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mclir_nb import datasets, losses, networks, tasks
+from mclir_nb import datasets, losses, networks, paper_recipes, tasks
 
 PRECISIONS = ("float32", "bfloat16")
 FEATURES = ("lite0", "vgg16", "vgg19")
@@ -46,6 +46,7 @@ class Recipe:
     cosine_steps: int | None = (
         None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
     )
+    milestones: tuple[int, ...] = ()  # steps after which the rate is halved, instead of the cosine
     betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
     weight_decay: float = 0.0  # official
     grad_clip: float | None = (
@@ -122,8 +123,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     # one modest GPU, an hour
     "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
                 log_every=100, val_every=1000, save_every=1000, val_side=None),
-    # the official recipe of FFA-Net; other networks replace what their own configuration says, below
-    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128, cosine_steps=100_000,
+    # the recipe of a network's authors, see `paper_recipes`; for a network without one, that of FFA-Net
+    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }  # fmt: skip
 
@@ -160,7 +161,10 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     _known(overrides)
     scale = tasks.get(task, overrides.get("scale")).scale
     fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
-    fields = dict(network=tasks.get(task).network, scale=scale) | fields | overrides
+    fields = dict(network=tasks.get(task).network, scale=scale) | fields
+    if name == "paper":
+        fields |= paper_recipes.fields(overrides.get("network", fields["network"]), scale)
+    fields |= overrides
     if isinstance(overrides.get("history_every"), tuple) and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
     return Recipe(name=name, task=task, **fields)
