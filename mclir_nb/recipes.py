@@ -10,9 +10,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from mclir_nb import datasets, losses, networks, tasks
+from mclir_nb import datasets, losses, networks, precision, tasks
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = precision.NAMES
 FEATURES = ("lite0", "vgg16", "vgg19")
 
 
@@ -58,7 +58,29 @@ class Recipe:
     )  # steps between refreshes, one per history; official
     history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
     history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
-    precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
+    precision: str = "float32"  # of the trained network, see precision.NAMES; "float32" is without TF32
+    history_precision: str = "float32"  # of the history models; less loses the SPN gradient late in training
+    features_precision: str = "float32"  # of the feature network; likewise
+    history_update: str = (
+        "schedule"  # "schedule": history_every (0: never); "adaptive": the authors' other rule
+    )
+    adaptive_threshold: float = 0.022  # spread of the error above which the adaptive rule refreshes; official
+    adaptive_decay: float = 0.001  # weight it keeps from the old copy; official
+    negatives: str = "history"  # "synthetic" for c2r: see negatives.partly_restored
+    curriculum: str = (
+        "none"  # c2r over histories: "none" weights them alike, "measured" by their validation PSNR
+    )
+    lambda_rule: str = "fixed"  # "ratio" holds r = lambda l_neg / l_rec at target_r; not the paper's
+    target_r: float = 0.05  # within the 0.01 to 0.1 that the authors advise
+    histories_per_step: int | None = None  # approximation: so many, drawn anew per step; None: all
+    negatives_every: int = 1  # approximation: the term in every k-th step only, k times as strong
+    features_crop: int | None = (
+        None  # approximation: side of the square of the patch that features see, gt pixels
+    )
+    guard: str = "stop"  # when the loss runs away: "stop", or "lower-lambda" from the last checkpoint on
+    guard_r: float = 1.0  # the largest r that is let pass
+    guard_drop: float = 10.0  # dB that validation may fall below its best
+    quirks: str = "none"  # "official": mixed start, a cosine that rises again, grad_clip never read; see get
     dataset: str = "embedded"
     data_root: str | None = None
     seed: int = 0
@@ -74,6 +96,11 @@ class Recipe:
         """A copy with some fields changed, checked again."""
         _known(changes)
         return dataclasses.replace(self, **changes)
+
+    @property
+    def clipping(self) -> float | None:
+        """The largest gradient norm in effect: with the official quirks, the key is there and never read."""
+        return None if self.quirks == "official" else self.grad_clip
 
     @property
     def weight(self) -> float:
@@ -135,7 +162,8 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     Args:
         name: "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper".
         task: one of `tasks.names()`.
-        overrides: fields of `Recipe`; None means "the recipe's own".
+        overrides: fields of `Recipe`; None means "the recipe's own". quirks="official" starts histories with 0.1 of a
+            random network and lets the cosine rise again after a fifth of the steps, unless these are given too.
     Raises: ValueError for unknown names and impossible values, saying what is accepted.
     """
     if name not in _SIZES:
@@ -147,6 +175,8 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     scale = tasks.get(task, overrides.get("scale")).scale
     fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
     fields = dict(network=tasks.get(task).network, scale=scale) | fields | overrides
+    if overrides.get("quirks") == "official":
+        fields = dict(fields, history_start=0.1, cosine_steps=max(1, fields["steps"] // 5)) | overrides
     if "history_every" in overrides and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
     return Recipe(name=name, task=task, **fields)
@@ -173,6 +203,14 @@ def _check(recipe: Recipe) -> None:
         ("network", recipe.network, networks.names()),
         ("objective", recipe.objective, list(losses.OBJECTIVES)),
         ("precision", recipe.precision, PRECISIONS),
+        ("history_precision", recipe.history_precision, PRECISIONS),
+        ("features_precision", recipe.features_precision, PRECISIONS),
+        ("history_update", recipe.history_update, ("schedule", "adaptive")),
+        ("negatives", recipe.negatives, ("history", "synthetic")),
+        ("curriculum", recipe.curriculum, ("none", "measured")),
+        ("lambda_rule", recipe.lambda_rule, ("fixed", "ratio")),
+        ("guard", recipe.guard, ("stop", "lower-lambda")),
+        ("quirks", recipe.quirks, ("none", "official")),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
         ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
@@ -199,6 +237,7 @@ def _check(recipe: Recipe) -> None:
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
+    _check_negatives(recipe)
     if recipe.patch_size % (8 * recipe.scale) or recipe.patch_size // recipe.scale < 16:
         unit = 8 * recipe.scale
         down = max(recipe.patch_size // unit, 2) * unit
@@ -206,3 +245,37 @@ def _check(recipe: Recipe) -> None:
             f"patch_size {recipe.patch_size} must be a multiple of {unit} and at least {16 * recipe.scale} "
             f"(8 lq pixels times scale {recipe.scale}); use {down} or {down + unit}."
         )
+
+
+def _check_negatives(recipe: Recipe) -> None:
+    """Refuse approximations that cannot be meant."""
+    count, least = len(recipe.history_every), 2 if recipe.objective == "spn-uncertainty" else 1
+    if recipe.histories_per_step is not None and not least <= recipe.histories_per_step <= max(count, least):
+        raise ValueError(
+            f"histories_per_step is {recipe.histories_per_step!r}; {recipe.objective} with {count} history models "
+            f"takes {least} to {count}, or None for all."
+        )
+    if not isinstance(recipe.negatives_every, int) or recipe.negatives_every < 1:
+        raise ValueError(
+            f"negatives_every is {recipe.negatives_every!r}; it must be a whole number, 1 or more."
+        )
+    if recipe.negatives_every > 1 and recipe.objective == "c2r":
+        raise ValueError(
+            "negatives_every is for objectives with histories alone; c2r needs its negatives, use 1."
+        )
+    side = recipe.features_crop
+    if side is not None and (side % 8 or not 16 <= side <= recipe.patch_size):
+        raise ValueError(
+            f"features_crop is {side}; it must be a multiple of 8 from 16 to the patch_size {recipe.patch_size}."
+        )
+    if recipe.negatives == "synthetic" and recipe.objective != "c2r":
+        raise ValueError(
+            f"negatives 'synthetic' belong to objective c2r, not to {recipe.objective}; use 'history' there."
+        )
+    if recipe.lambda_rule == "ratio" and recipe.objective not in losses.SUBTRACTED:
+        raise ValueError(
+            f"lambda_rule 'ratio' is for {' and '.join(sorted(losses.SUBTRACTED))}, not for {recipe.objective}."
+        )
+    for field in ("target_r", "guard_r", "guard_drop", "adaptive_threshold"):
+        if not getattr(recipe, field) > 0:
+            raise ValueError(f"{field} is {getattr(recipe, field)!r}; it must be a number above 0.")
