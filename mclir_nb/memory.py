@@ -56,3 +56,19 @@ def peak(step: Callable[[], object], device: torch.device) -> int:
         event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())
     )
     return max(held, default=0)
+
+
+def saved(network: nn.Module, image: torch.Tensor) -> int:
+    """Bytes that a forward pass keeps for its backward pass, without the network's own tensors."""
+    own = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their addresses apart
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network(image)
+    return sum(storage.nbytes() for storage in kept.values())

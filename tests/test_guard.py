@@ -138,7 +138,8 @@ def test_the_adaptive_rule_is_used_in_training():
     first = [weights(h).clone() for h in made.history.models]
     steps(made, 2)
     moved = [not torch.equal(a, weights(h)) for a, h in zip(first, made.history.models, strict=True)]
-    assert made.history.turn == 2 and moved == [False, True, False, False]  # at step 1 the model has not moved yet
+    # at step 1 the model has not moved yet
+    assert made.history.turn == 2 and moved == [False, True, False, False]
     state = made.negatives.state_dict()
     other = trainer(history_update="adaptive")
     other.negatives.load_state_dict(state)

@@ -36,7 +36,10 @@ def test_a_precision_is_what_a_network_computes_in(name, dtype):
 
 
 def test_an_unknown_precision_is_named():
-    with pytest.raises(ValueError, match="'float8' is unknown; use one of float32"), precision.used("float8", CPU):
+    with (
+        pytest.raises(ValueError, match="'float8' is unknown; use one of float32"),
+        precision.used("float8", CPU),
+    ):
         pass
 
 
