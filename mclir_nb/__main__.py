@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
         if processes.is_first():
-            print(stop, file=sys.stderr)
+            print(str(stop) or "stopped; run the same command to go on from what was saved.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -46,7 +46,7 @@ def counted(recipe: Recipe) -> dict:
     lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale])
     forward, looked_at, maps, feature_bytes = macs(network, lq), 0, 0, 0
     kept = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
-    asked = kept if recipe.histories_per_step is None else min(kept, recipe.histories_per_step)
+    asked = min(kept, 1) if recipe.history_draw else kept
     if recipe.objective != "plain":
         seen = recipe.features_crop or recipe.patch_size
         net, patch = features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, seen, seen)

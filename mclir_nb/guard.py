@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 
-from mclir_nb.losses import SUBTRACTED
 from mclir_nb.recipes import Recipe
 
 TIMES = 10  # halvings of lambda before a run gives up: 1/1024
@@ -38,25 +37,25 @@ class Guard:
         advice = f"Use a smaller lambda_neg: now {recipe.weight * self.factor:g}."
         if not math.isfinite(row["total"]):
             raise Diverged(f"step {step}: the loss is not finite. {advice} Or use a smaller learning_rate.")
-        if recipe.objective in SUBTRACTED and row["r"] > recipe.guard_r:
+        if _subtracts(row) and row["r"] > recipe.guard_r:
             raise Diverged(
                 f"step {step}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep it "
                 "between 0.01 and 0.1), so the loss rewards the network for leaving the images. " + advice
             )
 
-    def check_validation(self, step: int, psnr: float, best: float) -> None:
-        """Look at a validation; PSNR in dB, `best` the highest so far. Raises: Diverged."""
-        if self.recipe.objective in SUBTRACTED and not psnr >= best - self.recipe.guard_drop:
+    def check_validation(self, row: dict, best: float) -> None:
+        """Look at a row with a validation; `best` is the highest PSNR so far, dB. Raises: Diverged."""
+        psnr = row["val_psnr"]
+        if _subtracts(row) and not psnr >= best - self.recipe.guard_drop:
             raise Diverged(
-                f"step {step}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "
+                f"step {row['step']}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "
                 f"{self.recipe.guard_drop:g} dB: the network is leaving the images. "
                 f"Use a smaller lambda_neg: now {self.recipe.weight * self.factor:g}; or a smaller learning_rate."
             )
 
     def lower(self, factor: float) -> bool:
         """After going back: continue with half of `factor`? False if it was not asked for, or too often done."""
-        recipe = self.recipe
-        if recipe.guard != "lower-lambda" or recipe.objective not in SUBTRACTED or factor <= 0.5**TIMES:
+        if self.recipe.guard != "lower-lambda" or factor <= 0.5**TIMES:
             return False
         self.factor = factor / 2
         return True
@@ -66,3 +65,8 @@ class Guard:
 
     def load_state_dict(self, state: dict) -> None:
         self.factor = state.get("factor", 1.0)
+
+
+def _subtracts(row: dict) -> bool:
+    """Whether the second term is subtracted, by the numbers: so an objective of one's own is known too."""
+    return row["total"] < row["l_rec"]

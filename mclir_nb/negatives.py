@@ -1,14 +1,15 @@
 """What a step pushes away from: whose outputs, how often, seen through which window, with which weight.
 
 By default every history model takes part in every step with a fixed lambda: the exact method. A recipe can ask for
-named approximations, each unbiased for the gradient of the exact term, and for other sources of negatives:
+approximations and for other sources of negatives. The first two are right on average; the square sees the middle of a
+patch more often than its borders, and its own borders are padded (`shortcuts.survey` measures all three):
 
-    histories_per_step = 1     one history, drawn anew per step; the cost of N = 1
-    negatives_every = k        the term in every k-th step only, k times as strong
-    features_crop = side       distances measured on one random square of the patch, drawn anew per step
-    lambda_rule = "ratio"      lambda set anew in each step so that r = lambda l_neg / l_rec is `target_r`; ours
-    history_update             "schedule", or the authors' "adaptive" rule
-    negatives = "synthetic"    no histories: the degradation taken back in part, up to the PSNR of simpler restorers
+    history_draw           one history, drawn anew per step; the cost of N = 1
+    negatives_every = k    the term in every k-th step only, k times as strong
+    features_crop = side   distances measured on one random square of the patch, drawn anew per step
+    lambda_ratio = r       lambda set in each step so that lambda l_neg / l_rec is r; ours
+    history_threshold      the authors' adaptive rule in place of the schedule
+    negatives = "synthetic"  no histories: the degradation taken back in part, up to the PSNR of simpler restorers
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import precision
+from mclir_nb import precision, processes, schedule
 from mclir_nb.history import HistoryModels
 from mclir_nb.losses import C2R_INDOOR, LossParts
 from mclir_nb.patches import stream
 from mclir_nb.recipes import Recipe
-
-LARGEST = 100  # lambda by ratio is at most so many times the recipe's: l_neg goes to 0 with the learning rate
 
 
 class Window(nn.Module):
@@ -38,8 +37,9 @@ class Window(nn.Module):
         self.layer_weights, self.top, self.left = features.layer_weights, 0, 0
 
     def place(self, size: int, generator: torch.Generator) -> None:
-        """Draw a new place in a patch of `size` pixels a side."""
-        self.top, self.left = torch.randint(size - self.side + 1, (2,), generator=generator).tolist()
+        """Draw a new place in a patch of `size` pixels a side, on the grid of 8 that strided features sample."""
+        places = torch.randint((size - self.side) // 8 + 1, (2,), generator=generator)
+        self.top, self.left = (8 * places).tolist()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         rows, columns = slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
@@ -56,78 +56,69 @@ class Negatives:
 
     def __init__(self, recipe: Recipe, history: HistoryModels | None, features: nn.Module | None):
         self.recipe, self.history, self.features = recipe, history, features
-        self.l_rec = self.l_neg = None  # running means for lambda by ratio
         self.thresholds: tuple[float, ...] | None = (
             None  # dB of what made each negative, for C2R's curriculum
         )
         if recipe.negatives == "synthetic":
             self.thresholds = C2R_INDOOR
 
-    def take_part(self, step: int) -> bool:
-        """Whether the term is part of this step."""
-        return step % self.recipe.negatives_every == 0
+    def weight(self, step: int, factor: float) -> float:
+        """What multiplies l_neg in this step; 0 where the term is left out. `factor`: the guard's."""
+        if step % self.recipe.negatives_every:
+            return 0.0
+        return schedule.weight(self.recipe, step) * factor * self.recipe.negatives_every
 
     def of(self, lq: Tensor, gt: Tensor, step: int) -> list[Tensor]:
-        """The negatives of one step, each (B, 3, H, W) like gt, without a graph; none in a step that is left out."""
+        """The negatives of one step, each (B, 3, H, W) like gt, without a graph; none where the weight is 0."""
         recipe = self.recipe
         if isinstance(self.features, Window):
             self.features.place(recipe.patch_size, stream(recipe.seed, "window", step))
-        if recipe.negatives == "synthetic" and recipe.objective != "plain":
+        if not self.weight(step, 1.0):
+            return []
+        if recipe.negatives == "synthetic":
             return [partly_restored(lq, gt, psnr) for psnr in C2R_INDOOR]
-        if self.history is None or not self.take_part(step):
+        if self.history is None:
             return []
         with precision.used(recipe.history_precision, lq.device):
-            if recipe.histories_per_step is None:
+            if not recipe.history_draw:
                 return self.history.negatives(lq)
-            draw = stream(recipe.seed, "histories", step)
-            chosen = torch.randperm(len(self.history.models), generator=draw).tolist()
-            return [self.history.negatives(lq, k)[0] for k in sorted(chosen[: recipe.histories_per_step])]
+            chance = stream(recipe.seed, "draw", step)
+            return self.history.negatives(
+                lq, int(torch.randint(len(self.history.models), (), generator=chance))
+            )
 
-    def weight(self, factor: float) -> float | Tensor:
-        """lambda of this step. `factor`: the guard's."""
-        recipe = self.recipe
-        if recipe.lambda_rule == "ratio" and self.l_neg is not None:
-            by_ratio = recipe.target_r * self.l_rec / self.l_neg
-            return by_ratio.clamp(max=LARGEST * recipe.weight) * factor * recipe.negatives_every
-        return recipe.weight * factor * recipe.negatives_every
+    def held(self, parts: LossParts, outputs: Sequence[Tensor]) -> LossParts:
+        """With `lambda_ratio`, the parts with a total in which the second term is that share of the first.
 
-    @torch.no_grad()
-    def after(self, parts: LossParts, step: int) -> None:
-        """Remember what lambda by ratio needs: means of the last ten steps or so. Nothing waits for the device."""
-        if self.recipe.lambda_rule != "ratio" or not self.take_part(step):
-            return
-        l_rec, l_neg = parts.l_rec.detach(), parts.l_neg.detach()
-        if self.l_neg is None:
-            self.l_rec, self.l_neg = l_rec.clone(), l_neg.clone()
-        else:
-            self.l_rec.lerp_(l_rec, 0.1)
-            self.l_neg.lerp_(l_neg, 0.1)
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Refresh the histories that are due by the schedule, after the optimiser's step."""
-        if self.history and self.recipe.history_update == "schedule":
-            self.history.update(model, step)
+        The gradient sees lambda alone; nothing waits for the device.
+        """
+        if self.recipe.lambda_ratio is None or not outputs:
+            return parts
+        sign = 1 if self.recipe.objective == "history-positive" else -1
+        l_rec, l_neg = processes.mean(torch.stack(parts[:2]).detach())
+        weight = self.recipe.lambda_ratio * l_rec / l_neg.clamp_min(1e-12)
+        return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
 
     def adapt(self, model: nn.Module, restored: Tensor, gt: Tensor) -> None:
         """The authors' adaptive rule, before the optimiser's step as in the official class."""
-        if self.history and self.recipe.history_update == "adaptive":
-            rule = self.recipe.adaptive_threshold, self.recipe.adaptive_decay
-            self.history.adaptive_update(model, restored.detach(), gt, *rule)
+        if self.history and self.recipe.history_threshold is not None:
+            self.history.adaptive_update(model, restored, gt, self.recipe.history_threshold)
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Refresh the histories that are due by the schedule, after the optimiser's step."""
+        if self.history and self.recipe.history_threshold is None:
+            self.history.update(model, step)
 
     def measured(self, psnrs: Sequence[float]) -> None:
         """C2R's curriculum over own histories: their validation PSNR in dB, as of now."""
         self.thresholds = tuple(psnrs)
 
     def state_dict(self) -> dict:
-        state = {"thresholds": self.thresholds, "turn": self.history.turn if self.history else 0}
-        return state if self.l_neg is None else state | {"l_rec": self.l_rec, "l_neg": self.l_neg}
+        return {"thresholds": self.thresholds}
 
     def load_state_dict(self, state: dict) -> None:
         thresholds = state.get("thresholds") or (C2R_INDOOR if self.recipe.negatives == "synthetic" else None)
         self.thresholds = tuple(thresholds) if thresholds else None
-        if self.history:
-            self.history.turn = state.get("turn", 0)
-        self.l_rec, self.l_neg = state.get("l_rec"), state.get("l_neg")
 
 
 def partly_restored(lq: Tensor, gt: Tensor, psnr: float) -> Tensor:

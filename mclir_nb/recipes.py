@@ -26,7 +26,7 @@ class Recipe:
     name: str  # tiny, demo, gpu or paper: which row of the table this started from
     task: str
     network: str  # public name, see networks.names()
-    network_size: str  # "paper", or a smaller member of the family: "demo", "tiny"
+    network_size: str  # "paper", or a smaller member of the family: "gpu" (some), "demo", "tiny"
     steps: int  # optimiser steps
     batch_size: int  # patches per step
     patch_size: int  # gt pixels, square
@@ -58,21 +58,25 @@ class Recipe:
     )  # steps between refreshes, one per history; official
     history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
     history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
+    history_threshold: float | None = (
+        None  # the authors' adaptive rule instead of the schedule: while the error spreads wider, one history in turn
+        # is refreshed; official 0.022
+    )
+    history_draw: bool = (
+        False  # one history per step, drawn at random: right on average, at the cost of one; ours
+    )
+    lambda_from: int = 0  # step before which lambda is 0; ours
+    lambda_follows_rate: bool = False  # lambda falls as the learning rate does; ours
+    lambda_ratio: float | None = (
+        None  # r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1
+    )
     precision: str = "float32"  # of the trained network, see precision.NAMES; "float32" is without TF32
     history_precision: str = "float32"  # of the history models; less loses the SPN gradient late in training
     features_precision: str = "float32"  # of the feature network; likewise
-    history_update: str = (
-        "schedule"  # "schedule": history_every (0: never); "adaptive": the authors' other rule
-    )
-    adaptive_threshold: float = 0.022  # spread of the error above which the adaptive rule refreshes; official
-    adaptive_decay: float = 0.001  # weight it keeps from the old copy; official
     negatives: str = "history"  # "synthetic" for c2r: see negatives.partly_restored
     curriculum: str = (
         "none"  # c2r over histories: "none" weights them alike, "measured" by their validation PSNR
     )
-    lambda_rule: str = "fixed"  # "ratio" holds r = lambda l_neg / l_rec at target_r; not the paper's
-    target_r: float = 0.05  # within the 0.01 to 0.1 that the authors advise
-    histories_per_step: int | None = None  # approximation: so many, drawn anew per step; None: all
     negatives_every: int = 1  # approximation: the term in every k-th step only, k times as strong
     features_crop: int | None = (
         None  # approximation: side of the square of the patch that features see, gt pixels
@@ -118,7 +122,7 @@ def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
     if objective == "plain":
         return 0.0
-    if objective in ("spn", "history-positive", "spn-uncertainty"):
+    if objective in ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"):
         return SPN_LAMBDA[features]
     if objective not in losses.OFFICIAL_LAMBDA:
         raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
@@ -182,6 +186,28 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     return Recipe(name=name, task=task, **fields)
 
 
+def accepted() -> dict[str, Any]:
+    """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
+
+    Lists of values or types; None stands for "the recipe's own". `get` checks numbers and lengths.
+    """
+    return {
+        "recipe": names(),
+        "task": tasks.names(),
+        "network": [None, *networks.names()],
+        "objective": list(losses.OBJECTIVES),
+        "scale": [None, 1, *tasks.SCALES],
+        "dataset": datasets.names(),
+        "features": [None, *FEATURES],
+        "precision": [None, *PRECISIONS],
+        "seed": int,
+        **dict.fromkeys(("data_root", "features_weights"), str | None),
+        **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
+        **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
+        **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
+    }
+
+
 def _near(name, accepted) -> str:
     near = difflib.get_close_matches(str(name), accepted, 1)
     return f"; did you mean {near[0]!r}?" if near else "."
@@ -205,24 +231,43 @@ def _check(recipe: Recipe) -> None:
         ("precision", recipe.precision, PRECISIONS),
         ("history_precision", recipe.history_precision, PRECISIONS),
         ("features_precision", recipe.features_precision, PRECISIONS),
-        ("history_update", recipe.history_update, ("schedule", "adaptive")),
         ("negatives", recipe.negatives, ("history", "synthetic")),
         ("curriculum", recipe.curriculum, ("none", "measured")),
-        ("lambda_rule", recipe.lambda_rule, ("fixed", "ratio")),
         ("guard", recipe.guard, ("stop", "lower-lambda")),
         ("quirks", recipe.quirks, ("none", "official")),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
-        ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
+        ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
     ):
         if value not in accepted:
             raise ValueError(
                 f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
             )
+    networks.options(recipe.network, recipe.network_size)  # "gpu" not in every family
     for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
         value = getattr(recipe, field)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+    if not isinstance(recipe.lambda_from, int) or not 0 <= recipe.lambda_from <= recipe.steps:
+        raise ValueError(
+            f"lambda_from is {recipe.lambda_from!r}; it must be a step between 0 and {recipe.steps}."
+        )
+    if recipe.lambda_ratio is not None and not (
+        0 <= recipe.lambda_ratio < 1 and recipe.objective in losses.USES_HISTORY - {"c2r"}
+    ):
+        raise ValueError(
+            f"lambda_ratio is {recipe.lambda_ratio!r} with objective {recipe.objective}; it must be at least 0 and "
+            "below 1, and the objective one of spn's kind or history-positive."
+        )
+    if recipe.history_draw and recipe.objective == "spn-uncertainty":
+        raise ValueError(
+            "history_draw leaves one history in a step, and spn-uncertainty needs the spread of two."
+        )
+    if recipe.history_threshold is not None and not recipe.history_threshold >= 0:
+        raise ValueError(
+            f"history_threshold is {recipe.history_threshold!r}; it must be a number >= 0 (official 0.022), or None "
+            "for the schedule of history_every."
+        )
     for field in ("learning_rate", "ema_decay", "history_start"):
         value = getattr(recipe, field)
         if not 0 <= value <= 1:
@@ -249,12 +294,6 @@ def _check(recipe: Recipe) -> None:
 
 def _check_negatives(recipe: Recipe) -> None:
     """Refuse approximations that cannot be meant."""
-    count, least = len(recipe.history_every), 2 if recipe.objective == "spn-uncertainty" else 1
-    if recipe.histories_per_step is not None and not least <= recipe.histories_per_step <= max(count, least):
-        raise ValueError(
-            f"histories_per_step is {recipe.histories_per_step!r}; {recipe.objective} with {count} history models "
-            f"takes {least} to {count}, or None for all."
-        )
     if not isinstance(recipe.negatives_every, int) or recipe.negatives_every < 1:
         raise ValueError(
             f"negatives_every is {recipe.negatives_every!r}; it must be a whole number, 1 or more."
@@ -263,6 +302,8 @@ def _check_negatives(recipe: Recipe) -> None:
         raise ValueError(
             "negatives_every is for objectives with histories alone; c2r needs its negatives, use 1."
         )
+    if recipe.curriculum == "measured" and recipe.history_draw:
+        raise ValueError("curriculum 'measured' weights all histories; with history_draw leave it at 'none'.")
     side = recipe.features_crop
     if side is not None and (side % 8 or not 16 <= side <= recipe.patch_size):
         raise ValueError(
@@ -272,10 +313,6 @@ def _check_negatives(recipe: Recipe) -> None:
         raise ValueError(
             f"negatives 'synthetic' belong to objective c2r, not to {recipe.objective}; use 'history' there."
         )
-    if recipe.lambda_rule == "ratio" and recipe.objective not in losses.SUBTRACTED:
-        raise ValueError(
-            f"lambda_rule 'ratio' is for {' and '.join(sorted(losses.SUBTRACTED))}, not for {recipe.objective}."
-        )
-    for field in ("target_r", "guard_r", "guard_drop", "adaptive_threshold"):
+    for field in ("guard_r", "guard_drop"):
         if not getattr(recipe, field) > 0:
             raise ValueError(f"{field} is {getattr(recipe, field)!r}; it must be a number above 0.")

@@ -1,7 +1,8 @@
 """The named approximations of the negative term: what each saves, and what it does to the gradient.
 
-All are off by default, and each is unbiased: its mean over draws is the gradient of the exact term (features on a
-square: up to the borders of the squares, where convolutions see padding).
+All are off by default. One random history, and the term in every k-th step only, have the exact gradient on average.
+Features on a square do not: the middle of a patch is seen more often than its borders, and the square's own borders
+are padded; the table says how much is left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def named(recipe: Recipe) -> dict[str, dict]:
     """The changes to a recipe, by name: one history, every fourth step, a square of half the patch's side."""
     return {
         "exact": {},
-        "one random history": {"histories_per_step": 1},
+        "one random history": {"history_draw": True},
         "every 4th step": {"negatives_every": 4},
         "features on a quarter": {"features_crop": max(16, recipe.patch_size // 16 * 8)},
     }
@@ -59,7 +60,6 @@ def survey(
         def step() -> None:  # as many as make one cycle of the term
             trainer.negatives, trainer.features = term, term.features
             for _ in range(term.recipe.negatives_every):
-                trainer.step = trainer.step // term.recipe.negatives_every * term.recipe.negatives_every + _
                 trainer.advance(*batch)
 
         return step
@@ -84,11 +84,9 @@ def _term(trainer: Trainer, changes: dict) -> Negatives:
 def _pull(term: Negatives, restored: Tensor, lq: Tensor, gt: Tensor, step: int) -> Tensor:
     """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
     outputs = term.of(lq, gt, step)
-    return (
-        term.weight(1.0) * gradient(restored, outputs, term.features)[1]
-        if outputs
-        else torch.zeros_like(restored)
-    )
+    if not outputs:
+        return torch.zeros_like(restored)
+    return term.weight(step, 1.0) * gradient(restored, outputs, term.features)[1]
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

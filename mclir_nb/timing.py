@@ -232,7 +232,6 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
     for network, mine in table.groupby("network", sort=False):
         by_arm = mine.set_index(["step", "histories"])
         ratio, held = by_arm.ratio, by_arm.MB
-        allowed = held["ours", 0] + by_arm.weights["ours", 4]
         found = [
             ("exact SPN / reference SPN", EXACT.get(network, 0.6), ratio["ours", 4] / ratio["reference", 4]),
             ("our plain / reference plain", 0.75, ratio["ours", 0]),

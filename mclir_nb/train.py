@@ -31,6 +31,7 @@ from mclir_nb import (
     precision,
     processes,
     records,
+    schedule,
     tasks,
     trouble,
 )  # fmt: skip
@@ -99,16 +100,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
         )
     return device
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Cosine from `learning_rate` to `learning_rate_min`; step counts from 1.
-
-    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run.
-    """
-    turn = math.pi * (step - 1) / (recipe.cosine_steps or recipe.steps)
-    low = recipe.learning_rate_min
-    return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))
 
 
 def log_interval(recipe: Recipe) -> int:
@@ -202,7 +193,7 @@ class Trainer:
             image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
         )
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, self.step)
+            group["lr"] = schedule.learning_rate(recipe, self.step)
 
         with precision.used("tf32" if recipe.precision == "tf32" else "float32", self.device):
             parts, restored = self._loss(gt, lq)
@@ -217,7 +208,6 @@ class Trainer:
         self.optimiser.step()
         self._average()
         self.negatives.update(self.model, self.step)
-        self.negatives.after(parts, self.step)
         self.sums += torch.stack([part.detach() for part in parts])
 
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
@@ -226,14 +216,15 @@ class Trainer:
         with precision.used(recipe.precision, self.device):
             restored = self.model(lq).float()
         outputs = term.of(lq, gt, self.step)
-        curriculum = {"thresholds": term.thresholds} if recipe.objective == "c2r" else {}
+        curriculum = {"thresholds": term.thresholds} if recipe.objective == "c2r" and outputs else {}
         with precision.used(recipe.features_precision, self.device):
             parts = self.objective(
-                restored, gt, outputs, features=self.features, lambda_neg=term.weight(self.guard.factor), lq=lq,
-                best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step), **curriculum,
+                restored, gt, outputs, features=self.features, lambda_neg=term.weight(self.step, self.guard.factor),
+                lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
+                **curriculum,
             )  # fmt: skip
         self.last = (restored.detach(), outputs) if outputs else None
-        return parts, restored
+        return term.held(parts, outputs), restored
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -257,15 +248,11 @@ class Trainer:
 
     def log(self) -> dict:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
-        recipe = self.recipe
-        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
+        row, recipe = self._means(), self.recipe
         self.sums.zero_()
-        fixed = recipe.weight * self.guard.factor * recipe.negatives_every
-        now = abs(total - l_rec) / l_neg if recipe.lambda_rule == "ratio" and l_neg else fixed
-        r = now * l_neg / l_rec if recipe.objective != "plain" else math.nan
-        row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r, "lambda_neg": now}
-        row["lr"] = learning_rate(recipe, self.step)
+        l_rec, l_neg, r = row["l_rec"], row["l_neg"], row["r"]
+        row["lambda_neg"] = r * l_rec / l_neg if l_neg else math.nan
+        row["lr"] = schedule.learning_rate(recipe, self.step)
         if self.history:
             distances = self.history.distances(self.model)
             row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
@@ -275,6 +262,15 @@ class Trainer:
         self.guard.check(row)
         self.rows.append(row)
         return row
+
+    def _means(self) -> dict:
+        """The losses since the last row of the log."""
+        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
+        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
+        r = (
+            abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan
+        )  # lambda l_neg / l_rec
+        return {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
 
     def _signal(self) -> list[float]:
         """Share of the gradient above rounding, per history, if all of them took part in the step just made."""
@@ -297,7 +293,7 @@ class Trainer:
             self.negatives.measured(
                 [processes.on_first(evaluate.mean_psnr, history, *known) for history in self.history.models]
             )
-        self.guard.check_validation(self.step, row["val_psnr"], self.best_psnr)
+        self.guard.check_validation(row, self.best_psnr)
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
     # ---- keeping it
@@ -320,11 +316,14 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """What the run itself counts."""
-        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums}
+        turn = self.history.turn if self.history else 0
+        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn}
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.best_psnr = state["step"], state["best_psnr"]
         self.sums.copy_(state["sums"])
+        if self.history:
+            self.history.turn = state["turn"]
 
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
@@ -400,6 +399,8 @@ def _steps(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet:
         stop = processes.any_of(interrupted.is_set())
         if trainer.step % recipe.save_every == 0 or last or stop:
             trainer.sums = processes.mean(trainer.sums)
+            if trainer.step > (trainer.rows[-1]["step"] if trainer.rows else 0):
+                trainer.guard.check(trainer._means())  # what is saved is a state to go back to
             first(trainer.save, run_dir)
         if stop:
             raise KeyboardInterrupt(
