@@ -287,6 +287,17 @@ def test_a_run_on_a_benchmark_warns_of_what_both_share(tmp_path, capsys):
     assert "idt, crop 0" in shown
 
 
+def test_an_official_nafnet_is_scored_as_its_authors_do():
+    """NAFNetLocal: the same weights, windows of 384 pixels; other pictures than those larger stay the same."""
+    network = networks.build("nafnet", width=4, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1))
+    for block in network.core.middle_blks:
+        nn.init.constant_(block.beta, 1.0)
+    large, small = torch.rand(1, 3, 32, 500), torch.rand(1, 3, 32, 380)
+    before = [network(lq) for lq in (large, small)]
+    after = [evaluate.as_published(network)(lq) for lq in (large, small)]
+    assert not torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+
+
 def test_leaks_are_known_by_both_names():
     assert leaks.between("bsds500", "rain200l") and not leaks.between("bsds500", "set5")
     assert leaks.between("reside-ots", "sots-outdoor") and not leaks.between("reside-its", "sots-indoor")
