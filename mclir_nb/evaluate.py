@@ -46,7 +46,7 @@ def evaluate(
     Returns: columns image, psnr_input, ssim_input, psnr_restored, ssim_restored (dB and 1), seconds (of the
         network), memory_mb (the most the process held meanwhile, on CUDA the most that was allocated; NaN where it
         is not known), tiles (1: the picture as a whole). For super-resolution the input is the bicubic enlargement
-        of lq. `attrs` holds protocol, crop and ensemble.
+        of lq. `attrs` holds protocol, crop, ensemble and network (its name and number of parameters).
     Raises: ValueError for an empty benchmark, a network of another scale, an impossible protocol, crop or tile.
     """
     task: Task | None = getattr(benchmark, "task", None)
@@ -64,7 +64,9 @@ def evaluate(
     if not rows:
         raise ValueError("the benchmark holds no pictures; check its folder and split.")
     table = pd.DataFrame(rows)
-    table.attrs = {"protocol": protocol, "crop": crop, "ensemble": ensemble}
+    size = sum(parameter.numel() for parameter in network.parameters())
+    label = f"{getattr(network, 'name', type(network).__name__)}, {size:,} parameters"
+    table.attrs = {"protocol": protocol, "crop": crop, "ensemble": ensemble, "network": label}
     return table
 
 
@@ -236,8 +238,8 @@ def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 
     Returns: columns source ("paper" or "measured here") | what | pictures (NaN for the paper, which does not say) |
         psnr_db | low | high (of `summary`) | ssim | protocol | note. Without a row in the paper only what was measured.
     """
-    kinds = {"input": "untouched input", "restored": f"{network} as loaded"}
     means, facts = summary(scores), scores.attrs
+    kinds = {"input": "untouched input", "restored": facts.get("network", network)}
     protocol = f"{facts.get('protocol', '')}, crop {facts.get('crop', 0)}"
     rows = _paper_rows(network, dataset, scale)
     for kind, what in kinds.items():

@@ -53,7 +53,12 @@ def test_one_row_per_picture_with_the_protocol_of_the_task():
     rain = datasets.benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
     scores = evaluate.evaluate(Same(), rain, quiet=True)
     assert list(scores.image) == [name for name, _, _ in rain] and len(scores) == 4
-    assert scores.attrs == {"protocol": "idt", "crop": 0, "ensemble": False}
+    assert scores.attrs == {
+        "protocol": "idt",
+        "crop": 0,
+        "ensemble": False,
+        "network": "Same, 1 parameters",
+    }
     _, gt, lq = rain[1]
     assert scores.psnr_input[1] == scores.psnr_restored[1] == metrics.psnr(lq, gt, "idt")
     assert scores.ssim_input[1] == scores.ssim_restored[1] == metrics.ssim(lq, gt, "idt")
@@ -167,6 +172,7 @@ def test_the_paper_stands_beside_the_measurement_and_each_row_says_whose_it_is()
         "FFANet, SOTS-indoor",
         "FFANet + SPN, SOTS-indoor",
     ]
+    assert rows.what[3] == "Same, 1 parameters"  # never the paper's name for something smaller
     assert rows.protocol[3] == "basicsr-rgb, crop 0" and rows.protocol[0] == "not stated in the paper"
     assert rows.low[3] <= rows.psnr_db[3] <= rows.high[3] and rows.pictures[3] == 2
 
