@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from mclir_nb import recipes
+from mclir_nb import processes, recipes
 from mclir_nb.recipes import Recipe
 
 
@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
-        print(stop, file=sys.stderr)
+        if processes.is_first():
+            print(str(stop) or "stopped; run the same command to go on from what was saved.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,8 +70,9 @@ def _train(arguments: argparse.Namespace) -> None:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
     run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
-    print(run.scores.to_string(index=False, float_format="%.3f"))
-    print(f"written to {run.dir}")
+    if processes.is_first():
+        print(run.scores.to_string(index=False, float_format="%.3f"))
+        print(f"written to {run.dir}")
 
 
 def _add_check_data(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from mclir_nb import compare, intervals, recipes, records, root, tasks
-from mclir_nb.compare import Arm, Job
+from mclir_nb.compare import Arm
+from mclir_nb.decided import EXPERIMENTS, Experiment
 
 FILES = {
     "runs": "one row per run: every field of the recipe, scores, cost, versions",
@@ -29,53 +29,6 @@ PATHS = {
     "data_root",
     "features_weights",
 }  # of which only the last part is written: the rest is the machine's own
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared, decided beforehand.
-
-    Attributes:
-        name: of the record. question: what it is to answer.
-        recipe: name of a recipe; changes: fields in which all arms differ from it.
-        tasks: one plan for each. arms, seeds: as in `compare.plan`. baseline: name of an arm.
-        scores: keys of `intervals.SCORES`, compared each for itself.
-    """
-
-    name: str
-    question: str
-    recipe: str
-    tasks: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    changes: dict = field(default_factory=dict)
-    baseline: str = "plain"
-    scores: tuple[str, ...] = ("psnr_raw", "psnr_ema")
-
-    def plan(self, seeds: int | None = None, **changes) -> list[Job]:
-        """The runs of the first so many decided seeds (None: all), seed by seed; changes: such as data_root."""
-        if seeds is not None and not 1 <= seeds <= len(self.seeds):
-            raise ValueError(
-                f"{self.name} has {len(self.seeds)} decided seeds; {seeds} is not one to that many"
-            )
-        jobs: list[Job] = []
-        for task in self.tasks:
-            recipe = recipes.get(self.recipe, task, **self.changes | changes)
-            jobs += compare.plan(recipe, self.arms, self.seeds[:seeds])
-        return sorted(jobs, key=lambda job: job.recipe.seed)
-
-
-_PLAIN_SPN = tuple(compare.arms(["plain", "spn"], equal_time=False))
-EXPERIMENTS = {
-    "C1": Experiment(
-        name="C1",
-        question="Does SPN help small networks on a CPU, on any of four tasks?",
-        recipe="demo",
-        tasks=("dehaze", "derain", "deblur", "sr"),
-        arms=_PLAIN_SPN,
-        seeds=(0, 1, 2, 3, 4),
-    ),
-}
 
 
 def names() -> list[str]:

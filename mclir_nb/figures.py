@@ -45,14 +45,15 @@ def _show(axes, image: np.ndarray, title: str = "", **options):
 
 
 def _panels(
-    shapes, columns: int, *, lines: int = 1, left: float = 0.0, right: float = 0.0, bottom: float = 0.0
-):
+    shapes, columns: int, *, lines: int = 1, left: float = 0.0, right: float = 0.0, bottom: float = 0.0,
+    width: float = WIDTH,
+):  # fmt: skip
     """A figure and its panels, rows x columns, placed to the hundredth of an inch: no layout engine guesses.
 
-    Each row is as high as its tallest picture, with room for `lines` of title. Margins are in inches.
+    Each row is as high as its tallest picture, with room for `lines` of title. Margins and width are in inches.
     """
     gap, head = 0.04, 0.08 + 0.14 * lines
-    inches = min(2.4, (WIDTH - left - right) / columns - gap)
+    inches = min(2.4, (width - left - right) / columns - gap)
     heights = [inches * max(h / w for h, w, *_ in row) for row in shapes]
     size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights) + bottom)
     figure, top, table = Figure(size), size[1], []
@@ -186,7 +187,9 @@ def _colour_bar(figure: Figure, drawn, first, last) -> None:
 
 
 @styled
-def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = None) -> Figure:
+def maps(
+    rows: list[dict], labels=None, *, limits: dict[str, float] | None = None, width: float = WIDTH
+) -> Figure:
     """Pictures and maps side by side, one row per picture or moment; a column of maps has one scale, shown below it.
 
     Args:
@@ -194,7 +197,8 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
             negative values makes its column a signed one: white is 0.
         labels: one name per row, written at its left.
         limits: {column: upper end of its scale}. All other maps of a kind, signed or not, share one, from the data.
-    Returns: Figure, at most 10 inches wide.
+        width: largest width in inches, at most 10.
+    Returns: Figure.
     Raises: ValueError without any picture, or for a map that is not finite.
     """
     if not rows or not all(rows):
@@ -205,7 +209,7 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
     signed = {name: min(m.min() for m in v) < 0 for name, v in values.items() if v[0].ndim == 2}
     figure, table = _panels(
         [[image.shape for image in row.values()] for row in shown], len(columns),
-        left=0.25 if labels else 0.0, bottom=0.3 if signed else 0.0,
+        left=0.25 if labels else 0.0, bottom=0.3 if signed else 0.0, width=width,
     )  # fmt: skip
     for place, name in enumerate(columns):
         options = {}

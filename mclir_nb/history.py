@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mclir_nb import processes
+
 
 class HistoryModels:
     """Frozen copies of `model` with their schedule.
@@ -101,7 +103,7 @@ class HistoryModels:
         Returns: the index of the refreshed history in a list, or an empty list.
         Source: Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
         """
-        if not self.models or error_spread(restored, gt).item() <= threshold:
+        if not self.models or processes.mean(error_spread(restored, gt)).item() <= threshold:
             return []
         k, self.turn = self.turn, (self.turn + 1) % len(self.models)
         _average_into(self.models[k], model, decay)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mclir_nb import losses
+from mclir_nb.evaluate import enlarge
 from mclir_nb.frames import Frames
 
 
@@ -57,6 +59,22 @@ def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) ->
     return pd.DataFrame(rows)
 
 
+def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:
+    """How far each negative was from the restored image, pixel by pixel, at some moments of a run.
+
+    Args: shares: places among the kept moments, 0 the first, 1 the last.
+    Returns: rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean
+        over R, G, B.
+    """
+    rows, labels = [], []
+    for place in (round(share * (len(kept.steps) - 1)) for share in shares):
+        distance = (kept.negatives[place] - kept.restored[place]).abs().mean(dim=1)  # (K, H, W)
+        row = {"lq": kept.lq, "restored": kept.restored[place], "gt": kept.gt}
+        rows.append(row | {f"|restored - history {k}|": gap for k, gap in enumerate(distance, 1)})
+        labels.append(f"step {kept.steps[place]}")
+    return rows, labels
+
+
 def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.DataFrame:
     """What the network and its histories still get wrong in one picture, and whether it is the same.
 
@@ -97,45 +115,45 @@ def edges(image: Tensor) -> Tensor:
     return torch.hypot(across, down) / 2
 
 
-def spread_against_error(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> dict[str, float]:
+def spread_against_error(
+    restored: Tensor, negatives: Sequence[Tensor], gt: Tensor, lq: Tensor
+) -> dict[str, float]:
     """Does the spread of the histories show where the restored image is wrong?
 
     Rank correlations (Spearman) over all pixels between the error, mean over R, G, B of |restored - gt|, and a map that
     needs no gt. Pixels are no independent observations, so no significance is given: compare pictures instead.
 
-    Returns: spread: the histories' disagreement; edges: the gradient of the restored image, the simplest rival;
-        spread_beyond_edges: the partial correlation of the spread with what the edges explain taken out, in ranks.
-    Raises: ValueError if the histories agree everywhere, or a map is constant.
+    Args: restored, gt, each negative: (3,H,W); lq the same or smaller by a whole factor.
+    Returns: spread: the histories' disagreement; and two rivals that need no history: edges, the brightness gradient of
+        the restored image; change, |restored - lq|, where the network did something. spread_beyond: the partial
+        correlation of the spread with what both rivals explain taken out, in ranks.
+    Raises: ValueError if the histories agree everywhere, or another map is constant.
     """
-    error = (restored - gt).abs().mean(dim=0)
-    maps = {"spread": spread(negatives), "edges": edges(restored), "error": error}
+    maps = {
+        "error": (restored - gt).abs().mean(dim=0),
+        "spread": spread(negatives),
+        "edges": edges(restored),
+        "change": (restored - enlarge(lq, gt)).abs().mean(dim=0),
+    }
     for name, values in maps.items():
         if float(values.max() - values.min()) == 0:
             raise ValueError(f"the {name} is the same at every pixel, so it has no ranks; take another step")
     ranks = {name: stats.rankdata(values.flatten().double().numpy()) for name, values in maps.items()}
-    by_spread, by_edges, shared = (
-        float(stats.spearmanr(ranks[a], ranks[b]).statistic)
-        for a, b in (("spread", "error"), ("edges", "error"), ("spread", "edges"))
-    )
-    rest = ((1 - by_edges**2) * (1 - shared**2)) ** 0.5
-    partial = (by_spread - by_edges * shared) / rest if rest > 0 else float("nan")
-    return {"spread": by_spread, "edges": by_edges, "spread_beyond_edges": partial}
+    found = {
+        name: float(stats.spearmanr(ranks[name], ranks["error"]).statistic)
+        for name in ("spread", "edges", "change")
+    }
+    rivals = np.stack([np.ones_like(ranks["error"]), ranks["edges"], ranks["change"]], axis=1)
+    left = [ranks[name] - rivals @ np.linalg.lstsq(rivals, ranks[name])[0] for name in ("spread", "error")]
+    return found | {"spread_beyond": float(np.corrcoef(*left)[0, 1])}
 
 
 def spread_over_time(kept: Frames) -> pd.DataFrame:
-    """`spread_against_error` at each kept moment: step, spread, edges, spread_beyond_edges; NaN without a spread."""
+    """`spread_against_error` at each kept moment: its numbers and the step; no row where there is no spread."""
     rows = []
-    for s, step in enumerate(kept.steps):
-        row = {
-            "step": step,
-            "spread": float("nan"),
-            "edges": float("nan"),
-            "spread_beyond_edges": float("nan"),
-        }
-        negatives = list(kept.negatives[s])
-        if float(spread(negatives).max()) > 0:  # an exact copy of the network has no spread yet
-            row |= spread_against_error(kept.restored[s], negatives, kept.gt)
-        rows.append(row)
+    for step, restored, negatives in zip(kept.steps, kept.restored, kept.negatives, strict=True):
+        if float(spread(list(negatives)).max()) > 0:  # exact copies of the network have none yet
+            rows.append({"step": step} | spread_against_error(restored, list(negatives), kept.gt, kept.lq))
     return pd.DataFrame(rows)
 
 

@@ -56,20 +56,25 @@ def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations with the error over the steps.
 
     Args: table: `lag.spread_over_time`.
-    Returns: Figure, 6 inches wide.
+    Returns: Figure, 8 inches wide.
+    Raises: ValueError for a table without rows.
     """
-    figure = Figure((6, 2.6), layout="constrained")
+    if table.empty:
+        raise ValueError("no moment has a spread to draw; let the run keep moments after its first steps")
+    figure = Figure((8, 2.6), layout="constrained")
     axes = figure.subplots()
     lines = {
-        "spread": ("spread of the histories", "history", "o"),
-        "edges": ("edges of the restored image", "plain", "s"),
-        "spread_beyond_edges": ("spread, edges taken out", "restored", "^"),
+        "spread": ("spread of the histories", "history", "o", "-"),
+        "edges": ("rival: edges of the restored image", "plain", "s", ":"),
+        "change": ("rival: |restored - lq|", "lq", "D", ":"),
+        "spread_beyond": ("spread, both rivals taken out", "restored", "^", "--"),
     }
-    for column, (label, role, marker) in lines.items():
-        axes.plot(table["step"], table[column], label=label, color=COLOURS[role], marker=marker, markersize=4)
+    for column, (label, role, marker, style) in lines.items():
+        look = {"color": COLOURS[role], "marker": marker, "markersize": 4, "linestyle": style}
+        axes.plot(table["step"], table[column], label=label, **look)
     axes.axhline(0, color=COLOURS["plain"], linewidth=1)
     axes.set(xlabel="step", ylabel="rank correlation with the error", ylim=(-1, 1))
-    axes.legend(fontsize=7, ncols=3, loc="lower center")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

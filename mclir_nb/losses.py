@@ -32,8 +32,9 @@ class LossParts(NamedTuple):
 
 
 def spn_loss(
-    restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], *, features: nn.Module, lambda_neg: float
-) -> LossParts:
+    restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], *, features: nn.Module, lambda_neg: float,
+    distance: str = "l1",
+) -> LossParts:  # fmt: skip
     """Reconstruction loss minus the distance to the history models' outputs.
 
     L = |restored - gt|_1 - lambda_neg * mean_k sum_l w_l |phi_l(restored) - phi_l(negatives[k])|_1
@@ -48,6 +49,7 @@ def spn_loss(
         features: frozen module returning {layer: (B, C_l, H_l, W_l)}, w_l in its `layer_weights` (absent: 1 /
             layers).
         lambda_neg: weight >= 0; 0.001 in the official dehazing recipe with ImageNet-trained VGG16.
+        distance: a key of `DISTANCES`; "l1" is the method, the others are ours.
 
     Returns: the parts `l_rec`, `l_neg` (before lambda, both >= 0) and `total`.
     Raises: ValueError if shapes differ, a negative carries a gradient or lambda is negative.
@@ -59,32 +61,51 @@ def spn_loss(
     l_rec = F.l1_loss(restored, gt)
     if not negatives:
         return LossParts(l_rec, torch.zeros_like(l_rec), l_rec)
-    l_neg = feature_distance(restored, negatives, features)
+    l_neg = feature_distance(restored, negatives, features, distance)
     return LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
 
 
-def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> Tensor:
+HUBER = 0.1  # difference of two features up to which "huber" is quadratic
+# {name: (value, slope) of a difference of features, element by element}. The L1 push has the same strength however
+# close the output has come to its histories; the others fade with the difference.
+DISTANCES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "l1": (torch.abs, torch.sign),
+    "squared": (torch.square, lambda d: 2 * d),
+    "huber": (
+        lambda d: torch.where(d.abs() < HUBER, d.square() / (2 * HUBER), d.abs() - HUBER / 2),
+        lambda d: (d / HUBER).clamp(-1, 1),
+    ),
+}
+
+
+def feature_distance(
+    restored: Tensor, others: Sequence[Tensor], features: nn.Module, distance: str = "l1"
+) -> Tensor:
     """mean_k sum_l w_l |phi_l(restored) - phi_l(others[k])|_1, a scalar with gradient for `restored` only.
+
+    |.|_1 is the mean of absolute differences, or of another of `DISTANCES`.
 
     Exact, and cheap in memory: the gradient with respect to the image is taken at once, for a few images at a
     time (`features.pixels_at_once`), so that no feature map waits for the backward pass of the network. It
     cannot be differentiated twice.
     """
-    return _FeatureDistance.apply(restored, features, *(other.to(restored.dtype) for other in others))
+    others = [other.to(restored.dtype) for other in others]
+    return _FeatureDistance.apply(restored, features, DISTANCES[distance], *others)
 
 
 class _FeatureDistance(torch.autograd.Function):
     """The work of `feature_distance`: value and image gradient together, in chunks of the batch."""
 
     @staticmethod
-    def forward(ctx, restored, features, *others):
+    def forward(ctx, restored, features, distance, *others):
         pixels = (1 + len(others)) * restored[0, 0].numel()
         size = max(1, getattr(features, "pixels_at_once", 2**16) // pixels)
         value, gradients = 0.0, []
         for start in range(0, len(restored), size):
             chunk = slice(start, start + size)
             image = restored[chunk].detach().requires_grad_(ctx.needs_input_grad[0])
-            part, gradient = _distance_and_gradient(image, [other[chunk] for other in others], features)
+            chunks = [other[chunk] for other in others]
+            part, gradient = _distance_and_gradient(image, chunks, features, distance)
             value = value + part * (len(image) / len(restored))
             gradients.append(gradient * (len(image) / len(restored)) if image.requires_grad else None)
         if ctx.needs_input_grad[0]:
@@ -97,23 +118,24 @@ class _FeatureDistance(torch.autograd.Function):
 
 
 def _distance_and_gradient(
-    image: Tensor, others: Sequence[Tensor], features: nn.Module
+    image: Tensor, others: Sequence[Tensor], features: nn.Module, distance: tuple[Callable, Callable]
 ) -> tuple[Tensor, Tensor | None]:
     """Distance of a chunk and, if the image wants one, its gradient; |x|' is sign(x), 0 at 0."""
+    value_of, slope_of = distance
     theirs = frozen_features(others, features)
     with torch.enable_grad():
         ours = features(image)
-    weights, value, signs = _layer_weights(features, ours), 0.0, []
+    weights, value, slopes = _layer_weights(features, ours), 0.0, []
     for layer, own in ours.items():
         scale, total = weights[layer] / len(others), torch.zeros_like(own)
         for other in theirs:
             difference = own.detach() - other.pop(layer)
-            value = value + scale * difference.abs().mean()
-            total += difference.sign_()
-        signs.append(total.mul_(scale / own.numel()))
+            value = value + scale * value_of(difference).mean()
+            total += slope_of(difference)
+        slopes.append(total.mul_(scale / own.numel()))
     if not image.requires_grad:
         return value, None
-    return value, torch.autograd.grad(list(ours.values()), image, signs)[0]
+    return value, torch.autograd.grad(list(ours.values()), image, slopes)[0]
 
 
 def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
@@ -149,6 +171,18 @@ def plain(
 def spn(restored, gt, negatives, *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
     """The SPN loss, see `spn_loss`."""
     return spn_loss(restored, gt, negatives, features=features, lambda_neg=lambda_neg)
+
+
+def spn_squared(restored, gt, negatives, *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
+    """SPN with squared feature differences: OURS, a push that fades as the histories come close."""
+    options = dict(features=features, lambda_neg=lambda_neg, distance="squared")
+    return spn_loss(restored, gt, negatives, **options)
+
+
+def spn_huber(restored, gt, negatives, *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
+    """SPN with Huber's distance of features: OURS, SPN where they differ by more than `HUBER`, squared below."""
+    options = dict(features=features, lambda_neg=lambda_neg, distance="huber")
+    return spn_loss(restored, gt, negatives, **options)
 
 
 def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, lq=None, best_psnr=0.0, generator=None):
@@ -314,9 +348,11 @@ OBJECTIVES: dict[str, Callable[..., LossParts]] = {
     "pcl": pcl,
     "history-positive": history_positive,
     "spn-uncertainty": spn_uncertainty,
+    "spn-squared": spn_squared,
+    "spn-huber": spn_huber,
 }
 # The objectives whose `negatives` come from history models.
-USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty"}
+USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"}
 
 
 class OfficialLambda(NamedTuple):

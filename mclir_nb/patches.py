@@ -92,9 +92,15 @@ def _orient(image: Tensor, turns: int, flip: int) -> Tensor:
 class Patches(torch.utils.data.Dataset):
     """All patches of a run by number: patch `n` belongs to step n // batch_size + 1."""
 
-    def __init__(self, images: ImageSet, task: Task, patch_size: int, batch_size: int, seed: int):
+    def __init__(
+        self, images: ImageSet, task: Task, patch_size: int, batch_size: int, seed: int,
+        share: range | None = None,
+    ):  # fmt: skip
         self.images, self.task, self.patch_size = images, task, patch_size
         self.batch_size, self.seed = batch_size, seed
+        self.share = (
+            range(batch_size) if share is None else share
+        )  # of every batch, for one of several processes
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, str]:
         sample = self._large_enough(number)
@@ -117,7 +123,7 @@ class Patches(torch.utils.data.Dataset):
     def batch(self, step: int) -> Batch:
         """The batch of one step (counted from 1): gt (B,3,P,P), lq (B,3,P/scale,P/scale), names."""
         first = (step - 1) * self.batch_size
-        gts, lqs, names = zip(*(self[first + i] for i in range(self.batch_size)), strict=True)
+        gts, lqs, names = zip(*(self[first + i] for i in self.share), strict=True)
         return torch.stack(gts), torch.stack(lqs), list(names)
 
     def batches(self, first_step: int, last_step: int, workers: int | None = None) -> Iterator[Batch]:

@@ -26,7 +26,7 @@ class Recipe:
     name: str  # tiny, demo, gpu or paper: which row of the table this started from
     task: str
     network: str  # public name, see networks.names()
-    network_size: str  # "paper", or a smaller member of the family: "demo", "tiny"
+    network_size: str  # "paper", or a smaller member of the family: "gpu" (some), "demo", "tiny"
     steps: int  # optimiser steps
     batch_size: int  # patches per step
     patch_size: int  # gt pixels, square
@@ -58,6 +58,18 @@ class Recipe:
     )  # steps between refreshes, one per history; official
     history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
     history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
+    history_threshold: float | None = (
+        None  # the authors' adaptive rule instead of the schedule: while the error spreads wider, one history in turn
+        # is refreshed; official 0.022
+    )
+    history_draw: bool = (
+        False  # one history per step, drawn at random: right on average, at the cost of one; ours
+    )
+    lambda_from: int = 0  # step before which lambda is 0; ours
+    lambda_follows_rate: bool = False  # lambda falls as the learning rate does; ours
+    lambda_ratio: float | None = (
+        None  # r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1
+    )
     precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
     dataset: str = "embedded"
     data_root: str | None = None
@@ -91,7 +103,7 @@ def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
     if objective == "plain":
         return 0.0
-    if objective in ("spn", "history-positive", "spn-uncertainty"):
+    if objective in ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"):
         return SPN_LAMBDA[features]
     if objective not in losses.OFFICIAL_LAMBDA:
         raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
@@ -116,9 +128,9 @@ _SIZES: dict[str, dict[str, Any]] = {
 # what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
 _TASK_CHANGES = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
-    ("demo", "sr"): dict(patch_size=96),
+    ("demo", "sr"): dict(steps=1200, patch_size=96),
     # a veil is seen on large patches
-    ("demo", "dehaze"): dict(steps=1200, patch_size=128, batch_size=2, learning_rate=3e-3),
+    ("demo", "dehaze"): dict(steps=1500, patch_size=128, batch_size=2, learning_rate=3e-3),
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
 }
@@ -152,6 +164,28 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     return Recipe(name=name, task=task, **fields)
 
 
+def accepted() -> dict[str, Any]:
+    """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
+
+    Lists of values or types; None stands for "the recipe's own". `get` checks numbers and lengths.
+    """
+    return {
+        "recipe": names(),
+        "task": tasks.names(),
+        "network": [None, *networks.names()],
+        "objective": list(losses.OBJECTIVES),
+        "scale": [None, 1, *tasks.SCALES],
+        "dataset": datasets.names(),
+        "features": [None, *FEATURES],
+        "precision": [None, *PRECISIONS],
+        "seed": int,
+        **dict.fromkeys(("data_root", "features_weights"), str | None),
+        **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
+        **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
+        **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
+    }
+
+
 def _near(name, accepted) -> str:
     near = difflib.get_close_matches(str(name), accepted, 1)
     return f"; did you mean {near[0]!r}?" if near else "."
@@ -175,16 +209,37 @@ def _check(recipe: Recipe) -> None:
         ("precision", recipe.precision, PRECISIONS),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
-        ("network_size", recipe.network_size, ("paper", "demo", "tiny")),
+        ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
     ):
         if value not in accepted:
             raise ValueError(
                 f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}."
             )
+    networks.options(recipe.network, recipe.network_size)  # "gpu" not in every family
     for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
         value = getattr(recipe, field)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+    if not isinstance(recipe.lambda_from, int) or not 0 <= recipe.lambda_from <= recipe.steps:
+        raise ValueError(
+            f"lambda_from is {recipe.lambda_from!r}; it must be a step between 0 and {recipe.steps}."
+        )
+    if recipe.lambda_ratio is not None and not (
+        0 <= recipe.lambda_ratio < 1 and recipe.objective in losses.USES_HISTORY - {"c2r"}
+    ):
+        raise ValueError(
+            f"lambda_ratio is {recipe.lambda_ratio!r} with objective {recipe.objective}; it must be at least 0 and "
+            "below 1, and the objective one of spn's kind or history-positive."
+        )
+    if recipe.history_draw and recipe.objective == "spn-uncertainty":
+        raise ValueError(
+            "history_draw leaves one history in a step, and spn-uncertainty needs the spread of two."
+        )
+    if recipe.history_threshold is not None and not recipe.history_threshold >= 0:
+        raise ValueError(
+            f"history_threshold is {recipe.history_threshold!r}; it must be a number >= 0 (official 0.022), or None "
+            "for the schedule of history_every."
+        )
     for field in ("learning_rate", "ema_decay", "history_start"):
         value = getattr(recipe, field)
         if not 0 <= value <= 1:

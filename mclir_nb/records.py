@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mclir_nb import __version__, networks, root
+from mclir_nb import __version__, networks, processes, root
 from mclir_nb.recipes import Recipe
 
 FILES = {
@@ -215,6 +215,7 @@ def provenance(device: torch.device, features_source: str) -> dict:
         if device.type == "cuda"
         else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
+        "processes": processes.world(),
         "features": features_source,
     }
 

@@ -28,7 +28,9 @@ from mclir_nb import (
     losses,
     memory,
     own,
+    processes,
     records,
+    schedule,
     tasks,
     trouble,
 )  # fmt: skip
@@ -36,7 +38,6 @@ from mclir_nb.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
-SUBTRACTED = ("spn", "spn-uncertainty")  # objectives whose second term is subtracted: no lower bound
 LOG_ROWS = (
     10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
 )
@@ -62,24 +63,26 @@ def train(
     Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
         for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
     """
-    run_dir = Path(run_dir).expanduser()
+    processes.join()
+    first, run_dir, quiet = processes.on_first, Path(run_dir).expanduser(), quiet or not processes.is_first()
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
         own.remember(run_dir, recipe)
         return records.Run(run_dir)
-    trainer = Trainer(recipe, pick_device(device))
-    records.make(run_dir)
-    with lock.held(run_dir):
-        records.adopt(run_dir, recipe, resume)
-        own.remember(run_dir, recipe)
-        for note in (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir)):
+    trainer = Trainer(recipe, processes.place(pick_device(device)))
+    first(records.make, run_dir)
+    with processes.held_by_first(lock.held(run_dir)):
+        first(records.adopt, run_dir, recipe, resume)
+        first(own.remember, run_dir, recipe)
+        notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
+        for note in (*notes, processes.caution(recipe.objective)):
             if note and not quiet:
                 print(note)
         facts = records.provenance(trainer.device, trainer.features_source)
-        records.note_provenance(run_dir, facts, trainer.step)
+        first(records.note_provenance, run_dir, facts, trainer.step)
         with interrupt.noticed() as interrupted, _explained(trainer, run_dir):
             _loop(trainer, run_dir, interrupted, quiet)
-        _finish(trainer, run_dir, quiet)
+        first(_finish, trainer, run_dir, quiet)
     return records.Run(run_dir)
 
 
@@ -98,16 +101,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu."
         )
     return device
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Cosine from `learning_rate` to `learning_rate_min`; step counts from 1.
-
-    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run.
-    """
-    turn = math.pi * (step - 1) / (recipe.cosine_steps or recipe.steps)
-    low = recipe.learning_rate_min
-    return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))
 
 
 def log_interval(recipe: Recipe) -> int:
@@ -147,7 +140,8 @@ class Trainer:
         recipe = self.recipe
         images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
         datasets.check(images, self.task, recipe.patch_size)
-        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed)
+        share = processes.share(recipe.batch_size)
+        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
 
     def _validation(self) -> list[evaluate.Pair]:
         images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
@@ -189,31 +183,48 @@ class Trainer:
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method."""
         recipe, self.step = self.recipe, self.step + 1
-        torch.manual_seed(datasets.stream(recipe.seed, "step", self.step).initial_seed())  # drop path
+        key = ("step", self.step, processes.rank()) if processes.rank() else ("step", self.step)
+        torch.manual_seed(datasets.stream(recipe.seed, *key).initial_seed())  # drop path
         gt, lq = (
             image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq)
         )
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, self.step)
+            group["lr"] = schedule.learning_rate(recipe, self.step)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(lq)
-        negatives = self.history.negatives(lq) if self.history else []
+        weight = schedule.weight(recipe, self.step)
         parts = self.objective(
-            restored.float(), gt, negatives, features=self.features, lambda_neg=recipe.weight,
+            restored.float(), gt, self._negatives(lq, weight), features=self.features, lambda_neg=weight,
             lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
         )  # fmt: skip
+        if recipe.lambda_ratio is not None and weight:
+            parts = _held(parts, 1 if recipe.objective == "history-positive" else -1, recipe.lambda_ratio)
         self.optimiser.zero_grad()
         parts.total.backward()
+        processes.average_gradients(self.model.parameters())
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
+        if (
+            self.history and recipe.history_threshold is not None
+        ):  # before the step, as the official class does
+            self.history.adaptive_update(self.model, restored.float(), gt, recipe.history_threshold)
         self.optimiser.step()
         self._average()
-        if self.history:
+        if self.history and recipe.history_threshold is None:
             self.history.update(self.model, self.step)
         self.sums += torch.stack([part.detach() for part in parts])
+
+    def _negatives(self, lq: Tensor, weight: float) -> list[Tensor]:
+        """What the histories make of lq: all of them, or one drawn by (seed, step); none while lambda is 0."""
+        if not self.history or not weight:
+            return []
+        if not self.recipe.history_draw:
+            return self.history.negatives(lq)
+        chance = datasets.stream(self.recipe.seed, "draw", self.step)
+        return self.history.negatives(lq, int(torch.randint(len(self.history.models), (), generator=chance)))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -239,11 +250,11 @@ class Trainer:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
         recipe = self.recipe
         steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (self.sums / steps).tolist()
+        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
         self.sums.zero_()
-        r = recipe.weight * l_neg / l_rec if recipe.objective != "plain" else math.nan
+        r = abs(total - l_rec) / l_rec if recipe.objective != "plain" else math.nan  # lambda l_neg / l_rec
         row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
-        row["lr"] = learning_rate(recipe, self.step)
+        row["lr"] = schedule.learning_rate(recipe, self.step)
         if self.history:
             distances = self.history.distances(self.model)
             row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
@@ -256,8 +267,10 @@ class Trainer:
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
         row, task = self.rows[-1], self.task
-        row["val_psnr"] = evaluate.mean_psnr(self.model, self.validation, task.protocol, task.crop)
-        row["val_psnr_ema"] = evaluate.mean_psnr(self.ema, self.validation, task.protocol, task.crop)
+        for column, network in (("val_psnr", self.model), ("val_psnr_ema", self.ema)):
+            row[column] = processes.on_first(
+                evaluate.mean_psnr, network, self.validation, task.protocol, task.crop
+            )
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
     # ---- keeping it
@@ -279,11 +292,14 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """What the run itself counts."""
-        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums}
+        turn = self.history.turn if self.history else 0
+        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn}
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.best_psnr = state["step"], state["best_psnr"]
         self.sums.copy_(state["sums"])
+        if self.history:
+            self.history.turn = state["turn"]
 
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
@@ -313,12 +329,19 @@ class Trainer:
         )
 
 
+def _held(parts: losses.LossParts, sign: int, ratio: float) -> losses.LossParts:
+    """The parts with a total in which the second term is this share of the first; the gradient sees lambda alone."""
+    l_rec, l_neg = processes.mean(torch.stack(parts[:2]).detach())
+    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
+    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
+
+
 def _guard(row: dict, recipe: Recipe) -> None:
     """Stop a run whose loss runs away; for a subtracted term the loss has no lower bound."""
     advice = "Use a smaller lambda_neg"
     if not math.isfinite(row["total"]):
         raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if recipe.objective in SUBTRACTED and row["r"] > 1:
+    if row["r"] > 1 and row["total"] < 0:  # only a subtracted term does that, one's own objective included
         raise Diverged(
             f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
             f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
@@ -327,8 +350,8 @@ def _guard(row: dict, recipe: Recipe) -> None:
 
 
 def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
-    recipe, first = trainer.recipe, trainer.step + 1
-    batches = trainer.patches.batches(first, recipe.steps)
+    recipe, first = trainer.recipe, processes.on_first
+    batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
@@ -337,7 +360,7 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
         trainer.advance(gt, lq, names)
         if trainer.step in kept:
             picture = frames.centre(trainer.validation[0])
-            frames.keep(run_dir, trainer.step, trainer.model, trainer.history, picture)
+            first(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % log_interval(recipe) == 0 or validating:
@@ -345,9 +368,11 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
             if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
-        if trainer.step % recipe.save_every == 0 or last or interrupted.is_set():
-            trainer.save(run_dir)
-        if interrupted.is_set():
+        stop = processes.any_of(interrupted.is_set())
+        if trainer.step % recipe.save_every == 0 or last or stop:
+            trainer.sums = processes.mean(trainer.sums)
+            first(trainer.save, run_dir)
+        if stop:
             raise KeyboardInterrupt(
                 f"stopped after step {trainer.step} and saved; run the same command to go on."
             )

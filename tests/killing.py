@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from mclir_nb import patches, recipes, records, train
+from mclir_nb import recipes, records, train
 
 CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 
@@ -42,9 +42,13 @@ def finish(call, *arguments) -> int:
 
 def work(recipe, folder, threads=1):
     """Train; the test pictures are cut to their middle, which saves most of the time."""
-    train.datasets.benchmark = lambda images, task, side=48: patches.benchmark(images, task, side)
+    real = train.datasets.benchmark
+    train.datasets.benchmark = lambda images, task, side=48: real(images, task, side)
     torch.set_num_threads(threads)
-    train.train(recipe, folder, device="cpu", quiet=True)
+    try:
+        train.train(recipe, folder, device="cpu", quiet=True)
+    finally:
+        train.datasets.benchmark = real
 
 
 def die_at_write(recipe, folder, moment, name=""):

@@ -1,6 +1,7 @@
 """Lags, mistakes, spread and gains, on pictures small enough to know the answer."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,14 @@ def test_lags_are_those_of_a_picture_made_by_hand(lite0):
     assert first.aim[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
 
 
+def test_gaps_are_rows_for_a_figure():
+    frames = kept(GRADIENT, [GRADIENT - 0.2, GRADIENT], GRADIENT, steps=(3, 7, 9))
+    rows, labels = lag.gaps(frames, shares=(0, 1))
+    assert labels == ["step 3", "step 9"] and list(rows[0])[:3] == ["lq", "restored", "gt"]
+    assert torch.allclose(rows[1]["|restored - history 1|"], torch.full((32, 32), 0.2))
+    assert rows[0]["|restored - history 2|"].max() == 0
+
+
 def test_the_features_are_those_of_the_loss(lite0):
     from mclir_nb import losses
 
@@ -62,33 +71,37 @@ def test_a_mistake_shared_and_a_mistake_of_its_own():
 
 def test_a_spread_that_knows_the_error_and_one_that_does_not():
     torch.manual_seed(0)
-    gt = torch.rand(3, 24, 24)
+    gt, lq = torch.rand(2, 3, 24, 24)
     size = torch.rand(24, 24)  # of the error, different at every pixel
-    knowing = lag.spread_against_error(gt + size, [gt + size * f for f in (0.5, 1.0, 1.5)], gt)
-    assert knowing["spread"] > 0.99 and abs(knowing["edges"]) < 0.6 and knowing["spread_beyond_edges"] > 0.98
-    blind = lag.spread_against_error(gt + size, [gt + torch.rand(24, 24) * f for f in (0.5, 1.0)], gt)
+    knowing = lag.spread_against_error(gt + size, [gt + size * f for f in (0.5, 1.0, 1.5)], gt, lq)
+    assert knowing["spread"] > 0.99 and abs(knowing["edges"]) < 0.6 and knowing["spread_beyond"] > 0.98
+    blind = lag.spread_against_error(gt + size, [gt + torch.rand(24, 24) * f for f in (0.5, 1.0)], gt, lq)
     assert abs(blind["spread"]) < 0.2
 
 
-def test_the_spread_over_time_has_a_row_per_moment_and_none_without_spread():
+@pytest.mark.parametrize("rival", ["edges", "change"])
+def test_a_spread_that_only_follows_a_rival_has_nothing_beyond_it(rival):
+    torch.manual_seed(0)
+    restored, lq = torch.rand(2, 3, 40, 40)
+    strength = lag.edges(restored) if rival == "edges" else (restored - lq).abs().mean(0)
+    gt = restored - strength * (1 + 0.5 * torch.rand(40, 40))  # wrong where the rival is large
+    same = [restored + strength * f * (1 + 0.5 * torch.rand(40, 40)) for f in (1, 2)]
+    found = lag.spread_against_error(restored, same, gt, lq)
+    assert found["spread"] > 0.5 and found[rival] > 0.8 and abs(found["spread_beyond"]) < 0.15
+
+
+def test_the_spread_over_time_has_a_row_per_moment_with_a_spread():
     torch.manual_seed(0)
     gt, error = torch.rand(3, 16, 16), torch.rand(16, 16)
     frames = kept(gt + error, [gt + error * f for f in (0.5, 1.5)], gt)
-    table = lag.spread_over_time(frames)
+    table = lag.spread_over_time(replace(frames, lq=torch.rand(3, 8, 8)))  # super-resolution
     assert table.step.tolist() == [30, 40] and (table.spread > 0.99).all()
-    assert lag.spread_over_time(kept(gt, [gt, gt], gt)).spread.isna().all()
     (axes,) = lag_figures.correlations(table).axes
     assert axes.lines[0].get_ydata() == pytest.approx(table.spread) and axes.get_ylim() == (-1, 1)
-
-
-def test_a_spread_that_only_finds_edges_has_nothing_beyond_them():
-    torch.manual_seed(0)
-    restored = torch.rand(3, 40, 40)
-    strength = lag.edges(restored)
-    gt = restored - strength * (1 + 0.5 * torch.rand(40, 40))  # wrong where there are edges
-    same = [restored + strength * f * (1 + 0.5 * torch.rand(40, 40)) for f in (1, 2)]
-    found = lag.spread_against_error(restored, same, gt)
-    assert found["spread"] > 0.5 and abs(found["spread_beyond_edges"]) < 0.15
+    none = lag.spread_over_time(kept(gt, [gt, gt], gt))
+    assert none.empty
+    with pytest.raises(ValueError, match="no moment has a spread"):
+        lag_figures.correlations(none)
 
 
 def test_edges_are_the_slope_and_flat_pictures_have_none():
@@ -98,7 +111,7 @@ def test_edges_are_the_slope_and_flat_pictures_have_none():
 
 def test_maps_without_ranks_are_refused():
     with pytest.raises(ValueError, match="the spread is the same at every pixel"):
-        lag.spread_against_error(GRADIENT * 0.9, [GRADIENT, GRADIENT], GRADIENT)
+        lag.spread_against_error(GRADIENT * 0.9, [GRADIENT, GRADIENT], GRADIENT, GRADIENT)
     with pytest.raises(ValueError, match="needs 2 history models or more, got 1"):
         lag.spread([GRADIENT])
 

@@ -250,7 +250,13 @@ def test_bad_input_speaks():
 
 
 def test_facts_name_known_objectives():
-    assert set(losses.OFFICIAL_LAMBDA) | {"plain", "history-positive", "spn-uncertainty"} == set(OBJECTIVES)
+    assert set(losses.OFFICIAL_LAMBDA) | {
+        "plain",
+        "history-positive",
+        "spn-uncertainty",
+        "spn-squared",
+        "spn-huber",
+    } == set(OBJECTIVES)
     assert losses.USES_HISTORY < set(OBJECTIVES)
     assert all(
         fact.value > 0 and "@" in fact.source or "unverified" in fact.source

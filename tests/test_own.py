@@ -110,6 +110,11 @@ def test_an_objective_of_ones_own_needs_its_weight(mine):
         mine(lambda_neg=None)
 
 
+def test_an_objective_of_ones_own_that_runs_away_is_stopped(mine, tmp_path):
+    with pytest.raises(train.Diverged, match="the negative term outweighs the reconstruction"):
+        train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
+
+
 def test_ones_own_task_takes_pairs_from_a_folder(mine, tmp_path):
     for side in ("gt", "lq"):
         (tmp_path / "pairs" / side).mkdir(parents=True)

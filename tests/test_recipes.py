@@ -38,6 +38,15 @@ def test_a_schedule_of_another_length_gets_its_decays():
     assert recipes.get("tiny", history_every=(4, 2)).history_decay == (0.1, 0.1)
 
 
+def test_the_parameters_of_notebooks_are_fields_of_a_recipe():
+    fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
+    assert set(recipes.accepted()) - fields == {"recipe"}
+    recipe, accepted = recipes.get("tiny"), recipes.accepted()
+    for name, valid in accepted.items():
+        value = getattr(recipe, "name" if name == "recipe" else name)
+        assert value in valid if isinstance(valid, list) else isinstance(value, valid), name
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mclir_nb import checkpoint, datasets, recipes, records, train
+from mclir_nb import checkpoint, datasets, recipes, records, schedule, train
 
 FILES = ("model", "ema", "history", "checkpoint")
 
@@ -60,7 +60,7 @@ def test_training_restores(finished):
 def test_the_log_holds_the_numbers_that_were_optimised(finished):
     log, weight = finished.log, finished.recipe.weight
     assert (log.total - (log.l_rec - weight * log.l_neg)).abs().max() < 1e-6
-    assert (log.r - weight * log.l_neg / log.l_rec).abs().max() < 1e-9
+    assert (log.r - weight * log.l_neg / log.l_rec).abs().max() < 1e-6
     assert log.step.tolist() == list(range(10, 301, 10)) and log.val_psnr.notna().sum() == 3
 
 
@@ -141,10 +141,10 @@ def test_arms_of_one_seed_share_weights_and_data():
 
 def test_the_cosine_falls_once_or_rises_again():
     once = recipes.get("tiny", steps=100)
-    assert train.learning_rate(once, 1) == once.learning_rate
-    assert train.learning_rate(once, 100) < 1e-3 * once.learning_rate
+    assert schedule.learning_rate(once, 1) == once.learning_rate
+    assert schedule.learning_rate(once, 100) < 1e-3 * once.learning_rate
     waves = recipes.get("tiny", steps=500, cosine_steps=100)
-    rates = [train.learning_rate(waves, step) for step in (1, 101, 201, 301, 401)]
+    rates = [schedule.learning_rate(waves, step) for step in (1, 101, 201, 301, 401)]
     assert (
         rates[0] == rates[2] == rates[4]
         and math.isclose(rates[1], waves.learning_rate_min)

@@ -161,12 +161,14 @@ def options(name: str, size: str = "paper") -> dict[str, Any]:
 
     Args:
         name: one of `names()`.
-        size: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests.
+        size: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests; some
+            families have one in between, "gpu".
     Raises: ValueError for an unknown name or size.
     """
     network = _network(name)
-    if size not in ("paper", "demo", "tiny"):
-        raise ValueError(f"unknown size {size!r} of {name}; choose 'paper', 'demo' or 'tiny'")
+    sizes = ["paper", *(s for s in ("gpu", "demo", "tiny") if s in network.family.SIZES)]
+    if size not in sizes:
+        raise ValueError(f"unknown size {size!r} of {name}; choose one of {', '.join(sizes)}")
     return copy.deepcopy(network.family.SIZES[network.paper if size == "paper" else size])
 
 

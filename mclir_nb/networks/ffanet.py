@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 SIZES = {
     "paper": {"gps": 3, "blocks": 19, "dim": 64},
+    "gpu": {"gps": 3, "blocks": 6, "dim": 64},
     "demo": {"gps": 3, "blocks": 2, "dim": 16},
     "tiny": {"gps": 3, "blocks": 1, "dim": 16},
 }

@@ -20,6 +20,7 @@ GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1,
 SIZES = {
     "32": {"width": 32, **GOPRO},
     "64": {"width": 64, **GOPRO},
+    "gpu": {"width": 16, **GOPRO},
     "demo": {"width": 16, "middle_blk_num": 1, "enc_blk_nums": [1, 1, 1], "dec_blk_nums": [1, 1, 1]},
     "tiny": {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
 }
