@@ -224,9 +224,9 @@ NAMES = ("1.png", "2.jpg", "001.png", "1_2.png", "1_2_0.8.png", "_.png", "rain-1
          "1.txt", "1x4.png", "ä ö.png", "a\nb.png", "(x|y).png", "{id}.png", "*.png", "9" * 30 + ".png",
          "0001_s001.png", "img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png", "real_world.txt")  # fmt: skip
 FOLDERS = (".", ".", "ITS/hazy", "ITS/clear", "gt", "lq", "train/gt", "train/lq", "RainTrainL", "Rain100L",
-           "Rain100L/rainy", "Set5/HR", "Set5/LR_bicubic/X4", "Set5/image_SRF_4", "images/train", "images/val", "DIV2K_train_HR",
-           "train/GOPR1/blur", "train/GOPR1/sharp", "data/Train/Derain/gt", "data/Train/Derain/rainy",
-           "1.png")  # fmt: skip
+           "Rain100L/rainy", "Set5/HR", "Set5/LR_bicubic/X4", "Set5/image_SRF_4", "images/train", "images/val",
+           "DIV2K_train_HR", "train/GOPR1/blur", "train/GOPR1/sharp", "data/Train/Derain/gt",
+           "data/Train/Derain/rainy", "1.png")  # fmt: skip
 
 
 def test_500_random_trees_give_a_set_or_a_sentence(root):
