@@ -3,6 +3,7 @@
 import ast
 import base64
 import difflib
+import html
 import inspect
 import os
 import platform
@@ -29,6 +30,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from mclir_nb import __version__, root
 from mclir_nb.pictures import STYLE, render
+from mclir_nb.tiles import free_memory
 
 LIVE = "application/vnd.jupyter.widget-view+json"
 
@@ -146,6 +148,7 @@ def _literals(source: str) -> list[str]:
 def check_machine() -> None:
     """Print what this machine offers the workbook: one line per fact, [OK] or what to do."""
     cores, free = os.cpu_count() or 1, shutil.disk_usage(root()).free / 1e9
+    memory = free_memory(torch.device("cpu")) / 1e9
     samples = root() / "data" / "samples" / "index.csv"
     checks = [
         ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
@@ -155,8 +158,14 @@ def check_machine() -> None:
             "install torch>=2.6",
         ),
         ("two processor cores or more", cores >= 2, "expect twice the stated minutes"),
+        ("2 GB of memory free", memory >= 2, "close other programs, or use smaller batches and patches"),
         ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
         ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
+        (
+            "a runs folder to write to",
+            os.access(root(), os.W_OK),
+            "give every notebook an out_dir of your own",
+        ),
         ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
     ]
     for what, fine, advice in checks:
@@ -173,11 +182,12 @@ def show_figure(figure, caption: str) -> None:
 
     Photographs are stored as JPEG, plots as PNG, at the figure's own resolution: the notebook stays small.
     """
-    form = "jpeg" if any(axes.images for axes in figure.axes) else "png"
+    panels = [panel for axes in figure.axes for panel in (axes, *axes.child_axes)]
+    form = "jpeg" if any(panel.images for panel in panels) else "png"
     mime = f"image/{form}"
-    data = {mime: base64.b64encode(render(figure, form)).decode(), "text/plain": caption}
+    data = {mime: base64.b64encode(render(figure, form, colours=256)).decode(), "text/plain": caption}
     display(data, metadata={mime: {"alt": caption}}, raw=True)
-    display(Markdown(f"*{caption}*"))
+    display(Markdown(f"*{html.escape(caption, quote=False)}*"))  # it may hold names of files
 
 
 def show_source(*objects, docstring: bool = True) -> None:
@@ -283,6 +293,7 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
         "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
     ) as file:
         nbformat.write(notebook, file)
+    shutil.copymode(path, file.name)  # a temporary file is for its owner alone
     Path(file.name).replace(path)
 
 

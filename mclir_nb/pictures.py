@@ -113,11 +113,17 @@ def encode(image, quality: int = 90) -> bytes:
     return stream.getvalue()
 
 
-def render(figure: Figure, form: str = "jpeg") -> bytes:
-    """A figure as JPEG (small for photographs) or PNG (sharp for lines), at its own resolution."""
+def render(figure: Figure, form: str = "jpeg", colours: int | None = None) -> bytes:
+    """A figure as JPEG (small for photographs) or PNG (sharp for lines), at its own resolution.
+
+    `colours` (2 to 256) gives a PNG a palette of so many: a plot looks the same and takes a third of the room.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     stream = io.BytesIO()
     options = {"quality": 85} if form == "jpeg" else {"optimize": True}
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(stream, form, **options)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    if colours and form == "png":
+        image = image.quantize(colours, dither=Image.Dither.NONE)
+    image.save(stream, form, **options)
     return stream.getvalue()

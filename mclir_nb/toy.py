@@ -30,6 +30,7 @@ class Descent:
         theta: (T + 1, 2), the path of the parameters.
         history: (T + 1, K, 2), where the history models stand.
         pull: (T + 1, 2), minus the gradient of l_rec; push: (T + 1, 2), plus lambda_neg times that of l_neg.
+        inertia: (T + 1, 2), what momentum adds to them, in the same units; zero without momentum.
         l_rec: (T + 1,), height of the landscape.
     """
 
@@ -38,6 +39,7 @@ class Descent:
     history: np.ndarray
     pull: np.ndarray
     push: np.ndarray
+    inertia: np.ndarray
     l_rec: np.ndarray
 
 
@@ -93,7 +95,7 @@ def descend(
     for step in range(1, steps + 2):
         pull = -gradient(theta)
         push = lambda_neg * np.sign(theta - history).mean(0) if len(every) else np.zeros(2)
-        rows.append((theta, history, pull, push, landscape(theta)))
+        rows.append((theta, history, pull, push, momentum * velocity / learning_rate, landscape(theta)))
         velocity = momentum * velocity + learning_rate * (pull + push)
         theta = theta + velocity
         due = step % np.array(every, dtype=int) == 0
@@ -144,6 +146,7 @@ class Scene:
         ]
         self.curve = self.graph.plot([], [], color=COLOURS["restored"], label="chosen λ", **moving)[0]
         self.dot = self.graph.plot([], [], "o", color=COLOURS["restored"], **moving)[0]
+        self.state = self.map.text(0.02, 0.93, "", transform=self.map.transAxes, **moving)
         self.graph.set_xlim(0, count - 1)
         self.graph.legend(loc="upper right")
 
@@ -158,7 +161,38 @@ class Scene:
             arrow.set_UVC(*(4 * force[:, None] * min(1, 0.25 / max(np.linalg.norm(force), 1e-9))))
         self.curve.set_data(np.arange(step + 1), descent.l_rec[until])
         self.dot.set_data([step], [descent.l_rec[step]])
+        self.state.set_text(f"λ = {descent.lambda_neg:g}, step {step}")
         self.canvas.restore_region(self.background)
-        for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot):
+        for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot, self.state):
             artist.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
+
+
+@styled
+def paths(descents: dict[str, Descent]) -> Figure:
+    """Several descents: their paths with the last history models, l_rec, and the size of what helps the pull.
+
+    Args:
+        descents: {name: descent}, at most five.
+    Returns: Figure, 10 inches wide.
+    """
+    figure = Figure((10, 3.0), layout="constrained")
+    where, height, force = figure.subplots(1, 3, width_ratios=(3, 2, 2))
+    x, y = np.meshgrid(np.linspace(-2.1, 2.4, 181), np.linspace(-1.3, 1.3, 105))
+    where.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#cccccc", linewidths=0.6)
+    where.plot(0, 0, "x", color="black", markersize=9, mew=2)
+    roles = ("plain", "history", "restored", "ema", "gt")
+    for (name, descent), role in zip(descents.items(), roles, strict=False):
+        colour = COLOURS[role]
+        where.plot(*descent.theta.T, color=colour, lw=1.4, ls=":" if role == "plain" else "-")
+        where.plot(*descent.theta[-1], "o", color=colour, markersize=6)
+        if descent.push.any():
+            where.plot(*descent.history[-1].T, "s", color=colour, mfc="none", markersize=7)
+        height.plot(descent.l_rec, color=colour, ls=":" if role == "plain" else "-", label=name)
+        force.plot(np.linalg.norm(descent.push + descent.inertia, axis=1), color=colour)
+    where.set(xlabel="parameter 1", ylabel="parameter 2", xlim=(-2.1, 2.4), ylim=(-1.3, 1.3))
+    where.grid(False)
+    height.set(title="Pull: height of the landscape", xlabel="step", ylabel="l_rec")
+    force.set(title="Push or momentum: its size", xlabel="step", ylabel="force beside the pull")
+    height.legend(fontsize=7)
+    return figure

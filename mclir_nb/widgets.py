@@ -305,12 +305,18 @@ def _history_still(steps, restored, negatives, gaps, limit, lq, gt) -> bytes:
 
 
 def spn_playground(
-    lambdas=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5), *, steps: int = 150, caption: str = "", **settings
+    lambdas=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+    *,
+    first: float | None = None,
+    steps: int = 150,
+    caption: str = "",
+    **settings,
 ) -> Live:
     """A model of two parameters: its path, its history models, the pull and the push, by lambda and step.
 
     Args:
         lambdas: weights of the push to choose from; the first, best 0, is drawn dotted for comparison.
+        first: weight to begin with, added to the choices; None: the third of them.
         steps: length of each descent.
         caption: what to see.
         settings: further arguments of `toy.descend`: every, decay, learning_rate, momentum, start.
@@ -318,12 +324,13 @@ def spn_playground(
     """
     if not len(lambdas):
         raise ValueError("there is no lambda to choose; give at least one, such as lambdas=(0.0, 0.1, 0.5)")
+    lambdas = [*lambdas[:1], *sorted({*lambdas[1:], *([] if first in (None, lambdas[0]) else [first])})]
     descents = [toy.descend(value, steps=steps, **settings) for value in lambdas]
     scene = toy.Scene(descents)
     chosen = _slider(
         w.SelectionSlider, "λ, weight of the push", options=[(f"{v:g}", i) for i, v in enumerate(lambdas)]
     )
-    chosen.index = min(2, len(lambdas) - 1)
+    chosen.index = min(2, len(lambdas) - 1) if first is None else lambdas.index(first)
     step = _slider(w.SelectionSlider, "step", options=list(range(steps + 1)), value=min(40, steps))
     view, numbers = w.HTML(), w.HTML()
     view.add_class(PICTURE)

@@ -82,6 +82,8 @@ def test_encode_and_render_can_be_read_back():
     for form, kind in (("jpeg", "JPEG"), ("png", "PNG")):
         picture = Image.open(io.BytesIO(pictures.render(figure, form)))
         assert picture.format == kind and picture.size == (200, 100)
+    few = Image.open(io.BytesIO(pictures.render(figure, "png", colours=16)))
+    assert few.mode == "P" and len(few.convert("RGB").getcolors()) <= 16
 
 
 # --- figures ---

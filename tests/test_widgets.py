@@ -98,9 +98,9 @@ def test_an_update_is_quick():
         choice.value = index
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()  # of this process: others may keep the machine busy
             press(sliders(live)[0])
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         assert min(times) < 0.05, choice.options[index]
 
 
@@ -224,3 +224,9 @@ def test_scene_draws_what_moves():
     np.testing.assert_array_equal(
         scene.pixels(runs[1], 4), scene.pixels(runs[1], 4)
     )  # nothing is left behind
+
+
+def test_playground_begins_with_the_chosen_weight():
+    live = widgets.spn_playground((0.0, 0.3), first=0.12, steps=5)
+    chosen = sliders(live)[0]
+    assert [text for text, _ in chosen.options] == ["0", "0.12", "0.3"] and chosen.index == 1
