@@ -75,7 +75,8 @@ def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
         for number, arm in enumerate(arms):
             mean = curves[curves["arm"] == arm].groupby("step")[column].mean().dropna()
             if len(mean):
-                axes.plot(mean.index, mean, label=arm, marker=LINES[number % len(LINES)], markersize=3, lw=1)
+                style = dict(color=f"C{number % 10}", marker=LINES[number % len(LINES)], markersize=3, lw=1)
+                axes.plot(mean.index, mean, label=arm, **style)  # plain has no r: colours by arm, not by turn
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure
