@@ -123,7 +123,7 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
         raise ValueError(
             f"{folder} has no {', '.join(missing)}; make the record with `python -m mclir_nb compare {name}`"
         )
-    runs, *others = (pd.read_csv(folder / f"{table}.csv") for table in FILES)
+    runs, *others = (records.read_table(folder / f"{table}.csv") for table in FILES)
     if "stopped" in runs:
         runs["stopped"] = runs["stopped"].astype(object).where(runs["stopped"].notna(), "")
     intervals.check(runs, *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
@@ -231,4 +231,9 @@ def _whole_seeds(experiment: Experiment, out_dir: Path) -> tuple[list[int], list
 
 
 def _place(name: str, folder: str | Path | None) -> Path:
-    return root() / "data" / "records" / name if folder is None else Path(folder)
+    """The folder of a record. Raises: ValueError for a name that leads out of `data/records`."""
+    if folder is not None:
+        return Path(folder)
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a record; those that are there: {', '.join(recorded())}.")
+    return root() / "data" / "records" / name

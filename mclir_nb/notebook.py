@@ -3,6 +3,7 @@
 import ast
 import base64
 import difflib
+import html
 import inspect
 import os
 import platform
@@ -186,7 +187,7 @@ def show_figure(figure, caption: str) -> None:
     mime = f"image/{form}"
     data = {mime: base64.b64encode(render(figure, form, colours=256)).decode(), "text/plain": caption}
     display(data, metadata={mime: {"alt": caption}}, raw=True)
-    display(Markdown(f"*{caption}*"))
+    display(Markdown(f"*{html.escape(caption, quote=False)}*"))  # it may hold names of files
 
 
 def show_source(*objects, docstring: bool = True) -> None:

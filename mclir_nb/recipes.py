@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from mclir_nb import datasets, losses, networks, tasks
+from mclir_nb import datasets, losses, networks, paper_recipes, tasks
 
 PRECISIONS = ("float32", "bfloat16")
 FEATURES = ("lite0", "vgg16", "vgg19")
@@ -44,6 +46,7 @@ class Recipe:
     cosine_steps: int | None = (
         None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
     )
+    milestones: tuple[int, ...] = ()  # steps after which the rate is halved, instead of the cosine
     betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
     weight_decay: float = 0.0  # official
     grad_clip: float | None = (
@@ -120,8 +123,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     # one modest GPU, an hour
     "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
                 log_every=100, val_every=1000, save_every=1000, val_side=None),
-    # the official recipe of FFA-Net; other networks replace what their own configuration says, below
-    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128, cosine_steps=100_000,
+    # the recipe of a network's authors, see `paper_recipes`; for a network without one, that of FFA-Net
+    "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }  # fmt: skip
 
@@ -150,7 +153,7 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
         overrides: fields of `Recipe`; None means "the recipe's own".
     Raises: ValueError for unknown names and impossible values, saying what is accepted.
     """
-    if name not in _SIZES:
+    if not isinstance(name, str) or name not in _SIZES:
         raise ValueError(
             f"unknown recipe {name!r}{_near(name, _SIZES)} The recipes are: {', '.join(_SIZES)}."
         )
@@ -158,8 +161,11 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     _known(overrides)
     scale = tasks.get(task, overrides.get("scale")).scale
     fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
-    fields = dict(network=tasks.get(task).network, scale=scale) | fields | overrides
-    if "history_every" in overrides and "history_decay" not in overrides:
+    fields = dict(network=tasks.get(task).network, scale=scale) | fields
+    if name == "paper":
+        fields |= paper_recipes.fields(overrides.get("network", fields["network"]), scale)
+    fields |= overrides
+    if isinstance(overrides.get("history_every"), tuple) and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
     return Recipe(name=name, task=task, **fields)
 
@@ -200,8 +206,34 @@ def _known(fields: dict) -> None:
             )
 
 
+_TYPES = {field.name: field.type for field in dataclasses.fields(Recipe)}
+
+
+def _fits(value, kind) -> bool:
+    """Whether a value is of an annotated type; a whole number is a float, True is no number, None no interval."""
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        right = len(value) == len(parts) or parts[-1] is ... if isinstance(value, tuple) else False
+        return right and all(_fits(one, parts[0]) or (one is None and parts[-1] is ...) for one in value)
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    if kind is float:
+        return (
+            isinstance(value, numbers.Real)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
+    return isinstance(value, numbers.Integral if kind is int else kind) and isinstance(value, bool) == (
+        kind is bool
+    )
+
+
 def _check(recipe: Recipe) -> None:
     """Refuse what cannot be trained, with what is accepted."""
+    for name, kind in get_type_hints(Recipe).items():
+        value = getattr(recipe, name)
+        if not _fits(value, kind):
+            raise ValueError(f"{name} is {str(value)[:80]!r}; it must be of type {_TYPES[name]}, and finite.")
     for field, value, accepted in (
         ("task", recipe.task, tasks.names()),
         ("network", recipe.network, networks.names()),
@@ -240,10 +272,21 @@ def _check(recipe: Recipe) -> None:
             f"history_threshold is {recipe.history_threshold!r}; it must be a number >= 0 (official 0.022), or None "
             "for the schedule of history_every."
         )
-    for field in ("learning_rate", "ema_decay", "history_start"):
+    for field in (
+        "learning_rate",
+        "learning_rate_min",
+        "ema_decay",
+        "history_start",
+        "betas",
+        "history_decay",
+    ):
         value = getattr(recipe, field)
-        if not 0 <= value <= 1:
+        if not all(0 <= one <= 1 for one in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"{field} is {value!r}; it must lie between 0 and 1.")
+    for field in ("weight_decay", "val_every", "history_every", "grad_clip", "cosine_steps", "val_side"):
+        value = getattr(recipe, field)
+        if not all((one or 0) >= 0 for one in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{field} is {value!r}; it must not be negative.")
     _ = recipe.weight  # an objective of one's own has none unless it is given
     if recipe.lambda_neg is not None and not 0 <= recipe.lambda_neg < float("inf"):
         raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import json
 import os
 import platform
@@ -37,6 +38,9 @@ FILES = {
     "history.safetensors": "the history models",
     "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
+
+
+LARGEST_JSON = 2**20  # bytes
 
 
 def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
@@ -113,10 +117,25 @@ def _safetensors(path: Path):
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A table of numbers, every digit as it was written; an empty cell is NaN."""
-    with open(path, newline="") as file:
-        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    """A table of numbers, every digit as it was written; an empty cell is NaN. Raises: ValueError for anything else."""
+    try:
+        with open(path, newline="") as file:
+            rows = [
+                {key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+        return [row | {"step": int(row["step"])} for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged: it is no table of numbers with a column step ({error})."
+        ) from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Any table. Raises: ValueError if the file is none."""
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError, OverflowError) as error:  # the parser's own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as a table ({error}).") from error
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -126,7 +145,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return ""
         text = f"{value:g}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|").replace("\n", " ")
+        return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
     rows = [table.columns, ["--:" if number else "---" for number in numbers]]
@@ -171,8 +190,8 @@ def note_provenance(run_dir: Path, facts: dict, step: int) -> None:
     """Keep where and with what a run was begun; what differs when it goes on is added to its list `continued`."""
     file = run_dir / "provenance.json"
     try:
-        first = json.loads(file.read_text())
-    except (OSError, ValueError):
+        first = read_json(file)
+    except ValueError:
         write_json(file, facts)
         return
     last = first | {key: value for entry in first.get("continued", []) for key, value in entry.items()}
@@ -190,18 +209,31 @@ def different_fields(old: Recipe, new: Recipe) -> str:
 def read_recipe(run_dir: Path) -> Recipe:
     """The recipe of a run folder."""
     file = run_dir / "recipe.json"
+    if not file.exists():
+        raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
+    fields = read_json(file)
     try:
-        fields = json.loads(file.read_text())
         return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except FileNotFoundError:
-        raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.") from None
-    except (TypeError, json.JSONDecodeError) as error:
+    except TypeError as error:
         raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
     except ValueError as error:
         raise ValueError(
             f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
             "it keeps the source."
         ) from error
+
+
+def read_json(file: Path) -> dict:
+    """A small JSON file with an object in it. Raises: ValueError if it is anything else."""
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it is larger than {LARGEST_JSON} bytes")
+        content = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as a JSON object ({error}); copy it again.") from error
 
 
 def provenance(device: torch.device, features_source: str) -> dict:
@@ -257,7 +289,7 @@ class Run:
 
     @property
     def provenance(self) -> dict:
-        return json.loads((self.dir / "provenance.json").read_text())
+        return read_json(self.dir / "provenance.json")
 
     @property
     def log(self) -> pd.DataFrame:
@@ -267,7 +299,7 @@ class Run:
     @property
     def scores(self) -> pd.DataFrame:
         """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
-        return pd.read_csv(self.dir / "scores.csv")
+        return read_table(self.dir / "scores.csv")
 
     @property
     def is_finished(self) -> bool:
@@ -298,9 +330,11 @@ class Run:
         tensors, _ = self._tensors("history.safetensors")
         state: list[dict] = [{} for _ in self.recipe.history_every]
         for name, tensor in tensors.items():
-            number, key = name.split(".", 1)
+            number, _, key = name.partition(".")
+            if number not in map(str, range(len(state))):
+                raise ValueError(f"{self.dir / 'history.safetensors'} is not of this run: it holds {name!r}.")
             state[int(number)][key] = tensor
-        return [self._load(weights) for weights in state]
+        return [self._load(weights, "history.safetensors") for weights in state]
 
     def _tensors(self, name: str):
         if not (self.dir / name).is_file():
@@ -310,11 +344,15 @@ class Run:
         return read_tensors(self.dir / name)
 
     def _network(self, name: str) -> nn.Module:
-        return self._load(self._tensors(name)[0])
+        return self._load(self._tensors(name)[0], name)
 
-    def _load(self, state: dict[str, Tensor]) -> nn.Module:
+    def _load(self, state: dict[str, Tensor], name: str) -> nn.Module:
         network = build_network(self.recipe)
-        network.load_state_dict(state)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.dir / name} does not fit the recipe beside it ({reason}).") from error
         return network.eval()
 
 

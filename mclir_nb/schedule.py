@@ -10,8 +10,11 @@ from mclir_nb.recipes import Recipe
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Cosine from `learning_rate` to `learning_rate_min`; step counts from 1.
 
-    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run.
+    With `cosine_steps` below `steps` the rate rises again after each fall, as in the official 500k-step run. With
+    `milestones` it is halved after each of these steps instead.
     """
+    if recipe.milestones:
+        return recipe.learning_rate * 0.5 ** sum(step > milestone for milestone in recipe.milestones)
     turn = math.pi * (step - 1) / (recipe.cosine_steps or recipe.steps)
     low = recipe.learning_rate_min
     return low + 0.5 * (recipe.learning_rate - low) * (1 + math.cos(turn))

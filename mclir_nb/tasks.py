@@ -98,7 +98,7 @@ def get(name: str, scale: int | None = None) -> Task:
         scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
     Raises: ValueError naming what is accepted.
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown task {name!r}{hint} The tasks are: {', '.join(TASKS)}.")

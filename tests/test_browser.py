@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -90,9 +91,12 @@ def with_widgets() -> list[Path]:
     return [path for path in first if path.exists() and re.search(r"\bwidgets\.\w+\(", path.read_text())]
 
 
+TOKEN = secrets.token_hex(16)  # as anybody's JupyterLab has one
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab of its own on the loopback interface, no token: (address, notebook folder)."""
+    """A JupyterLab of its own on the loopback interface: (address, notebook folder)."""
     base = tmp_path_factory.mktemp("lab")
     for name, content in SETTINGS.items():
         path = base / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -104,7 +108,7 @@ def lab(tmp_path_factory):
         port = probe.getsockname()[1]
     folders = {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    command += [f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
     command += [f"--ServerApp.root_dir={base / 'root'}", f"--LabApp.workspaces_dir={base / 'workspaces'}"]
     command += [f"--LabApp.user_settings_dir={base / 'settings'}", "--LabApp.expose_app_in_browser=True"]
     command += ["--LabApp.extension_manager=readonly"]
@@ -123,7 +127,7 @@ def _wait_for(server, address: str, log: Path) -> None:
     """Until the server answers; at most a minute."""
     for _ in range(600):
         try:
-            urllib.request.urlopen(address + "/api/status", timeout=5).close()
+            urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=5).close()
             return
         except OSError:
             assert server.poll() is None, log.read_text()
@@ -147,7 +151,7 @@ def run_all(browser, lab, path: Path) -> list:
     """Open a notebook, run all its cells, and return the live views of its outputs."""
     address, folder = lab
     shutil.copy(path, folder / path.name)
-    browser.get(f"{address}/lab/tree/{path.name}?reset")
+    browser.get(f"{address}/lab/tree/{path.name}?reset&token={TOKEN}")
     WebDriverWait(browser, 90, poll_frequency=0.1).until(lambda d: d.execute_script(READY))
     browser.execute_script(RUN_ALL)  # and look again and again: one request must not last minutes
     assert WebDriverWait(browser, 400, poll_frequency=0.2).until(lambda d: d.execute_script(RAN)) == "all"

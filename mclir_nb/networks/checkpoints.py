@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mclir_nb import archives
+
 ENTRIES = ("params_ema", "params", "state_dict", "model")  # looked for in this order
 PREFIXES = ("module.", "_orig_mod.", "net.", "core.")  # DataParallel, torch.compile, Lightning, ours
 DERIVED = (
@@ -85,6 +87,7 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
             f"{path} is refused: it is a pickle of Python objects, which could run code; "
             "save the network's state_dict() with torch.save or as safetensors"
         )
+    archives.refuse_bomb(path)
     try:
         content = load_file(path) if start[8:] == b"{" else _load_pickle(path)
     except Exception as error:  # damaged files make the readers fail in many ways
