@@ -113,6 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     run = records.Run(arguments.checkpoint).recipe if arguments.checkpoint.is_dir() else None
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists and is never overwritten; choose another name.")
+    network = network if run else evaluate.as_published(network)
     own = run.task if run else networks.NETWORKS[network.name].task
     task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)
     images = datasets.open_set(benchmark, task, "test", arguments.root)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mclir_nb import datasets, leaks, published, tasks
-from mclir_nb.images import read_image
+from mclir_nb.images import Picture, png, read_image
 from mclir_nb.layouts import Entry, Found
 from mclir_nb.progress import Progress
 from mclir_nb.samples import FITS, shape
@@ -232,3 +232,38 @@ def _digest(image: Tensor) -> bytes:
     digest = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.contiguous().numpy().data)
     return digest.digest()
+
+
+# ------------------------------------------------------------------------------------------------- an example
+
+
+def broken_example(folder: str | Path) -> Path:
+    """A small Rain100L with one defect of each kind, made of the embedded photographs: what a report looks like.
+
+    Args:
+        folder: made if needed; files of the same names are written anew.
+    Returns: the folder, as the data root for `check_data("rain100l", ...)`.
+    """
+    folder, rain, photos = Path(folder), tasks.get("derain"), datasets.embedded("train")
+    train, test = folder / "RainTrainL", folder / "Rain100L"
+    (test / "rainy").mkdir(parents=True, exist_ok=True)
+    train.mkdir(exist_ok=True)
+    for number in range(1, len(photos) + 1):
+        gt, lq, _ = datasets.Patches(photos, rain, 64, 1, seed=0)[number - 1]
+        _write(train / f"norain-{number}.png", gt)
+        _write(train / f"rain-{number}.png", lq)
+        if number <= 2:
+            _write(test / f"norain-{number:03}.png", gt.flip(2) if number == 1 else gt)
+            _write(test / f"rainy/rain-{number:03}.png", lq.flip(2))
+    (train / "norain-3.png").unlink()
+    (train / "rain-4.png").write_bytes((train / "rain-4.png").read_bytes()[:500])
+    (train / "norain-5.png").write_text("<html>404 Not Found</html>")
+    (train / "rain-6.png").write_bytes((train / "norain-6.png").read_bytes())
+    _write(train / "rain-7.png", torch.full((3, 64, 60), 0.5))
+    (train / "rain-8.png").write_bytes((train / "rain-9.png").read_bytes())
+    return folder
+
+
+def _write(path: Path, image: Tensor) -> None:
+    pixels = tasks.to_uint8(image).permute(1, 2, 0).numpy()
+    path.write_bytes(png(Picture(pixels)))

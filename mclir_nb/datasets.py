@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["Entry", "ImageSet", "Patches", "Sample", "benchmark", "check", "embe
 __all__ += ["open_set", "patch", "read_image", "stream", "tree"]
 
 SPLITS = ("train", "val", "test")
+SMALLEST_PATCH = 16  # gt pixels, at scale 1
 LARGEST_VAL = 40  # pictures of a held-out validation set, evenly spread over it: validation must stay cheap
 
 
@@ -123,9 +125,17 @@ def data_folder(dataset: str, layout: Layout, data_root: str | Path | None, task
             f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}"
         )
     place = Path(data_root).expanduser()
-    if not place.is_dir():
-        what = "is not a folder" if place.exists() else "does not exist"
-        raise ValueError(f"data_root {place} {what}. {tree(layout, task)}")
+    try:
+        with os.scandir(place):
+            pass
+    except OSError as error:
+        what = (
+            "is not a folder"
+            if isinstance(error, NotADirectoryError)
+            else f"cannot be read ({error.strerror})"
+        )
+        what = "does not exist" if isinstance(error, FileNotFoundError) else what
+        raise ValueError(f"data_root {place} {what}. {tree(layout, task)}") from error
     return place
 
 
@@ -236,9 +246,11 @@ def check(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None
     largest = max(looked_at, key=lambda sample: min(sample.gt.shape[1:]))
     side = min(largest.gt.shape[1:])
     if side < patch_size:
+        remedy = f"use patch_size {side // 8 * 8} or less, or remove the picture"
+        if side < SMALLEST_PATCH:
+            remedy = f"no patch_size is that small; use pictures of at least {SMALLEST_PATCH} pixels a side"
         raise ValueError(
-            f"{largest.name} of {images.name} is {shape(largest.gt)}, smaller than the patch of "
-            f"{patch_size}; use patch_size {side // 8 * 8} or less, or remove the picture."
+            f"{largest.name} of {images.name} is {shape(largest.gt)}, smaller than the patch of {patch_size}; {remedy}."
         )
 
 

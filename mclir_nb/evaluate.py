@@ -46,7 +46,7 @@ def evaluate(
     Returns: columns image, psnr_input, ssim_input, psnr_restored, ssim_restored (dB and 1), seconds (of the
         network), memory_mb (the most the process held meanwhile, on CUDA the most that was allocated; NaN where it
         is not known), tiles (1: the picture as a whole). For super-resolution the input is the bicubic enlargement
-        of lq. `attrs` holds protocol, crop and ensemble.
+        of lq. `attrs` holds protocol, crop, ensemble and network (its name and number of parameters).
     Raises: ValueError for an empty benchmark, a network of another scale, an impossible protocol, crop or tile.
     """
     task: Task | None = getattr(benchmark, "task", None)
@@ -56,27 +56,31 @@ def evaluate(
     rows = []
     bar = Progress(benchmark if isinstance(benchmark, Sized) else list(benchmark), "scoring", quiet=quiet)
     for name, gt, lq in bar:
-        _check_scale(network, name, gt, lq)
-        restored, cost = _timed(network, lq[None], options)
-        row = {"image": name}
-        for kind, image in (("input", enlarge(lq, gt)), ("restored", restored)):
-            row |= score(image, gt, kind, protocol, crop)
-        rows.append(row | cost)
-        bar.note = f"{name} {row['psnr_restored']:.2f} dB"
+        try:
+            rows.append({"image": name} | _row(network, gt, lq, protocol, crop, options))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        bar.note = f"{name} {rows[-1]['psnr_restored']:.2f} dB"
     if not rows:
         raise ValueError("the benchmark holds no pictures; check its folder and split.")
     table = pd.DataFrame(rows)
-    table.attrs = {"protocol": protocol, "crop": crop, "ensemble": ensemble}
+    size = sum(parameter.numel() for parameter in network.parameters())
+    label = f"{getattr(network, 'name', type(network).__name__)}, {size:,} parameters"
+    table.attrs = {"protocol": protocol, "crop": crop, "ensemble": ensemble, "network": label}
     return table
 
 
-def _check_scale(network: nn.Module, name: str, gt: Tensor, lq: Tensor) -> None:
+def _row(network: nn.Module, gt: Tensor, lq: Tensor, protocol: str, crop: int, options: dict) -> dict:
+    """The scores of one picture and what they cost."""
     wanted, found = tiles.scale_of(network), gt.shape[-1] / lq.shape[-1]
     if found != wanted:
         raise ValueError(
-            f"{name}: gt is {found:g} times as large as lq, but the network enlarges {wanted} times; "
+            f"gt is {found:g} times as large as lq, but the network enlarges {wanted} times; "
             f"open the benchmark with scale {wanted}, or use a network of scale {found:g}."
         )
+    restored, cost = _timed(network, lq[None], options)
+    row = score(enlarge(lq, gt), gt, "input", protocol, crop)
+    return row | score(restored, gt, "restored", protocol, crop) | cost
 
 
 def _timed(network: nn.Module, lq: Tensor, options: dict) -> tuple[Tensor, dict[str, float]]:
@@ -110,6 +114,18 @@ class _Peak:
             return math.nan
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(status["VmHWM"].split()[0]) * 1024 / 1e6
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """The network in the form in which its authors score it; changes and returns it.
+
+    NAFNet then averages over windows of 1.5 training patches (NAFNetLocal, TLC) where pictures are larger than 384
+    pixels; IDT always cuts its official tiles; all others are scored as they are.
+    """
+    core = getattr(network, "core", network)
+    if hasattr(core, "pool_locally"):
+        core.pool_locally(256)  # the side of the GoPro training patches
+    return network
 
 
 def score(image: Tensor, gt: Tensor, kind: str, protocol: str, crop: int) -> dict[str, float]:
@@ -222,8 +238,8 @@ def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 
     Returns: columns source ("paper" or "measured here") | what | pictures (NaN for the paper, which does not say) |
         psnr_db | low | high (of `summary`) | ssim | protocol | note. Without a row in the paper only what was measured.
     """
-    kinds = {"input": "untouched input", "restored": f"{network} as loaded"}
     means, facts = summary(scores), scores.attrs
+    kinds = {"input": "untouched input", "restored": facts.get("network", network)}
     protocol = f"{facts.get('protocol', '')}, crop {facts.get('crop', 0)}"
     rows = _paper_rows(network, dataset, scale)
     for kind, what in kinds.items():

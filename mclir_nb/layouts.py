@@ -252,17 +252,28 @@ def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, 
         below = place / part
         return [(groups, below)] if below.is_dir() else []
     pattern, steps = _pattern(part), []
-    with os.scandir(place) as items:
-        for item in items:
-            stem, suffix = os.path.splitext(item.name) if last else (item.name, "")
-            if item.name.startswith(".") or (last and suffix.lower() not in SUFFIXES):
-                continue
-            match = pattern.fullmatch(stem)
-            if match and (item.is_file() if last else item.is_dir()):
-                new = {key: int(value) if key == "n" else value for key, value in match.groupdict().items()}
-                if all(groups.get(key, value) == value for key, value in new.items()):
-                    steps.append((groups | new, place / item.name))
+    for item in _items(place):
+        stem, suffix = os.path.splitext(item.name) if last else (item.name, "")
+        if item.name.startswith(".") or (last and suffix.lower() not in SUFFIXES):
+            continue
+        match = pattern.fullmatch(stem)
+        if match and (item.is_file() if last else item.is_dir()):
+            new = {key: int(value) if key == "n" else value for key, value in match.groupdict().items()}
+            if all(groups.get(key, value) == value for key, value in new.items()):
+                steps.append((groups | new, place / item.name))
     return sorted(steps, key=lambda step: step[1].name)
+
+
+def _items(place: Path) -> list[os.DirEntry]:
+    """What a folder holds. Raises: ValueError if it may not be listed."""
+    try:
+        with os.scandir(place) as items:
+            return list(items)
+    except PermissionError as error:
+        raise ValueError(
+            f"the folder {place} cannot be listed: permission denied; give yourself the right to read it and what it "
+            "holds (chmod -R u+rX), or copy the data set."
+        ) from error
 
 
 def _pattern(part: str) -> re.Pattern:

@@ -28,7 +28,7 @@ LEAKS = (
     ),
     Leak(
         ("rain100h",),
-        ("rain100h", "rain100l"),
+        ("rain100h",),
         "546 of the 1,800 training images of Rain100H share their background with test images; PReNet trains on the "
         "other 1,254",
     ),

@@ -19,6 +19,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from mclir_nb.layouts import Found, Packing, find
 from mclir_nb.tasks import Task
 
@@ -57,6 +59,22 @@ class Layout:
 def names() -> list[str]:
     """The names `get` accepts."""
     return list(LAYOUTS)
+
+
+def table() -> pd.DataFrame:
+    """Every set: dataset (the index) | what | tasks | train | test (published pairs; "?": no source says) | where."""
+    rows = []
+    for name, layout in LAYOUTS.items():
+        counts = {split: " + ".join(map(_published, layout.parts(split))) for split in ("train", "test")}
+        tasks = ", ".join(layout.tasks) or "any, degraded here"
+        rows.append({"dataset": name, "what": layout.title, "tasks": tasks, **counts, "where": layout.where})
+    return pd.DataFrame(rows).set_index("dataset")
+
+
+def _published(part: Part) -> str:
+    """The published numbers of pairs of one part: several for several releases, or cut in several ways."""
+    counts = dict.fromkeys(count for packing in part for count in packing.counts)
+    return " or ".join(f"{count:,}" for count in counts) or "?"
 
 
 def get(name: str) -> Layout:

@@ -267,6 +267,11 @@ def _revision() -> str:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
+def runs_dir() -> Path:
+    """The folder runs/ of the workbook, or the one that the variable MCLIR_NB_RUNS names."""
+    return Path(os.environ.get("MCLIR_NB_RUNS") or root() / "runs")
+
+
 def default_dir(recipe: Recipe) -> Path:
     """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder.
 
@@ -274,7 +279,7 @@ def default_dir(recipe: Recipe) -> Path:
     which shall neither find nor leave runs of the reader).
     """
     parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
-    return Path(os.environ.get("MCLIR_NB_RUNS") or root() / "runs") / "-".join(map(str, parts))
+    return runs_dir() / "-".join(map(str, parts))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,12 @@ def test_one_row_per_picture_with_the_protocol_of_the_task():
     rain = datasets.benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
     scores = evaluate.evaluate(Same(), rain, quiet=True)
     assert list(scores.image) == [name for name, _, _ in rain] and len(scores) == 4
-    assert scores.attrs == {"protocol": "idt", "crop": 0, "ensemble": False}
+    assert scores.attrs == {
+        "protocol": "idt",
+        "crop": 0,
+        "ensemble": False,
+        "network": "Same, 1 parameters",
+    }
     _, gt, lq = rain[1]
     assert scores.psnr_input[1] == scores.psnr_restored[1] == metrics.psnr(lq, gt, "idt")
     assert scores.ssim_input[1] == scores.ssim_restored[1] == metrics.ssim(lq, gt, "idt")
@@ -167,6 +172,7 @@ def test_the_paper_stands_beside_the_measurement_and_each_row_says_whose_it_is()
         "FFANet, SOTS-indoor",
         "FFANet + SPN, SOTS-indoor",
     ]
+    assert rows.what[3] == "Same, 1 parameters"  # never the paper's name for something smaller
     assert rows.protocol[3] == "basicsr-rgb, crop 0" and rows.protocol[0] == "not stated in the paper"
     assert rows.low[3] <= rows.psnr_db[3] <= rows.high[3] and rows.pictures[3] == 2
 
@@ -285,6 +291,17 @@ def test_a_run_on_a_benchmark_warns_of_what_both_share(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "Known leak between bsds500 and rain100l" in shown and "1 of 100 published pictures" in shown
     assert "idt, crop 0" in shown
+
+
+def test_an_official_nafnet_is_scored_as_its_authors_do():
+    """NAFNetLocal: the same weights, windows of 384 pixels; other pictures than those larger stay the same."""
+    network = networks.build("nafnet", width=4, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1))
+    for block in network.core.middle_blks:
+        nn.init.constant_(block.beta, 1.0)
+    large, small = torch.rand(1, 3, 32, 500), torch.rand(1, 3, 32, 380)
+    before = [network(lq) for lq in (large, small)]
+    after = [evaluate.as_published(network)(lq) for lq in (large, small)]
+    assert not torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 
 
 def test_leaks_are_known_by_both_names():
