@@ -1,9 +1,15 @@
-"""What a training step costs: counted before it runs, measured on this machine.
+"""What a training step costs: predicted before it runs, measured on this machine.
 
 Model (multiply-accumulates, MACs): a plain step is 3F, one forward F and a backward of 2F. SPN adds N forwards of
 history models and the feature network: V forward and V input gradient for the output, V for each negative. So
 
     SPN step / plain step = 1 + N/3 + (2 + N) V / (3 F).
+
+One history drawn anew per step counts as N = 1, the term in every k-th step only as 1/k of what it adds, features on a
+square of the patch as the share of V that the square is of the patch.
+
+Memory: weights, gradients, two moments, EMA and N histories stay; what the backward pass needs of the forward grows
+with the batch; the feature network adds the maps of the few images it looks at at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import features, losses, records
+from mclir_nb import features, losses, memory, records
 from mclir_nb.recipes import Recipe
 from mclir_nb.train import Trainer
 
@@ -31,24 +37,61 @@ def macs(module: nn.Module, image: torch.Tensor) -> int:
 def counted(recipe: Recipe) -> dict:
     """Size of a step in MACs per patch, without training anything.
 
-    Returns: parameters; F (network, one patch), V (features of one gt patch), histories N; ratio, the predicted
-        cost of a step relative to the plain step of the same network.
+    Returns: parameters; F (network, one patch), V (features of one gt patch, or of the square they see), histories N;
+        ratio, the predicted cost of a step relative to the plain step of the same network; bytes, the predicted peak
+        of the memory that tensors hold.
     """
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).eval()
-    side = recipe.patch_size
-    forward = macs(network, torch.rand(1, 3, side // recipe.scale, side // recipe.scale))
-    histories = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
-    looked_at = 0
+    lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale])
+    forward, looked_at, maps, feature_bytes = macs(network, lq), 0, 0, 0
+    kept = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
+    asked = min(kept, 1) if recipe.history_draw else kept
     if recipe.objective != "plain":
-        looked_at = macs(
-            features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, side, side)
-        )
-    ratio = 1 + histories / 3 + (2 + histories) * looked_at / (3 * forward)
+        seen = recipe.features_crop or recipe.patch_size
+        net, patch = features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, seen, seen)
+        looked_at, feature_bytes = macs(net, patch), memory.size(net)
+        at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * seen**2)))
+        maps = at_once * (memory.saved(net, patch.requires_grad_()) + asked * _tapped(net, patch))
+    extra = asked / 3 + (2 + asked) * looked_at / (3 * forward)
+    weights = memory.size(network)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "F": forward, "V": looked_at, "histories": histories, "ratio": ratio,
+        "F": forward, "V": looked_at, "histories": kept, "ratio": 1 + extra / recipe.negatives_every,
+        "bytes": (5 + kept) * weights + feature_bytes + recipe.batch_size * memory.saved(network, lq) + maps,
     }  # fmt: skip
+
+
+def _tapped(net: nn.Module, image: torch.Tensor) -> int:
+    """Bytes of the feature maps that are compared, for one image."""
+    with torch.no_grad():
+        return sum(x.nbytes for x in net(image).values())
+
+
+def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
+    """Seconds of a forward and a backward pass of the network for one patch here, the least of a few."""
+    with torch.random.fork_rng(devices=[]):
+        network = records.build_network(recipe).to(device)
+    lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale], device=device)
+    lq = lq.contiguous(memory_format=torch.channels_last)
+    taken = []
+    for _ in range(1 + times):
+        start = time.perf_counter()
+        network(lq).mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def predict(recipe: Recipe, device: torch.device) -> dict:
+    """Time and memory of a step of this recipe, from the counted MACs and one patch run here.
+
+    Returns: what `counted` returns, and seconds: batch_size * one_patch * ratio. Large batches of small patches take
+        less than that on a GPU, which one patch does not fill.
+    """
+    count = counted(recipe)
+    return count | {"seconds": recipe.batch_size * one_patch(recipe, device) * count["ratio"]}
 
 
 def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> float:
@@ -65,7 +108,7 @@ def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> float:
 
 def card(recipe: Recipe, device: torch.device) -> pd.Series:
     """The cost of a run before it starts, one line per fact."""
-    count, seconds = counted(recipe), probe(recipe, device)
+    count, seconds = predict(recipe, device), probe(recipe, device)
     plain = 3 * count["F"] * recipe.batch_size
     return pd.Series(
         {
@@ -74,6 +117,8 @@ def card(recipe: Recipe, device: torch.device) -> pd.Series:
             "features of one patch": f"{count['V'] / 1e6:,.0f} million MACs",
             "history models": f"{count['histories']}",
             "predicted step / plain step": f"{count['ratio']:.2f} (by MACs)",
+            "predicted memory": f"{count['bytes'] / 1e6:,.0f} MB in tensors",
+            "predicted step here": f"{count['seconds'] * 1000:.0f} ms",
             "MACs of the run": f"{plain * count['ratio'] * recipe.steps:.2e}",
             "patches seen": f"{recipe.steps * recipe.batch_size:,}",
             "measured step here": f"{seconds * 1000:.0f} ms",

@@ -75,6 +75,12 @@ class HistoryModels:
             output.clone() for output in outputs
         ]  # an inference tensor cannot be saved for the backward of the loss
 
+    def first(self, count: int) -> "HistoryModels":
+        """The first `count` histories with their schedule; the networks themselves, not copies."""
+        part = copy.copy(self)
+        part.models, part.every, part.decay = self.models[:count], self.every[:count], self.decay[:count]
+        return part
+
     def update(self, model: nn.Module, step: int) -> list[int]:
         """Refresh the histories that are due. Call after `optimizer.step()`, with steps counted from 1.
 

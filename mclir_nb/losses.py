@@ -126,16 +126,18 @@ def _distance_and_gradient(
     with torch.enable_grad():
         ours = features(image)
     weights, value, slopes = _layer_weights(features, ours), 0.0, []
+    # a power of two, taken out again below: keeps the small numbers of a gradient within float16, and changes no bit
+    unit = 2.0 ** max(own.numel() for own in ours.values()).bit_length()
     for layer, own in ours.items():
         scale, total = weights[layer] / len(others), torch.zeros_like(own)
         for other in theirs:
             difference = own.detach() - other.pop(layer)
             value = value + scale * value_of(difference).mean()
             total += slope_of(difference)
-        slopes.append(total.mul_(scale / own.numel()))
+        slopes.append(total.mul_(scale * unit / own.numel()))
     if not image.requires_grad:
         return value, None
-    return value, torch.autograd.grad(list(ours.values()), image, slopes)[0]
+    return value, torch.autograd.grad(list(ours.values()), image, slopes)[0].div_(unit)
 
 
 def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:

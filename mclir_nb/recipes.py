@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
-import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mclir_nb import datasets, losses, networks, paper_recipes, tasks
+from mclir_nb import datasets, losses, networks, paper_recipes, precision, tasks
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = precision.NAMES
 FEATURES = ("lite0", "vgg16", "vgg19")
 
 
@@ -73,7 +73,21 @@ class Recipe:
     lambda_ratio: float | None = (
         None  # r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1
     )
-    precision: str = "float32"  # of the trained network's forward pass; losses and histories stay float32
+    precision: str = "float32"  # of the trained network, see precision.NAMES; "float32" is without TF32
+    history_precision: str = "float32"  # of the history models; less loses the SPN gradient late in training
+    features_precision: str = "float32"  # of the feature network; likewise
+    negatives: str = "history"  # "synthetic" for c2r: see negatives.partly_restored
+    curriculum: str = (
+        "none"  # c2r over histories: "none" weights them alike, "measured" by their validation PSNR
+    )
+    negatives_every: int = 1  # approximation: the term in every k-th step only, k times as strong
+    features_crop: int | None = (
+        None  # approximation: side of the square of the patch that features see, gt pixels
+    )
+    guard: str = "stop"  # when the loss runs away: "stop", or "lower-lambda" from the last checkpoint on
+    guard_r: float = 1.0  # the largest r that is let pass
+    guard_drop: float = 10.0  # dB that validation may fall below its best
+    quirks: str = "none"  # "official": mixed start, a cosine that rises again, grad_clip never read; see get
     dataset: str = "embedded"
     data_root: str | None = None
     seed: int = 0
@@ -89,6 +103,11 @@ class Recipe:
         """A copy with some fields changed, checked again."""
         _known(changes)
         return dataclasses.replace(self, **changes)
+
+    @property
+    def clipping(self) -> float | None:
+        """The largest gradient norm in effect: with the official quirks, the key is there and never read."""
+        return None if self.quirks == "official" else self.grad_clip
 
     @property
     def weight(self) -> float:
@@ -150,7 +169,8 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     Args:
         name: "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper".
         task: one of `tasks.names()`.
-        overrides: fields of `Recipe`; None means "the recipe's own".
+        overrides: fields of `Recipe`; None means "the recipe's own". quirks="official" starts histories with 0.1 of a
+            random network and lets the cosine rise again after a fifth of the steps, unless these are given too.
     Raises: ValueError for unknown names and impossible values, saying what is accepted.
     """
     if not isinstance(name, str) or name not in _SIZES:
@@ -164,6 +184,9 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     fields = dict(network=tasks.get(task).network, scale=scale) | fields
     if name == "paper":
         fields |= paper_recipes.fields(overrides.get("network", fields["network"]), scale)
+    if overrides.get("quirks") == "official":
+        steps = overrides.get("steps", fields["steps"])
+        fields |= dict(history_start=0.1, cosine_steps=max(1, steps // 5))
     fields |= overrides
     if isinstance(overrides.get("history_every"), tuple) and "history_decay" not in overrides:
         fields["history_decay"] = (0.1,) * len(fields["history_every"])
@@ -217,15 +240,10 @@ def _fits(value, kind) -> bool:
         return right and all(_fits(one, parts[0]) or (one is None and parts[-1] is ...) for one in value)
     if parts:
         return any(_fits(value, part) for part in parts)
-    if kind is float:
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max
-        )
-    return isinstance(value, numbers.Integral if kind is int else kind) and isinstance(value, bool) == (
-        kind is bool
-    )
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return math.isfinite(value)
+    kind = numbers.Integral if kind in (int, float) else kind
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _check(recipe: Recipe) -> None:
@@ -239,6 +257,12 @@ def _check(recipe: Recipe) -> None:
         ("network", recipe.network, networks.names()),
         ("objective", recipe.objective, list(losses.OBJECTIVES)),
         ("precision", recipe.precision, PRECISIONS),
+        ("history_precision", recipe.history_precision, PRECISIONS),
+        ("features_precision", recipe.features_precision, PRECISIONS),
+        ("negatives", recipe.negatives, ("history", "synthetic")),
+        ("curriculum", recipe.curriculum, ("none", "measured")),
+        ("guard", recipe.guard, ("stop", "lower-lambda")),
+        ("quirks", recipe.quirks, ("none", "official")),
         ("features", recipe.features, FEATURES),
         ("dataset", recipe.dataset, datasets.names()),
         ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
@@ -297,6 +321,7 @@ def _check(recipe: Recipe) -> None:
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
+    _check_negatives(recipe)
     if recipe.patch_size % (8 * recipe.scale) or recipe.patch_size // recipe.scale < 16:
         unit = 8 * recipe.scale
         down = max(recipe.patch_size // unit, 2) * unit
@@ -304,3 +329,29 @@ def _check(recipe: Recipe) -> None:
             f"patch_size {recipe.patch_size} must be a multiple of {unit} and at least {16 * recipe.scale} "
             f"(8 lq pixels times scale {recipe.scale}); use {down} or {down + unit}."
         )
+
+
+def _check_negatives(recipe: Recipe) -> None:
+    """Refuse approximations that cannot be meant."""
+    if not isinstance(recipe.negatives_every, int) or recipe.negatives_every < 1:
+        raise ValueError(
+            f"negatives_every is {recipe.negatives_every!r}; it must be a whole number, 1 or more."
+        )
+    if recipe.negatives_every > 1 and recipe.objective == "c2r":
+        raise ValueError(
+            "negatives_every is for objectives with histories alone; c2r needs its negatives, use 1."
+        )
+    if recipe.curriculum == "measured" and recipe.history_draw:
+        raise ValueError("curriculum 'measured' weights all histories; with history_draw leave it at 'none'.")
+    side = recipe.features_crop
+    if side is not None and (side % 8 or not 16 <= side <= recipe.patch_size):
+        raise ValueError(
+            f"features_crop is {side}; it must be a multiple of 8 from 16 to the patch_size {recipe.patch_size}."
+        )
+    if recipe.negatives == "synthetic" and recipe.objective != "c2r":
+        raise ValueError(
+            f"negatives 'synthetic' belong to objective c2r, not to {recipe.objective}; use 'history' there."
+        )
+    for field in ("guard_r", "guard_drop"):
+        if not getattr(recipe, field) > 0:
+            raise ValueError(f"{field} is {getattr(recipe, field)!r}; it must be a number above 0.")

@@ -28,23 +28,22 @@ from mclir_nb import (
     losses,
     memory,
     own,
+    precision,
     processes,
     records,
     schedule,
     tasks,
     trouble,
 )  # fmt: skip
+from mclir_nb.guard import Diverged, Guard
 from mclir_nb.history import HistoryModels
+from mclir_nb.negatives import Negatives, Window
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
 LOG_ROWS = (
     10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
 )
-
-
-class Diverged(RuntimeError):
-    """Training was stopped because going on would only do damage; the last good checkpoint is kept."""
 
 
 def train(
@@ -123,9 +122,12 @@ class Trainer:
         )  # missing? say so now
         self.model = self._network("weights")
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.history = self._history() if recipe.objective in losses.USES_HISTORY else None
+        uses_history = recipe.objective in losses.USES_HISTORY and recipe.negatives == "history"
+        self.history = self._history() if uses_history else None
         self.objective = losses.OBJECTIVES[recipe.objective]
         self.features = self._features()
+        self.negatives, self.guard = Negatives(recipe, self.history, self.features), Guard(recipe)
+        self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay,
             fused=True,
@@ -172,7 +174,9 @@ class Trainer:
         if self.recipe.objective == "plain":
             return None
         net = features.build(self.recipe.features, self.recipe.features_weights)
-        return net.to(self.device, memory_format=torch.channels_last)
+        net = net.to(self.device, memory_format=torch.channels_last)
+        side = self.recipe.features_crop
+        return net if side is None else Window(net, side, self.recipe.patch_size)
 
     @property
     def features_source(self) -> str:
@@ -191,40 +195,36 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.learning_rate(recipe, self.step)
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            restored = self.model(lq)
-        weight = schedule.weight(recipe, self.step)
-        parts = self.objective(
-            restored.float(), gt, self._negatives(lq, weight), features=self.features, lambda_neg=weight,
-            lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
-        )  # fmt: skip
-        if recipe.lambda_ratio is not None and weight:
-            parts = _held(parts, 1 if recipe.objective == "history-positive" else -1, recipe.lambda_ratio)
-        self.optimiser.zero_grad()
-        parts.total.backward()
+        with precision.used("tf32" if recipe.precision == "tf32" else "float32", self.device):
+            parts, restored = self._loss(gt, lq)
+            self.optimiser.zero_grad()
+            parts.total.backward()
         processes.average_gradients(self.model.parameters())
-        if recipe.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
+        if recipe.clipping is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clipping)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
-        if (
-            self.history and recipe.history_threshold is not None
-        ):  # before the step, as the official class does
-            self.history.adaptive_update(self.model, restored.float(), gt, recipe.history_threshold)
+        self.negatives.adapt(self.model, restored, gt)
         self.optimiser.step()
         self._average()
-        if self.history and recipe.history_threshold is None:
-            self.history.update(self.model, self.step)
+        self.negatives.update(self.model, self.step)
         self.sums += torch.stack([part.detach() for part in parts])
 
-    def _negatives(self, lq: Tensor, weight: float) -> list[Tensor]:
-        """What the histories make of lq: all of them, or one drawn by (seed, step); none while lambda is 0."""
-        if not self.history or not weight:
-            return []
-        if not self.recipe.history_draw:
-            return self.history.negatives(lq)
-        chance = datasets.stream(self.recipe.seed, "draw", self.step)
-        return self.history.negatives(lq, int(torch.randint(len(self.history.models), (), generator=chance)))
+    def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
+        """Forward pass, negatives and objective, each in its precision."""
+        recipe, term = self.recipe, self.negatives
+        with precision.used(recipe.precision, self.device):
+            restored = self.model(lq).float()
+        outputs = term.of(lq, gt, self.step)
+        curriculum = {"thresholds": term.thresholds} if recipe.objective == "c2r" and outputs else {}
+        with precision.used(recipe.features_precision, self.device):
+            parts = self.objective(
+                restored, gt, outputs, features=self.features, lambda_neg=term.weight(self.step, self.guard.factor),
+                lq=lq, best_psnr=self.best_psnr, generator=datasets.stream(recipe.seed, "objective", self.step),
+                **curriculum,
+            )  # fmt: skip
+        self.last = (restored.detach(), outputs) if outputs else None
+        return term.held(parts, outputs), restored
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -248,21 +248,38 @@ class Trainer:
 
     def log(self) -> dict:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
-        recipe = self.recipe
-        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
+        row, recipe = self._means(), self.recipe
         self.sums.zero_()
-        r = abs(total - l_rec) / l_rec if recipe.objective != "plain" else math.nan  # lambda l_neg / l_rec
-        row = {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
+        l_rec, l_neg, r = row["l_rec"], row["l_neg"], row["r"]
+        row["lambda_neg"] = r * l_rec / l_neg if l_neg else math.nan
         row["lr"] = schedule.learning_rate(recipe, self.step)
         if self.history:
             distances = self.history.distances(self.model)
             row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
+            row |= {f"signal_{i}": share for i, share in enumerate(self._signal())}
         row |= {"val_psnr": math.nan, "val_psnr_ema": math.nan}
         row["seconds"] = time.perf_counter() - self.clock
-        _guard(row, recipe)
+        self.guard.check(row)
         self.rows.append(row)
         return row
+
+    def _means(self) -> dict:
+        """The losses since the last row of the log."""
+        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
+        l_rec, l_neg, total = (processes.mean(self.sums) / steps).tolist()
+        r = (
+            abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan
+        )  # lambda l_neg / l_rec
+        return {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
+
+    def _signal(self) -> list[float]:
+        """Share of the gradient above rounding, per history, if all of them took part in the step just made."""
+        if self.last is None or len(self.last[1]) < len(self.history.models):
+            return []
+        coarsest = max(
+            precision.ROUNDING[p] for p in (self.recipe.history_precision, self.recipe.features_precision)
+        )
+        return precision.signal(*self.last, self.features, coarsest).tolist()
 
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
@@ -271,6 +288,12 @@ class Trainer:
             row[column] = processes.on_first(
                 evaluate.mean_psnr, network, self.validation, task.protocol, task.crop
             )
+        if self.recipe.curriculum == "measured" and self.history:
+            known = (self.validation, task.protocol, task.crop)
+            self.negatives.measured(
+                [processes.on_first(evaluate.mean_psnr, history, *known) for history in self.history.models]
+            )
+        self.guard.check_validation(row, self.best_psnr)
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
     # ---- keeping it
@@ -279,7 +302,8 @@ class Trainer:
         """Everything a resumed run needs, by its place in the checkpoint."""
         histories = self.history.models if self.history else []
         return {
-            "run": self, "model": self.model, "ema": self.ema, "optimiser": checkpoint.Moments(self.optimiser),
+            "run": self, "guard": self.guard, "negatives": self.negatives, "model": self.model, "ema": self.ema,
+            "optimiser": checkpoint.Moments(self.optimiser),
             **{f"history/{i}": history for i, history in enumerate(histories)},
         }  # fmt: skip
 
@@ -320,7 +344,7 @@ class Trainer:
         file = checkpoint.restore(run_dir, self.parts())
         if file and (run_dir / "log.csv").exists():
             self.rows = [row for row in records.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
-            self.clock -= self.rows[-1]["seconds"] if self.rows else 0.0
+            self.clock = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
         damaged = file and file.name == checkpoint.PREVIOUS and (run_dir / checkpoint.FILE).exists()
         return (
             f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}."
@@ -329,27 +353,31 @@ class Trainer:
         )
 
 
-def _held(parts: losses.LossParts, sign: int, ratio: float) -> losses.LossParts:
-    """The parts with a total in which the second term is this share of the first; the gradient sees lambda alone."""
-    l_rec, l_neg = processes.mean(torch.stack(parts[:2]).detach())
-    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
-    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
-
-
-def _guard(row: dict, recipe: Recipe) -> None:
-    """Stop a run whose loss runs away; for a subtracted term the loss has no lower bound."""
-    advice = "Use a smaller lambda_neg"
-    if not math.isfinite(row["total"]):
-        raise Diverged(f"step {row['step']}: the loss is not finite. {advice} or learning_rate.")
-    if row["r"] > 1 and row["total"] < 0:  # only a subtracted term does that, one's own objective included
-        raise Diverged(
-            f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep "
-            f"it between 0.01 and 0.1), so the loss is below zero and the network is rewarded for leaving the images. "
-            f"{advice}: now {recipe.weight:g}."
-        )
-
-
 def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
+    """All steps, from where the trainer is; after a rescue by the guard, from the last checkpoint."""
+    if trainer.recipe.guard == "lower-lambda" and trainer.step == 0:
+        processes.on_first(trainer.save, run_dir)  # a state to go back to
+    while trainer.step < trainer.recipe.steps:
+        try:
+            _steps(trainer, run_dir, interrupted, quiet)
+        except Diverged as error:
+            _go_back(trainer, run_dir, error, quiet)
+
+
+def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> None:
+    """To the last checkpoint with half of lambda, where the recipe asks for that; else the error stands."""
+    if not trainer.guard.lower(trainer.guard.factor):
+        raise error
+    factor, trainer.rows = trainer.guard.factor, []
+    trainer.restore(run_dir)
+    trainer.guard.factor = factor
+    processes.on_first(trainer.save, run_dir)
+    if not quiet:
+        lowered = trainer.recipe.weight * factor
+        print(f"{error} Going on from step {trainer.step} with lambda_neg {lowered:g}, as guard says.")
+
+
+def _steps(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
     recipe, first = trainer.recipe, processes.on_first
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
@@ -371,6 +399,8 @@ def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: 
         stop = processes.any_of(interrupted.is_set())
         if trainer.step % recipe.save_every == 0 or last or stop:
             trainer.sums = processes.mean(trainer.sums)
+            if trainer.step > (trainer.rows[-1]["step"] if trainer.rows else 0):
+                trainer.guard.check(trainer._means())  # what is saved is a state to go back to
             first(trainer.save, run_dir)
         if stop:
             raise KeyboardInterrupt(

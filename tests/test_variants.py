@@ -83,11 +83,11 @@ def test_one_history_is_drawn_from_seed_and_step():
     made, asked = trainer(history_draw=True), []
     made.history.negatives = lambda lq, only=None: asked.append(only) or []
     for made.step in range(1, 33):
-        made._negatives(torch.zeros(1, 3, 16, 16), 1.0)
+        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
     first = list(asked)
     assert set(first) == {0, 1} and 8 <= sum(first) <= 24
     for made.step in range(1, 33):
-        made._negatives(torch.zeros(1, 3, 16, 16), 1.0)
+        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
     assert asked[32:] == first
 
 

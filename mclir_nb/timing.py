@@ -1,0 +1,247 @@
+"""The price of a step measured on this machine: our step beside a reference step, arm by arm in turn.
+
+The arms of a comparison run one after the other within each round, so that whatever slows the machine down slows all
+of them, and the median over the rounds counts. On a CPU the clock is the processor time of this process: other
+programs do not count.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from torch import nn
+
+from mclir_nb import losses, memory, recipes
+from mclir_nb.negatives import Negatives
+from mclir_nb.recipes import Recipe
+from mclir_nb.train import Trainer
+
+Step = Callable[[], None]
+COUNTS = (0, 1, 2, 4)
+# task and gt pixels of one patch: small, so that paper-size networks take seconds; IDT takes 128 only
+PATCHES = {
+    "ffanet": ("dehaze", 32), "dehazeformer-t": ("dehaze", 32), "dehazeformer-s": ("dehaze", 32),
+    "dehazeformer-b": ("dehaze", 32), "idt": ("derain", 128), "swinir-light": ("sr", 64), "swinir": ("sr", 64),
+    "edsr": ("sr", 64), "nafnet": ("deblur", 64),
+}  # fmt: skip
+
+
+def small(network: str, **changes) -> Recipe:
+    """A recipe to measure one of the paper's networks with: paper size, one small patch, VGG16 with random weights.
+
+    Raises: ValueError for a network that is not in `PATCHES`.
+    """
+    if network not in PATCHES:
+        raise ValueError(f"no patch size is set for network {network!r}; choose from {', '.join(PATCHES)}.")
+    task, patch = PATCHES[network]
+    fields = dict(
+        network_size="paper", patch_size=patch, batch_size=1, features="vgg16", features_weights="random"
+    )
+    return recipes.get("demo", task, network=network, **fields | changes)
+
+
+def seconds(step: Step, device: torch.device) -> float:
+    """How long one step takes: processor time on a CPU, elapsed time until the device is done elsewhere."""
+    if device.type == "cpu":
+        start = time.process_time()
+        step()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def in_turn(arms: dict[str, Step], rounds: int, device: torch.device, warm_up: int = 2) -> dict[str, float]:
+    """Median seconds of each arm over `rounds` rounds, after `warm_up` rounds that do not count."""
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(warm_up + rounds):
+        for name, step in arms.items():
+            taken[name].append(seconds(step, device))
+    return {name: statistics.median(values[warm_up:]) for name, values in taken.items()}
+
+
+class OurSteps:
+    """The package's step of one recipe, with as many of its history models as an arm asks for.
+
+    Attributes:
+        trainer: trains the recipe with SPN; all arms share its weights, which no measurement looks at.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.trainer = Trainer(recipe.replace(objective="spn"), device)
+        self.batch = next(self.trainer.patches.batches(1, 1))
+        self.history, self.features = self.trainer.history, self.trainer.features
+        self.terms = {
+            n: Negatives(recipe, self.history.first(n) if n else None, self.features) for n in COUNTS
+        }
+
+    def __call__(self, histories: int) -> None:
+        """One step against the first `histories` history models; 0 is the plain step."""
+        trainer = self.trainer
+        trainer.objective = losses.OBJECTIVES["spn" if histories else "plain"]
+        trainer.negatives = self.terms[histories]
+        trainer.advance(*self.batch)
+
+    def held(self, histories: int) -> int:
+        """Bytes held between steps: weights, gradients, two moments, EMA, history models, feature network."""
+        weights = memory.size(self.trainer.model)
+        return (5 + histories) * weights + (memory.size(self.features) if histories else 0)
+
+
+def reference(ours: OurSteps) -> SimpleNamespace:
+    """What a reference step needs, apart from ours: the same numbers in PyTorch's default layout.
+
+    Returns: model, ema, histories (a list), features, optimiser (AdamW as PyTorch builds it), gt and lq.
+    """
+
+    def plain_copy(network: nn.Module) -> nn.Module:
+        twin = copy.deepcopy(network)
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+        return twin
+
+    trainer = ours.trainer
+    model = plain_copy(trainer.model)
+    return SimpleNamespace(
+        model=model,
+        ema=plain_copy(trainer.ema),
+        histories=[plain_copy(history) for history in ours.history.models],
+        features=plain_copy(ours.features),
+        optimiser=torch.optim.AdamW(model.parameters(), lr=2e-4, betas=(0.9, 0.9), weight_decay=0),
+        gt=ours.batch[0].to(trainer.device),
+        lq=ours.batch[1].to(trainer.device),
+    )
+
+
+def compare(
+    recipe: Recipe,
+    reference_step: Callable[[SimpleNamespace, int], None],
+    rounds: int = 20,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Our steps and reference steps of one recipe, in one process.
+
+    Args:
+        recipe: network, patch and batch; its objective is replaced by SPN with 0, 1, 2 and all four histories.
+        reference_step: called with what `reference` returns and the number of histories; 0 is a plain step.
+        rounds: steps measured per arm.
+    Returns: columns network, patch, batch, step ("ours" or "reference"), histories, seconds, ratio (to the reference
+        plain step), MB (peak of the memory that tensors hold, weights included) and weights (MB of the history
+        models among them). Our step against one history at a
+        time is the step with one random history of four.
+    """
+    where = torch.device(device)
+    ours = OurSteps(recipe, where)
+    parts = reference(ours)
+    arms: dict[tuple[str, int], Step] = {}
+    for n in (0, COUNTS[-1]):
+        arms["reference", n] = lambda n=n: reference_step(parts, n)
+    for n in COUNTS:
+        arms["ours", n] = lambda n=n: ours(n)
+    taken = in_turn(arms, rounds, where)
+    rows = []
+    for (step, n), value in taken.items():
+        peak = ours.held(n) + memory.peak(arms[step, n], where)
+        size = n * memory.size(ours.trainer.model)
+        rows.append(
+            (recipe.network, recipe.patch_size, recipe.batch_size, step, n, value, peak / 1e6, size / 1e6)
+        )
+    table = pd.DataFrame(
+        rows, columns=["network", "patch", "batch", "step", "histories", "seconds", "MB", "weights"]
+    )
+    table.insert(6, "ratio", table.seconds / taken["reference", 0])
+    return table
+
+
+def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
+    """Peak memory of our plain and our exact SPN step of one recipe, measured without timing.
+
+    Returns: the columns network, patch, batch, step, histories, MB and weights of `compare`, one row for 0 and for all
+        histories.
+    """
+    where = torch.device(device)
+    ours, rows = OurSteps(recipe, where), []
+    for n in (0, COUNTS[-1]):
+        ours(n)  # moments and work space are made in the first step
+        peak = ours.held(n) + memory.peak(lambda n=n: ours(n), where)
+        size = n * memory.size(ours.trainer.model)
+        rows.append((recipe.network, recipe.patch_size, recipe.batch_size, "ours", n, peak / 1e6, size / 1e6))
+    return pd.DataFrame(rows, columns=["network", "patch", "batch", "step", "histories", "MB", "weights"])
+
+
+PIECES = ("forward", "history models", "features and losses", "backward", "optimiser, EMA, refresh")
+
+
+def pieces(recipe: Recipe, rounds: int = 5, device: str = "cpu") -> pd.Series:
+    """Where the time of an exact SPN step goes: median share of each of `PIECES`; they add up to 1."""
+    where = torch.device(device)
+    trainer = OurSteps(recipe, where).trainer
+    gt, lq, _ = trainer.patches.batch(1)
+    gt, lq = (image.to(where, memory_format=torch.channels_last) for image in (gt, lq))
+    state: dict = {}
+
+    def forward():
+        state["restored"] = trainer.model(lq)
+
+    def histories():
+        state["negatives"] = trainer.history.negatives(lq)
+
+    def loss():
+        state["parts"] = trainer.objective(
+            state["restored"],
+            gt,
+            state["negatives"],
+            features=trainer.features,
+            lambda_neg=trainer.recipe.weight,
+        )
+
+    def backward():
+        trainer.optimiser.zero_grad()
+        state["parts"].total.backward()
+
+    def rest():
+        trainer.optimiser.step()
+        trainer._average()
+        trainer.history.update(trainer.model, recipe.history_every[-1])
+
+    steps = dict(zip(PIECES, (forward, histories, loss, backward, rest), strict=True))
+    taken = pd.Series(in_turn(steps, rounds, where))
+    return (taken / taken.sum()).rename(recipe.network)
+
+
+# network -> the most that an exact SPN step may cost, relative to the reference's SPN step with four histories
+EXACT = {"ffanet": 0.75}
+ONE = ("ffanet", "idt", "nafnet")
+
+
+def goals(table: pd.DataFrame) -> pd.DataFrame:
+    """What a comparison says about the goals that were set for the price of a step.
+
+    Args: table: as `compare` returns it, of one or more networks.
+    Returns: one row per network and goal: network, goal, limit, measured, met.
+    """
+    rows = []
+    for network, mine in table.groupby("network", sort=False):
+        by_arm = mine.set_index(["step", "histories"])
+        ratio, held = by_arm.ratio, by_arm.MB
+        found = [
+            ("exact SPN / reference SPN", EXACT.get(network, 0.6), ratio["ours", 4] / ratio["reference", 4]),
+            ("our plain / reference plain", 0.75, ratio["ours", 0]),
+            (
+                "memory of SPN / (plain + history weights)",
+                1.15,
+                held["ours", 4] / (held["ours", 0] + by_arm.weights["ours", 4]),
+            ),
+        ]
+        if network in ONE:
+            found.append(("one random history / reference plain", 1.0, ratio["ours", 1]))
+        rows += [(network, goal, limit, value, value <= limit) for goal, limit, value in found]
+    return pd.DataFrame(rows, columns=["network", "goal", "limit", "measured", "met"])

@@ -1,0 +1,180 @@
+"""The price of a step: counted, predicted, measured, and what lower precision and shortcuts do to the gradient."""
+
+import time
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mclir_nb import cost, cost_figures, memory, recipes, rounding, shortcuts, timing
+
+CPU = torch.device("cpu")
+
+
+def tiny(task="derain", **changes):
+    return recipes.get("tiny", task, batch_size=1, **changes)
+
+
+def test_macs_of_a_convolution_by_hand():
+    assert cost.macs(nn.Conv2d(3, 8, 3, padding=1), torch.rand(2, 3, 10, 10)) == 2 * 10 * 10 * 8 * 3 * 9
+
+
+def test_the_cost_model_is_the_papers():
+    count = cost.counted(tiny())
+    by_hand = 1 + 4 / 3 + 6 * count["V"] / (3 * count["F"])
+    assert count["ratio"] == pytest.approx(by_hand) and count["histories"] == 4
+    assert cost.counted(tiny(objective="plain"))["ratio"] == 1
+    one = cost.counted(tiny(history_draw=True))
+    assert (
+        one["ratio"] == pytest.approx(1 + 1 / 3 + 3 * count["V"] / (3 * count["F"])) and one["histories"] == 4
+    )
+    lazy = cost.counted(tiny(negatives_every=4))
+    assert lazy["ratio"] - 1 == pytest.approx((by_hand - 1) / 4)
+    assert cost.counted(tiny(features_crop=16))["V"] < 0.3 * count["V"]
+
+
+@pytest.mark.parametrize("objective", ["plain", "spn"])
+@pytest.mark.parametrize(("task", "network"), [("dehaze", "ffanet"), ("derain", "nafnet")])
+def test_memory_is_predicted_before_it_is_used(task, network, objective):
+    recipe = tiny(task, network=network, objective=objective)
+    n = 4 if objective == "spn" else 0
+    ours = timing.OurSteps(recipe, CPU)
+    ours(n)
+    measured = ours.held(n) + memory.peak(lambda: ours(n), CPU)
+    assert 0.6 < cost.counted(recipe)["bytes"] / measured < 1.25
+
+
+def test_the_card_tells_time_and_memory_for_a_recipe():
+    facts = cost.card(tiny(), CPU)
+    assert {"predicted memory", "predicted step here", "measured step here", "training time here"} <= set(
+        facts.index
+    )
+    assert "MB" in facts["predicted memory"] and facts["predicted step here"].endswith(" ms")
+
+
+def test_peak_memory_of_a_sum_by_hand():
+    x = torch.ones(1_000_000)
+
+    def step():
+        y = x + 1  # 4 MB
+        z = y + 1  # 8 MB
+        del y
+        return z * 2  # 8 MB again
+
+    assert memory.peak(step, CPU) == pytest.approx(8e6, rel=0.01)
+
+
+def test_saved_counts_each_tensor_once():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+    # kept: the input, and the ReLU's output, which the second convolution shares
+    assert memory.saved(layers, torch.rand(1, 3, 10, 10)) == (3 + 4) * 100 * 4
+
+
+def test_arms_take_turns_and_the_median_counts():
+    order = []
+
+    def arm(name, wait):
+        def step():
+            order.append(name)
+            end = time.process_time() + wait
+            while time.process_time() < end:
+                pass
+
+        return step
+
+    taken = timing.in_turn({"a": arm("a", 0.002), "b": arm("b", 0.004)}, rounds=3, device=CPU, warm_up=1)
+    assert order == ["a", "b"] * 4
+    assert 1.5 < taken["b"] / taken["a"] < 3
+
+
+def naive(parts, histories):
+    """As in 09_cost."""
+    restored = parts.model(parts.lq)
+    total = F.l1_loss(restored, parts.gt)
+    for history in parts.histories[:histories]:
+        with torch.no_grad():
+            theirs = parts.features(history(parts.lq))
+        ours = parts.features(restored)
+        weights = parts.features.layer_weights
+        total = total - 3e-4 / histories * sum(w * F.l1_loss(ours[k], theirs[k]) for k, w in weights.items())
+    parts.optimiser.zero_grad()
+    total.backward()
+    parts.optimiser.step()
+
+
+def test_a_comparison_measures_both_steps_and_judges_the_goals():
+    recipe = tiny()
+    table = timing.compare(recipe, naive, rounds=2)
+    assert [(r.step, r.histories) for r in table.itertuples()] == [
+        ("reference", 0), ("reference", 4), ("ours", 0), ("ours", 1), ("ours", 2), ("ours", 4),
+    ]  # fmt: skip
+    ours = table[table.step == "ours"]
+    assert ours.seconds.is_monotonic_increasing and ours.MB.is_monotonic_increasing
+    assert table.ratio[0] == 1
+    goals = timing.goals(table)
+    assert len(goals) == 4 and (goals.met == (goals.measured <= goals.limit)).all()
+    assert len(timing.memories(recipe)) == 2
+    for figure in (cost_figures.prices(table), cost_figures.memories(table)):
+        assert figure.axes[0].get_xlabel()
+
+
+def test_reference_and_ours_start_from_the_same_numbers():
+    ours = timing.OurSteps(tiny(), CPU)
+    parts = timing.reference(ours)
+    assert not parts.lq.is_contiguous(memory_format=torch.channels_last) or parts.lq.shape[1] == 1
+    with torch.no_grad():
+        torch.testing.assert_close(parts.model(parts.lq), ours.trainer.model(parts.lq), atol=1e-5, rtol=1e-4)
+    naive(parts, 4)
+    ours(4)
+    for a, b in zip(parts.model.parameters(), ours.trainer.model.parameters(), strict=True):
+        assert a.shape == b.shape
+
+
+def test_the_pieces_of_a_step_make_a_whole():
+    shares = timing.pieces(tiny(), rounds=2)
+    assert list(shares.index) == list(timing.PIECES) and shares.sum() == pytest.approx(1)
+    assert (shares > 0).all()
+    assert cost_figures.profile(pd.DataFrame([shares])).axes[0].get_xlim() == (0, 1)
+
+
+def test_only_networks_with_a_patch_are_measured():
+    assert timing.small("edsr").network_size == "paper"
+    with pytest.raises(ValueError, match="no patch size is set for network 'edsrr'; choose from ffanet"):
+        timing.small("edsrr")
+
+
+@pytest.fixture(scope="module")
+def late():
+    recipe = recipes.get(
+        "tiny", "dehaze", steps=120, patch_size=48, batch_size=2, history_every=(20, 10, 5, 2)
+    )
+    return rounding.while_training(recipe, (60, 120))
+
+
+def test_float32_keeps_the_gradient_where_16_bits_lose_it(late):
+    by_step = {step: rows.set_index("arm") for step, rows in late.groupby("step")}
+    early, end = by_step[60], by_step[120]
+    distances = [c for c in late if c.startswith("distance_")]
+    assert early[distances].iloc[0].min() > 1e-3  # the histories differ: the promise is for this moment
+    assert early.cosine["float32"] > 0.99
+    assert end[distances].iloc[0].min() < 1e-3  # and at the end of the cosine they hardly do
+    for arm in ("bf16 histories", "bf16 features", "bf16 both", "fp16 both"):
+        assert end.cosine[arm] < 0.9 < end.cosine["float32"]
+        assert end.cosine[arm] < early.cosine[arm]
+    assert end.l_neg["bf16 both"] > 1.05  # rounding looks like distance
+    assert (end.signal["bf16 both"] < end.signal["float32"]) and end.signal["float32"] > 0.9
+    assert len(cost_figures.cosines(late).axes) == 2
+
+
+def test_what_shortcuts_save_and_what_they_do_to_the_gradient():
+    table = shortcuts.survey(tiny(steps=200), steps=12, draws=16, rounds=2).set_index("name")
+    assert table.cost["exact"] == 1 and (table.cost[["one random history", "every 4th step"]] < 0.95).all()
+    assert table.one_draw["exact"] == pytest.approx(1) and table.one_draw["every 4th step"] == pytest.approx(
+        1
+    )
+    assert table.one_draw["one random history"] < 0.999
+    assert table.mean_of_draws["one random history"] > table.one_draw["one random history"]
+    assert table.mean_of_draws["every 4th step"] == pytest.approx(1)
+    assert 0 < table.one_draw["features on a quarter"] < table.mean_of_draws["features on a quarter"] < 1
