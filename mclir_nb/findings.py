@@ -50,8 +50,8 @@ def _paragraph(record: Record) -> str:
     if len(quiet) and len(shown) < len(table):
         low, high = quiet["detectable"].min(), quiet["detectable"].max()
         lines.append(
-            f"  - The other {len(quiet)}: no effect visible at this size; they could have shown differences of "
-            f"{low:.2f} to {high:.2f} dB four times in five."
+            f"  - {'The other' if len(clear) else 'All'} {len(quiet)}: no effect visible at this size; they could have "
+            f"shown differences of {low:.3f} to {high:.3f} dB four times in five."
         )
     return head + "\n".join(lines)
 
