@@ -57,8 +57,9 @@ READY = """
 const w = window.jupyterapp?.shell?.currentWidget;
 return w?.context?.isReady && w.sessionContext.session?.kernel?.status === 'idle'"""
 RUN_ALL = """
-const done = arguments[0];
-jupyterapp.commands.execute('notebook:run-all-cells').then(() => done(null), e => done(String(e)))"""
+window.ran = null;
+jupyterapp.commands.execute('notebook:run-all-cells').then(() => { ran = 'all'; }, e => { ran = String(e); })"""
+RAN = "return window.ran"
 ERRORS = """
 const cells = jupyterapp.shell.currentWidget.content.model.cells;
 return Array.from({length: cells.length}, (_, i) => cells.get(i))
@@ -152,7 +153,8 @@ def run_all(browser, lab, path: Path) -> list:
     shutil.copy(path, folder / path.name)
     browser.get(f"{address}/lab/tree/{path.name}?reset&token={TOKEN}")
     WebDriverWait(browser, 90, poll_frequency=0.1).until(lambda d: d.execute_script(READY))
-    assert browser.execute_async_script(RUN_ALL) is None
+    browser.execute_script(RUN_ALL)  # and look again and again: one request must not last minutes
+    assert WebDriverWait(browser, 400, poll_frequency=0.2).until(lambda d: d.execute_script(RAN)) == "all"
     assert browser.execute_script(ERRORS) == []
     outputs = browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output:has(.mclir-picture)")
     assert outputs, f"{path.name} uses widgets, and none is on the page"
