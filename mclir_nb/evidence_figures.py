@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -110,17 +111,22 @@ def improvements(gains: pd.DataFrame, noise: pd.DataFrame | None = None) -> Figu
 
 
 def divergence(
-    plain: nn.Module, spn: nn.Module, benchmark: Iterable, limit: int, factor: float = 5.0
+    plain: nn.Module, spn: nn.Module, benchmark: Iterable, limit: int, factor: float | None = None
 ) -> list[dict]:
     """Rows for `figures.image_grid`: what two networks make of the first pictures, and where they differ.
 
-    Args: plain, spn: networks of one task. benchmark: pairs as `datasets.benchmark` yields. factor: of the difference.
+    Args:
+        plain, spn: networks of one task. benchmark: pairs as `datasets.benchmark` yields.
+        factor: of the difference, the same in all rows; None: 1, 2 or 5 times a power of ten that shows the largest.
     Returns: one {name: image} per picture, lq enlarged to the size of gt.
     """
-    rows = []
+    found = []
     for name, gt, lq in itertools.islice(benchmark, limit):
         one, other = (evaluate.restore_batch(network, lq[None])[0] for network in (plain, spn))
-        apart = (factor * (other - one).abs()).clamp(0, 1)
         shown = {f"{name}: lq": evaluate.enlarge(lq, gt), "plain": one, "SPN": other, "gt": gt}
-        rows.append(shown | {f"{factor:g} x |SPN - plain|": apart})
-    return rows
+        found.append((shown, (other - one).abs()))
+    if factor is None:
+        largest = max(float(apart.flatten().quantile(0.995)) for _, apart in found)
+        unit = 10 ** math.floor(math.log10(1 / max(largest, 1e-6)))
+        factor = max(step * unit for step in (1, 2, 5) if step * unit * largest <= 1)
+    return [shown | {f"{factor:g} x |SPN - plain|": (factor * apart).clamp(0, 1)} for shown, apart in found]

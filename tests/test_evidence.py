@@ -180,9 +180,11 @@ def test_the_papers_gains_are_all_drawn():
 def test_the_divergence_is_the_scaled_difference():
     pair = ("x", torch.full((3, 32, 32), 0.5), torch.full((3, 32, 32), 0.5))
     plain, other = (_Add(value) for value in (0.0, 0.1))
-    (row,) = evidence_figures.divergence(plain, other, [pair, pair], limit=1)
+    (row,) = evidence_figures.divergence(plain, other, [pair, pair], limit=1, factor=5.0)
     assert list(row) == ["x: lq", "plain", "SPN", "gt", "5 x |SPN - plain|"]
     assert torch.allclose(row["5 x |SPN - plain|"], torch.full((3, 32, 32), 0.5), atol=1e-6)
+    (row,) = evidence_figures.divergence(plain, _Add(0.03), [pair], limit=1)
+    assert "20 x |SPN - plain|" in row  # 0.03 apart: 20 times is 0.6, 50 times would be cut off
 
 
 class _Add(torch.nn.Module):
