@@ -130,10 +130,15 @@ def read(run_dir: str | Path) -> Frames:
             f"{recipe.objective}), from their first on; train with objective 'spn', or take another run."
         )
     tensors, facts = records.read_tensors(file)
-    kept = sorted({_step_of(key) for key in tensors} - {0})
-    restored = torch.stack([tensors[f"{step}/restored"].float() for step in kept])
-    gaps = torch.stack([tensors[f"{step}/gaps"].float() for step in kept])
-    distances = torch.stack([tensors[f"{step}/distances"] for step in kept])
-    return Frames(
-        facts["name"], tensors["lq"], tensors["gt"], kept, restored, restored[:, None] + gaps, distances
-    )
+    try:
+        kept = sorted({_step_of(key) for key in tensors} - {0})
+        restored = torch.stack([tensors[f"{step}/restored"].float() for step in kept])
+        gaps = torch.stack([tensors[f"{step}/gaps"].float() for step in kept])
+        distances = torch.stack([tensors[f"{step}/distances"] for step in kept])
+        return Frames(
+            facts["name"], tensors["lq"], tensors["gt"], kept, restored, restored[:, None] + gaps, distances
+        )
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{file} is damaged or of another version ({type(error).__name__}: {error})."
+        ) from error

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
-import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -240,15 +240,10 @@ def _fits(value, kind) -> bool:
         return right and all(_fits(one, parts[0]) or (one is None and parts[-1] is ...) for one in value)
     if parts:
         return any(_fits(value, part) for part in parts)
-    if kind is float:
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max
-        )
-    return isinstance(value, numbers.Integral if kind is int else kind) and isinstance(value, bool) == (
-        kind is bool
-    )
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return math.isfinite(value)
+    kind = numbers.Integral if kind in (int, float) else kind
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _check(recipe: Recipe) -> None:
