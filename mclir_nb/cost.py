@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import features, losses, memory, records
+from mclir_nb import features, losses, memory, records, timing
 from mclir_nb.recipes import Recipe
 from mclir_nb.train import Trainer
 
@@ -60,6 +61,23 @@ def counted(recipe: Recipe) -> dict:
         "F": forward, "V": looked_at, "histories": kept, "ratio": 1 + extra / recipe.negatives_every,
         "bytes": (5 + kept) * weights + feature_bytes + recipe.batch_size * memory.saved(network, lq) + maps,
     }  # fmt: skip
+
+
+def table(names: Sequence[str], counts: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
+    """The cost model for networks at paper size: ratios to a plain step, from MACs counted on small patches.
+
+    Returns: columns network, patch, V/F, one column "N = n" per count, and "as released", N = 4 with the features of
+        the output computed once per negative: 1 + N/3 + 3N V / (3F).
+    """
+    rows = []
+    for name in names:
+        recipe = timing.small(name)
+        count = counted(recipe)
+        share = count["V"] / count["F"]
+        row = {"network": name, "patch": recipe.patch_size, "V/F": share}
+        row |= {f"N = {n}": 1 + n / 3 + (2 + n) * share / 3 if n else 1.0 for n in counts}
+        rows.append(row | {"as released": 1 + 4 / 3 + 4 * share})
+    return pd.DataFrame(rows)
 
 
 def _tapped(net: nn.Module, image: torch.Tensor) -> int:

@@ -80,5 +80,5 @@ def cosines(table: pd.DataFrame) -> Figure:
         right.plot(once.step, once[column], marker="o", label=f"history {column.removeprefix('distance_')}")
     right.axhline(1e-3, color="black", linewidth=0.8, linestyle="--")
     right.set(xlabel="step", ylabel="mean |restored - negative|", yscale="log")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -72,7 +72,8 @@ def _source(thing: Callable) -> str:
     """The text of a function, or of the functions of a class (of a class in a notebook Python 3.11 has no more)."""
     set_to = f"{thing.args} {thing.keywords}\n" if isinstance(thing, functools.partial) else ""
     thing = _inner(thing)
-    parts = [part for part in vars(thing).values() if inspect.isfunction(part)]
+    parts = [getattr(part, "__func__", part) for part in vars(thing).values()]  # static methods hold one
+    parts = [part for part in parts if inspect.isfunction(part)]
     try:
         return set_to + "\n".join(map(inspect.getsource, parts if inspect.isclass(thing) else [thing]))
     except (OSError, TypeError):

@@ -11,15 +11,17 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from torch import nn
 
-from mclir_nb import losses, memory, recipes
+from mclir_nb import losses, memory, recipes, root
 from mclir_nb.negatives import Negatives
 from mclir_nb.recipes import Recipe
+from mclir_nb.records import write_file
 from mclir_nb.train import Trainer
 
 Step = Callable[[], None]
@@ -41,7 +43,12 @@ def small(network: str, **changes) -> Recipe:
         raise ValueError(f"no patch size is set for network {network!r}; choose from {', '.join(PATCHES)}.")
     task, patch = PATCHES[network]
     fields = dict(
-        network_size="paper", patch_size=patch, batch_size=1, features="vgg16", features_weights="random"
+        learning_rate=1e-6,  # the steps are timed, not learned from, and shall not diverge
+        network_size="paper",
+        patch_size=patch,
+        batch_size=1,
+        features="vgg16",
+        features_weights="random",
     )
     return recipes.get("demo", task, network=network, **fields | changes)
 
@@ -115,7 +122,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
         ema=plain_copy(trainer.ema),
         histories=[plain_copy(history) for history in ours.history.models],
         features=plain_copy(ours.features),
-        optimiser=torch.optim.AdamW(model.parameters(), lr=2e-4, betas=(0.9, 0.9), weight_decay=0),
+        optimiser=torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.9), weight_decay=0),
         gt=ours.batch[0].to(trainer.device),
         lq=ours.batch[1].to(trainer.device),
     )
@@ -245,3 +252,20 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
             found.append(("one random history / reference plain", 1.0, ratio["ours", 1]))
         rows += [(network, goal, limit, value, value <= limit) for goal, limit, value in found]
     return pd.DataFrame(rows, columns=["network", "goal", "limit", "measured", "met"])
+
+
+RECORD = ("data", "records", "cost")
+
+
+def keep(table: pd.DataFrame, folder: str | Path) -> Path:
+    """Write a comparison as a record: ratios and memory, no seconds, because machines differ. Returns: the file."""
+    file = Path(folder) / "steps.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = ["network", "patch", "batch", "step", "histories", "ratio", "MB", "weights"]
+    write_file(file, table[columns].round({"ratio": 3, "MB": 1, "weights": 1}).to_csv(index=False))
+    return file
+
+
+def recorded(folder: str | Path | None = None) -> pd.DataFrame:
+    """The committed comparison of all networks of the paper, or one kept in `folder`; its README names the machine."""
+    return pd.read_csv((Path(folder) if folder else root().joinpath(*RECORD)) / "steps.csv")

@@ -35,6 +35,23 @@ def test_the_cost_model_is_the_papers():
     assert cost.counted(tiny(features_crop=16))["V"] < 0.3 * count["V"]
 
 
+def test_the_table_of_the_paper_is_counted_not_typed():
+    row = cost.table(["edsr"]).iloc[0]
+    assert row["V/F"] == pytest.approx(1.50, abs=0.01)  # PAPER 4.2, EDSR x4
+    assert (row["N = 0"], row["N = 1"], row["N = 4"]) == pytest.approx((1, 2.83, 5.34), abs=0.02)
+    assert row["as released"] == pytest.approx(8.34, abs=0.03)
+
+
+def test_a_record_is_kept_and_read(tmp_path):
+    table = pd.DataFrame([("edsr", 64, 1, "ours", 4, 0.5, 2.12345, 80.04, 24.0)])
+    table.columns = ["network", "patch", "batch", "step", "histories", "seconds", "ratio", "MB", "weights"]
+    timing.keep(table, tmp_path / "new")
+    back = timing.recorded(tmp_path / "new")
+    assert "seconds" not in back and back.ratio[0] == 2.123 and back.MB[0] == 80.0
+    committed = timing.recorded()
+    assert set(committed.network) <= set(timing.PATCHES) and (committed.ratio > 0).all()
+
+
 @pytest.mark.parametrize("objective", ["plain", "spn"])
 @pytest.mark.parametrize(("task", "network"), [("dehaze", "ffanet"), ("derain", "nafnet")])
 def test_memory_is_predicted_before_it_is_used(task, network, objective):

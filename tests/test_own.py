@@ -22,6 +22,10 @@ class Small(nn.Module):
             nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1)
         )
 
+    @staticmethod
+    def shape():
+        return "never called, but part of the definition"
+
     def forward(self, lq):
         return lq + self.layers(lq)
 
@@ -71,6 +75,7 @@ def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
     kept = json.loads((run.dir / own.FILE).read_text())
     assert list(kept) == ["network 'mine'", "task 'dim'", "objective 'pixel-spn'"]
     assert "width" in kept["network 'mine'"] and "lq + self.layers(lq)" in kept["network 'mine'"]
+    assert "never called" in kept["network 'mine'"]
     assert "randn" in kept["task 'dim'"] and "mse_loss" in kept["objective 'pixel-spn'"]
 
 
