@@ -125,6 +125,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     print(scores.to_string(index=False, float_format="%.4f"))
     print(evaluate.summary(scores).to_string(float_format="%.4f"))
+    if len(by_part := evaluate.parts(scores)) > 1:
+        print(by_part.to_string(float_format="%.4f"))
     table = evaluate.beside_paper(scores, network.name, benchmark, network.scale)
     print(table.to_string(index=False, float_format="%.4f", na_rep=""))
     if arguments.out:

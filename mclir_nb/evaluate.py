@@ -206,6 +206,17 @@ def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.Data
     return pd.DataFrame(rows, index=pd.Index(SCORES, name="score"))
 
 
+def parts(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means of each part of a mixture: one mean over noise, rain and haze together would mean nothing.
+
+    Args: scores: as `evaluate` returns it; pictures of a mixture are called "PART/NAME", or "PART/NAME noise SIGMA".
+    Returns: one row per part in the order of the pictures (the index), columns pictures | `SCORES` without the gains.
+    """
+    names = scores.image.str.extract(r"^(?:(.*)/)?.*?( noise \S+)?$").fillna("")
+    groups = scores.groupby((names[0] + names[1]).rename("part"), sort=False)
+    return groups[SCORES[:4]].mean().assign(pictures=groups.size())
+
+
 PAPER_NETWORKS = {
     "ffanet": "FFANet", "dehazeformer-t": "DehazeFormer-T", "dehazeformer-s": "DehazeFormer-S",
     "dehazeformer-b": "DehazeFormer-B", "idt": "IDT", "edsr": "EDSR-light", "swinir-light": "SwinIR-light",

@@ -10,7 +10,6 @@ import copy
 import math
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -41,9 +40,7 @@ from mclir_nb.negatives import Negatives, Window
 from mclir_nb.progress import Progress
 from mclir_nb.recipes import Recipe
 
-LOG_ROWS = (
-    10_000  # at most, beside those of validations; the means in a row cover all steps since the one before
-)
+LOG_ROWS = 10_000  # at most, beside those of validations; a row covers all steps since the one before
 
 
 def train(
@@ -79,7 +76,7 @@ def train(
                 print(note)
         facts = records.provenance(trainer.device, trainer.features_source)
         first(records.note_provenance, run_dir, facts, trainer.step)
-        with interrupt.noticed() as interrupted, _explained(trainer, run_dir):
+        with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir):
             _loop(trainer, run_dir, interrupted, quiet)
         first(_finish, trainer, run_dir, quiet)
     return records.Run(run_dir)
@@ -406,20 +403,6 @@ def _steps(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet:
             raise KeyboardInterrupt(
                 f"stopped after step {trainer.step} and saved; run the same command to go on."
             )
-
-
-@contextmanager
-def _explained(trainer: Trainer, run_dir: Path):
-    """Say with every trouble of a step where the last good state is, and which knob gives memory back."""
-    try:
-        yield
-    except Diverged as error:
-        raise Diverged(f"{error} {checkpoint.last(run_dir)}") from error
-    except (RuntimeError, MemoryError) as error:
-        if not trouble.is_out_of_memory(error):
-            raise
-        sentence = trouble.out_of_memory(trainer.recipe, trainer.step, trainer.fixed_bytes(), error)
-        raise RuntimeError(f"{sentence} {checkpoint.last(run_dir)}") from error
 
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:

@@ -158,6 +158,16 @@ def test_no_interval_where_there_is_none():
     assert row["mean"] == np.inf and math.isnan(row.low)
 
 
+def test_the_parts_of_a_mixture_have_means_of_their_own():
+    names = ["bsd68/a noise 15", "bsd68/a noise 25", "bsd68/b noise 15", "Rain100L/1", "dehaze/0001_0.8_0.2"]
+    parts = evaluate.parts(table([30, 28, 32, 35, 31]).assign(image=names))
+    assert parts.psnr_restored.to_dict() == {
+        "bsd68 noise 15": 31, "bsd68 noise 25": 28, "Rain100L": 35, "dehaze": 31
+    }  # fmt: skip
+    assert parts.pictures.tolist() == [2, 1, 1, 1]
+    assert len(evaluate.parts(table([30, 31]).assign(image=["baby", "bird"]))) == 1
+
+
 # ------------------------------------------------------------------------------------------------- the paper
 
 

@@ -89,6 +89,20 @@ def test_tiles_agree_with_the_whole_image(network, size):
     assert (tiled - whole(network, lq)).abs().max() < 1e-5
 
 
+SMALL = {  # networks that look no farther than a tile's context, or nearly so
+    "edsr": (2, dict(num_feat=8, num_block=4)),
+    "swinir-light": (2, dict(embed_dim=12, depths=[2, 2], num_heads=[2, 2])),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_tiles_of_the_workbooks_networks_agree_within_a_thousandth(name):
+    scale, options = SMALL[name]
+    torch.manual_seed(0)
+    network, lq = networks.build(name, scale, **options).eval(), photo(272, 400)
+    assert (tiles.run(network, lq, tile=256) - whole(network, lq)).abs().max() < 1e-3
+
+
 def test_a_network_that_looks_at_the_whole_image_is_only_approximated():
     class Mean(Same):
         def forward(self, lq):
