@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -22,7 +21,8 @@ def prices(table: pd.DataFrame) -> Figure:
     }
     wide = table.pivot(index="network", columns=["step", "histories"], values="ratio")
     wide = wide.loc[list(dict.fromkeys(table.network))]
-    figure, axes = plt.subplots(figsize=(9, 1.1 + 0.62 * len(wide)), layout="constrained")
+    figure = Figure(figsize=(9, 1.1 + 0.62 * len(wide)), layout="constrained")
+    axes = figure.subplots()
     for place, (arm, (label, colour)) in enumerate(arms.items()):
         rows = [row + 0.2 * (place - 1.5) for row in range(len(wide))]
         axes.barh(rows, wide[arm], 0.18, color=colour, label=label)
@@ -38,7 +38,8 @@ def memories(table: pd.DataFrame) -> Figure:
     ours = table[table.step == "ours"].set_index(["network", "histories"])
     names = list(dict.fromkeys(table.network))
     shares = [ours.MB[n, 4] / (ours.MB[n, 0] + ours.weights[n, 4]) for n in names]
-    figure, axes = plt.subplots(figsize=(8, 1.1 + 0.35 * len(names)), layout="constrained")
+    figure = Figure(figsize=(8, 1.1 + 0.35 * len(names)), layout="constrained")
+    axes = figure.subplots()
     axes.barh(names, shares, 0.6, color=BLUE)
     axes.axvline(1.15, color="black", linewidth=0.8, linestyle="--", label="goal: 1.15")
     axes.invert_yaxis()
@@ -52,7 +53,8 @@ def profile(shares: pd.DataFrame) -> Figure:
 
     Args: shares: one row per network, one column per piece, as `timing.pieces`; each row adds up to 1.
     """
-    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.45 * len(shares)), layout="constrained")
+    figure = Figure(figsize=(9, 1.3 + 0.45 * len(shares)), layout="constrained")
+    axes = figure.subplots()
     left = pd.Series(0.0, index=shares.index)
     for column, colour in zip(shares, (GREEN, ORANGE, BLUE, GREY, "#CC79A7"), strict=False):
         axes.barh(shares.index, shares[column], 0.6, left=left, color=colour, label=column)
@@ -68,7 +70,8 @@ def cosines(table: pd.DataFrame) -> Figure:
 
     Args: table: as `rounding.while_training` returns it.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for arm, marker in zip(table.arm.unique(), "os^Dvx", strict=False):
         mine = table[table.arm == arm]
         left.plot(mine.step, mine.cosine, marker=marker, label=arm)

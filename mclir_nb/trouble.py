@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mclir_nb import checkpoint
+from mclir_nb.guard import Diverged
 from mclir_nb.recipes import Recipe
 
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -30,7 +34,26 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
 
 
-def out_of_memory(recipe: Recipe, step: int, fixed: int, error: Exception) -> str:
+@contextmanager
+def explained(trainer, run_dir: Path):
+    """Say with every trouble of a run's steps where the last good state is, and which knob gives memory back."""
+    try:
+        yield
+    except Diverged as error:
+        raise Diverged(f"{error} {checkpoint.last(run_dir)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        predicted = 0
+        if isinstance(error, torch.OutOfMemoryError):  # of a GPU: on the CPU there is no room to count
+            from mclir_nb import cost  # here, because it trains a step itself
+
+            predicted = cost.counted(trainer.recipe)["bytes"]
+        sentence = out_of_memory(trainer.recipe, trainer.step, trainer.fixed_bytes(), error, predicted)
+        raise RuntimeError(f"{sentence} {checkpoint.last(run_dir)}") from error
+
+
+def out_of_memory(recipe: Recipe, step: int, fixed: int, error: Exception, predicted: int = 0) -> str:
     """Which knob to turn first, and how far: batch_size, then patch_size, then network_size.
 
     Weights, their copies and moments stay whatever the batch is; the rest grows with batch_size * patch_size**2. Where
@@ -40,6 +63,7 @@ def out_of_memory(recipe: Recipe, step: int, fixed: int, error: Exception) -> st
     Args:
         fixed: bytes of what does not depend on the batch.
         error: torch's own; its numbers are read if they are there.
+        predicted: bytes of the whole step by `cost`, 0 if that is not known; the larger need counts.
     """
     text = str(error)
     size = r"([\d.]+) (bytes|[KMGT]iB)"
@@ -48,7 +72,7 @@ def out_of_memory(recipe: Recipe, step: int, fixed: int, error: Exception) -> st
     ours = _bytes(text, f"{size} is allocated by PyTorch")
     share = 0.5
     if tried and free is not None and ours and ours > fixed:
-        share = min(share, max(0.0, (ours + free - fixed) / (ours + tried - fixed)) * 0.9)
+        share = min(share, max(0.0, (ours + free - fixed) / (max(ours + tried, predicted) - fixed)) * 0.9)
     asked = f" ({tried / 2**30:.2f} GiB more were asked for)" if tried else ""
     return (
         f"step {step}: out of memory{asked}. {_smaller(recipe, share)} That is another recipe, so choose another "

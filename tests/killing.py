@@ -35,7 +35,7 @@ def start(call, *arguments):
 def finish(call, *arguments) -> int:
     """Do it to the end in a process of its own. Returns: the exit code, negative for a signal."""
     process = start(call, *arguments)
-    process.join(300)
+    process.join(900)  # far more than it takes on a busy machine
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 

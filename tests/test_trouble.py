@@ -34,6 +34,13 @@ def test_how_far_follows_from_what_there_was():
     assert "batch_size down first: 1 instead of 3" in advice(batch_size=3)
 
 
+def test_the_predicted_need_counts_where_it_is_larger():
+    sentence = trouble.out_of_memory(
+        recipes.get("gpu"), 7, 2**30, torch.OutOfMemoryError(CUDA), predicted=49 * 2**30
+    )
+    assert "batch_size down first: 1 instead of 8" in sentence  # 12 / 48 of 8, less a tenth
+
+
 def test_then_the_patch_and_then_the_width():
     assert "patch_size down: 88 instead of 128" in advice(batch_size=1)  # 128 / sqrt(2), a multiple of 8
     assert "use network_size 'demo'" in advice(batch_size=1, patch_size=16)
