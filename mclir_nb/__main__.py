@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score a checkpoint on a benchmark"))
     _add_restore(commands.add_parser("restore", help="restore your own pictures"))
     _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
+    told = commands.add_parser("findings", help="rewrite the README's findings from the committed records")
+    told.set_defaults(call=_findings)
     notebooks = commands.add_parser(
         "notebooks", help="execute the committed notebooks at their default parameters"
     )
@@ -51,6 +53,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the run folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars beside log.csv")
     for field in dataclasses.fields(Recipe):
         if field.name not in ("name", "task"):
             parser.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field.type))
@@ -59,6 +62,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _kind(annotation: str) -> dict:
     """argparse settings for a recipe field, from its type annotation."""
+    if annotation == "bool":
+        return {"action": argparse.BooleanOptionalAction, "default": None}
     number = float if "float" in annotation else int if "int" in annotation else str
     return {"type": number, "nargs": "+"} if annotation.startswith("tuple") else {"type": number}
 
@@ -66,10 +71,16 @@ def _kind(annotation: str) -> dict:
 def _train(arguments: argparse.Namespace) -> None:
     from mclir_nb.train import train
 
-    own = ("recipe", "task", "out", "device", "no_resume", "call")
+    own = ("recipe", "task", "out", "device", "no_resume", "tensorboard", "call")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
-    run = train(recipe, arguments.out, not arguments.no_resume, device=arguments.device)
+    run = train(
+        recipe,
+        arguments.out,
+        not arguments.no_resume,
+        device=arguments.device,
+        tensorboard=arguments.tensorboard,
+    )
     if processes.is_first():
         print(run.scores.to_string(index=False, float_format="%.3f"))
         print(f"written to {run.dir}")
@@ -198,6 +209,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     print(experiments.outcome(experiments.read_record(arguments.name, folder), experiment.baseline))
     print(f"written to {folder}")
+
+
+def _findings(arguments: argparse.Namespace) -> None:
+    from mclir_nb import findings
+
+    print(f"written to {findings.write()}")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:

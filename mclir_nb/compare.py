@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from mclir_nb import cluster, records, train
+from mclir_nb import processes as processes_  # `processes` is an argument here
 from mclir_nb.intervals import (
     by_image,
     conclusion,
@@ -148,6 +149,7 @@ def run(
     Raises: ValueError if a folder holds a run of another recipe or the cluster cannot be used; RuntimeError naming
         the runs that failed; KeyboardInterrupt after saving.
     """
+    processes_.refuse("a comparison")
     out_dir = Path(out_dir).expanduser().resolve()
     left = [job for job in jobs if not _is_done(job, out_dir)]
     for wave in (

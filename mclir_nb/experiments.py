@@ -130,6 +130,15 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     return Record(name, runs, *others)
 
 
+def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
+    """A reader's own finished runs in the shape of a record, for the same tables and figures.
+
+    Raises: ValueError as `compare.collect`.
+    """
+    makers = (compare.collect, compare.images, compare.curves)
+    return Record(name, *(make(out_dir, finished_only=True) for make in makers))
+
+
 def recorded() -> list[str]:
     """Names of the committed records that `read_record` can read."""
     return sorted(file.parent.name for file in (root() / "data" / "records").glob("*/images.csv"))

@@ -79,6 +79,17 @@ def paired(
     return pd.DataFrame(rows)
 
 
+def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
+    """`differences` in PSNR of the raw and of the EMA weights, told apart by a column `weights`."""
+    parts = [differences(runs, baseline, f"psnr_{kind}").assign(weights=kind) for kind in ("raw", "ema")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def gains(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
+    """`paired` for the PSNR of the raw and of the EMA weights, one below the other."""
+    return pd.concat([paired(runs, baseline, f"psnr_{kind}") for kind in ("raw", "ema")], ignore_index=True)
+
+
 def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
     """The second view: is the gain common to the test pictures, or that of a few?
 

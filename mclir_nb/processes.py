@@ -69,6 +69,14 @@ def join() -> None:
     atexit.register(dist.destroy_process_group)
 
 
+def refuse(what: str) -> None:
+    """Raise ValueError if a launcher started several processes for something that one of them does alone."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise ValueError(
+            f"{what} shares out whole runs, not batches: start it without a launcher, and use processes or scheduler."
+        )
+
+
 def place(device: torch.device) -> torch.device:
     """The device of this process: with several, cuda means the GPU of its number on this machine.
 

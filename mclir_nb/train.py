@@ -10,6 +10,7 @@ import copy
 import math
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import (
+    board,
     checkpoint,
     datasets,
     evaluate,
@@ -44,8 +46,9 @@ LOG_ROWS = 10_000  # at most, beside those of validations; a row covers all step
 
 
 def train(
-    recipe: Recipe, run_dir: str | Path, resume: bool = True, *, device: str = "auto", quiet: bool = False
-) -> records.Run:
+    recipe: Recipe, run_dir: str | Path, resume: bool = True, *, device: str = "auto", quiet: bool = False,
+    tensorboard: bool = False,
+) -> records.Run:  # fmt: skip
     """Train one network with one objective.
 
     Args:
@@ -55,6 +58,7 @@ def train(
         resume: False refuses a folder that already holds a run.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
         quiet: print nothing.
+        tensorboard: write the log as TensorBoard scalars as well, see `board`.
     Returns: the finished run.
     Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
         for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
@@ -76,8 +80,9 @@ def train(
                 print(note)
         facts = records.provenance(trainer.device, trainer.features_source)
         first(records.note_provenance, run_dir, facts, trainer.step)
-        with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir):
-            _loop(trainer, run_dir, interrupted, quiet)
+        shown = board.Board(run_dir, trainer.step, tensorboard and processes.is_first())
+        with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir), closing(shown):
+            _loop(trainer, run_dir, interrupted, quiet, shown)
         first(_finish, trainer, run_dir, quiet)
     return records.Run(run_dir)
 
@@ -350,13 +355,15 @@ class Trainer:
         )
 
 
-def _loop(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
+def _loop(
+    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: board.Board
+) -> None:
     """All steps, from where the trainer is; after a rescue by the guard, from the last checkpoint."""
     if trainer.recipe.guard == "lower-lambda" and trainer.step == 0:
         processes.on_first(trainer.save, run_dir)  # a state to go back to
     while trainer.step < trainer.recipe.steps:
         try:
-            _steps(trainer, run_dir, interrupted, quiet)
+            _steps(trainer, run_dir, interrupted, quiet, shown)
         except Diverged as error:
             _go_back(trainer, run_dir, error, quiet)
 
@@ -374,7 +381,9 @@ def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> N
         print(f"{error} Going on from step {trainer.step} with lambda_neg {lowered:g}, as guard says.")
 
 
-def _steps(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool) -> None:
+def _steps(
+    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: board.Board
+) -> None:
     recipe, first = trainer.recipe, processes.on_first
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
@@ -393,6 +402,7 @@ def _steps(trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet:
             if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
+            shown.add(row)
         stop = processes.any_of(interrupted.is_set())
         if trainer.step % recipe.save_every == 0 or last or stop:
             trainer.sums = processes.mean(trainer.sums)

@@ -152,7 +152,7 @@ def run_all(browser, lab, path: Path) -> list:
     address, folder = lab
     shutil.copy(path, folder / path.name)
     browser.get(f"{address}/lab/tree/{path.name}?reset&token={TOKEN}")
-    WebDriverWait(browser, 90, poll_frequency=0.1).until(lambda d: d.execute_script(READY))
+    WebDriverWait(browser, 240, poll_frequency=0.1).until(lambda d: d.execute_script(READY))
     browser.execute_script(RUN_ALL)  # and look again and again: one request must not last minutes
     assert WebDriverWait(browser, 400, poll_frequency=0.2).until(lambda d: d.execute_script(RAN)) == "all"
     assert browser.execute_script(ERRORS) == []

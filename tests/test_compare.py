@@ -168,6 +168,12 @@ def test_processes_must_be_a_number_of_them(tmp_path):
         compare.run(compare.plan(recipe(), ARMS, (0,)), tmp_path, processes=0, quiet=True)
 
 
+def test_a_comparison_is_not_for_a_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a comparison shares out whole runs, not batches: start it without"):
+        compare.run(compare.plan(recipe(), ARMS, (0,)), tmp_path, quiet=True)
+
+
 # --- a cluster ---
 
 

@@ -153,6 +153,11 @@ def test_committed_notebook(path):
     assert not found, f"{path.name}:\n- " + "\n- ".join(sorted(set(found)))
 
 
+def test_the_map_of_00_names_every_notebook():
+    text = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4).cells[-1].source
+    assert [path.stem for path in NOTEBOOKS[1:] if path.stem not in text] == []
+
+
 def test_folded_answers_of_01_explain_have_run():
     """Three exercises: a question, a folded answer in words, and a closed cell that proves it and has run."""
     cells = nbformat.read(ROOT / "notebooks" / "01_explain.ipynb", as_version=4).cells

@@ -1,0 +1,67 @@
+"""What the committed records say, in sentences: the block of the README that `python -m mclir_nb findings` rewrites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mclir_nb import decided, experiments, intervals, records, root
+from mclir_nb.experiments import Record
+
+BEGIN, END = "<!-- findings: begin, written by python -m mclir_nb findings -->", "<!-- findings: end -->"
+LISTED = 8  # intervals of a record that are all written out; of a longer record only those that leave zero
+
+
+def record(name: str | None) -> Record | None:
+    """The committed record of that name, or None if it is not there (yet)."""
+    return experiments.read_record(name) if name in experiments.recorded() else None
+
+
+def by_task(record: Record, baseline: str = "plain") -> pd.DataFrame:
+    """Paired differences for `figures.paired_differences`, with the task in the name of the arm."""
+    table = intervals.by_weights(record.runs, baseline)
+    return table.assign(arm=table["task"] + ": " + table["arm"])
+
+
+def text(names: list[str] | None = None) -> str:
+    """One paragraph per committed record, computed from its runs; names: which; None: all."""
+    names = experiments.recorded() if names is None else names
+    if not names:
+        return "No paired experiment is recorded in `data/records` yet, so nothing is claimed."
+    return "\n".join(_paragraph(experiments.read_record(name)) for name in names)
+
+
+def _paragraph(record: Record) -> str:
+    runs, known = record.runs, decided.EXPERIMENTS.get(record.name)
+    question, baseline = (known.question, known.baseline) if known else ("", "plain")
+    seeds, diverged = runs["seed"].nunique(), int((runs["stopped"] != "").sum())
+    head = f"- **[{record.name}](data/records/{record.name}/README.md)** {question} {len(runs)} runs, {seeds} seeds"
+    head += (f" of {len(known.seeds)} decided" if known else "") + f", {diverged} diverged. "
+    try:
+        table = intervals.gains(runs, baseline)
+    except ValueError as error:
+        return f"{head}No conclusion: {error}"
+    clear = table[(table["low"] > 0) | (table["high"] < 0)]
+    lines = [f"Of {len(table)} intervals {len(clear) or 'none'} lie{'s' * (len(clear) == 1)} beside zero."]
+    shown = table if len(table) <= LISTED else clear
+    lines += [f"  - {line}" for line in intervals.conclusion(shown).splitlines()] if len(shown) else []
+    quiet = table.drop(clear.index)
+    if len(quiet) and len(shown) < len(table):
+        low, high = quiet["detectable"].min(), quiet["detectable"].max()
+        lines.append(
+            f"  - {'The other' if len(clear) else 'All'} {len(quiet)}: no effect visible at this size; they could have "
+            f"shown differences of {low:.3f} to {high:.3f} dB four times in five."
+        )
+    return head + "\n".join(lines)
+
+
+def write(readme: Path | None = None) -> Path:
+    """Put `text` between the marks of the README. Raises: ValueError if the marks are not there."""
+    readme = root() / "README.md" if readme is None else readme
+    page = readme.read_text()
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"{readme} does not hold the lines {BEGIN!r} and {END!r} once; put them back.")
+    before, rest = page.split(BEGIN)
+    records.write_file(readme, f"{before}{BEGIN}\n{text()}\n{END}{rest.split(END)[1]}")
+    return readme
