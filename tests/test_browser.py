@@ -91,6 +91,7 @@ def with_widgets() -> list[Path]:
     return [path for path in first if path.exists() and re.search(r"\bwidgets\.\w+\(", path.read_text())]
 
 
+PATIENCE = 90  # seconds for what takes a fraction of one on an idle machine
 TOKEN = secrets.token_hex(16)  # as anybody's JupyterLab has one
 
 
@@ -170,7 +171,7 @@ def move_sliders(browser, output) -> int:
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         handle.send_keys(Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT)
         name = handle.find_element(By.XPATH, "./ancestor::*[contains(@class, 'jupyter-widgets')][1]").text
-        wait = WebDriverWait(browser, 20, poll_frequency=0.05)
+        wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.05)
         wait.until(
             lambda _, p=picture, b=before: p.screenshot_as_png != b, f"slider {name!r} changes nothing"
         )
@@ -183,7 +184,7 @@ def look_at(browser, folder: Path, name: str, outputs: list) -> None:
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         browser.execute_async_script(CHANGE_THEME, theme)
         dark = "return document.body.dataset.jpThemeLight === 'false'"
-        wait = WebDriverWait(browser, 20, poll_frequency=0.1)
+        wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)
         wait.until(lambda d, t=theme, q=dark: d.execute_script(q) == (t == "JupyterLab Dark"))
         time.sleep(0.5)  # colours fade in
         for index, output in enumerate(outputs):
@@ -206,7 +207,9 @@ def explore(browser, outputs: list) -> int:
         for button in buttons or [None]:
             if button:
                 button.send_keys(Keys.ENTER)
-                WebDriverWait(browser, 20).until(lambda _, b=button: "mod-active" in b.get_attribute("class"))
+                WebDriverWait(browser, PATIENCE).until(
+                    lambda _, b=button: "mod-active" in b.get_attribute("class")
+                )
                 time.sleep(0.3)  # its sliders appear
             moved += move_sliders(browser, output)
     return moved
@@ -233,7 +236,7 @@ def test_play_button(lab, browser, tmp_path):
     )
     picture, seen = output.find_element(By.CSS_SELECTOR, ".mclir-picture"), set()
     output.find_element(By.CSS_SELECTOR, ".widget-play button").send_keys(Keys.ENTER)
-    wait = WebDriverWait(browser, 20, poll_frequency=0.1)
+    wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)
     wait.until(
         lambda _: seen.add(picture.screenshot_as_png) or len(seen) >= 3, "the play button plays nothing"
     )
