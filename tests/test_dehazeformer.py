@@ -121,12 +121,17 @@ def test_many_windows_are_attended_in_parts(monkeypatch):
 
 
 def test_gradient_reaches_every_parameter():
-    core = build()
-    restore(core, image(2, 3, 32, 32)).square().mean().backward()
-    for name, parameter in core.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    core, reached = build(), set()
+    for seed in range(3):  # with one draw of weights all four hidden units of a fusion may be switched off
+        core.load_state_dict(build(seed=seed).state_dict())
+        core.zero_grad()
+        restore(core, image(2, 3, 32, 32)).square().mean().backward()
+        for name, parameter in core.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            reached |= {name} if parameter.grad.abs().max() > 0 else set()
+    for name, _ in core.named_parameters():
         if not name.endswith("attn.attn.meta.2.bias"):  # cancelled by the softmax
-            assert parameter.grad.abs().max() > 0, name
+            assert name in reached, name
 
 
 def test_training_removes_haze():
