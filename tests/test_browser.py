@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from trimming import ROOT, TRIMMED
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `test`")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -162,21 +163,40 @@ def run_all(browser, lab, path: Path) -> list:
     return outputs
 
 
+def patient(browser) -> WebDriverWait:
+    """Waits, and looks again where an element was replaced while it was looked at."""
+    return WebDriverWait(
+        browser, PATIENCE, poll_frequency=0.1, ignored_exceptions=[StaleElementReferenceException]
+    )
+
+
+def picture(output) -> bytes:
+    return output.find_element(By.CSS_SELECTOR, ".mclir-picture").screenshot_as_png
+
+
+def sliders(browser, output) -> list:
+    """The sliders of a view, once two looks in a row find the same ones and the same picture."""
+    seen = [None, None]
+
+    def settled(_):
+        time.sleep(0.3)
+        seen.append((output.find_elements(By.CSS_SELECTOR, ".noUi-handle"), picture(output)))
+        return seen[-1] == seen[-2]
+
+    patient(browser).until(settled)
+    return seen[-1][0]
+
+
 def move_sliders(browser, output) -> int:
     """Press an arrow key on every slider shown and wait for another picture. Returns how many were moved."""
-    moved = 0
-    for handle in output.find_elements(By.CSS_SELECTOR, ".noUi-handle"):
-        picture = output.find_element(By.CSS_SELECTOR, ".mclir-picture")
-        before = picture.screenshot_as_png
+    handles = sliders(browser, output)
+    for handle in handles:
+        before = picture(output)
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         handle.send_keys(Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT)
         name = handle.find_element(By.XPATH, "./ancestor::*[contains(@class, 'jupyter-widgets')][1]").text
-        wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.05)
-        wait.until(
-            lambda _, p=picture, b=before: p.screenshot_as_png != b, f"slider {name!r} changes nothing"
-        )
-        moved += 1
-    return moved
+        patient(browser).until(lambda _, b=before: picture(output) != b, f"slider {name!r} changes nothing")
+    return len(handles)
 
 
 def look_at(browser, folder: Path, name: str, outputs: list) -> None:
@@ -205,12 +225,10 @@ def explore(browser, outputs: list) -> int:
         )
         buttons = output.find_elements(By.CSS_SELECTOR, ".widget-toggle-buttons button")
         for button in buttons or [None]:
-            if button:
+            if button and "mod-active" not in button.get_attribute("class"):
+                before = output.text
                 button.send_keys(Keys.ENTER)
-                WebDriverWait(browser, PATIENCE).until(
-                    lambda _, b=button: "mod-active" in b.get_attribute("class")
-                )
-                time.sleep(0.3)  # its sliders appear
+                patient(browser).until(lambda _, b=before, o=output: o.text != b, "a choice changes nothing")
             moved += move_sliders(browser, output)
     return moved
 
