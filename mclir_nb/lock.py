@@ -52,6 +52,15 @@ def held(run_dir: Path):
                 file.unlink()
 
 
+def clear(run_dir: Path) -> None:
+    """Remove the lock of an owner that died; nothing happens if it lives, or if the folder cannot be written."""
+    file = run_dir / FILE
+    if file.exists():
+        with suppress(OSError), _alone(file) as handle:
+            if _lives(_owner(handle)) is False:
+                file.unlink()
+
+
 def _take(file: Path) -> None:
     """Write this process into the lock file, unless its owner lives."""
     while True:

@@ -53,7 +53,7 @@ class Recipe:
         None  # largest gradient norm; official: none, its key `use_grad_norm` is never read
     )
     ema_decay: float = 0.999  # of the evaluation EMA (never a history model); official
-    history_every: tuple[int, ...] = (
+    history_every: tuple[int | None, ...] = (
         1000,
         500,
         200,
@@ -233,11 +233,11 @@ _TYPES = {field.name: field.type for field in dataclasses.fields(Recipe)}
 
 
 def _fits(value, kind) -> bool:
-    """Whether a value is of an annotated type; a whole number is a float, True is no number, None no interval."""
+    """Whether a value is of an annotated type; a whole number is a float, True is no number."""
     parts = get_args(kind)
     if get_origin(kind) is tuple:
         right = len(value) == len(parts) or parts[-1] is ... if isinstance(value, tuple) else False
-        return right and all(_fits(one, parts[0]) or (one is None and parts[-1] is ...) for one in value)
+        return right and all(_fits(one, parts[0]) for one in value)
     if parts:
         return any(_fits(value, part) for part in parts)
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):

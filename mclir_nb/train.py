@@ -67,6 +67,7 @@ def train(
     first, run_dir, quiet = processes.on_first, Path(run_dir).expanduser(), quiet or not processes.is_first()
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
+        first(lock.clear, run_dir)  # of a process that was killed after its last file
         own.remember(run_dir, recipe)
         return records.Run(run_dir)
     trainer = Trainer(recipe, processes.place(pick_device(device)))

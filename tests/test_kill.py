@@ -63,6 +63,7 @@ def killed_while_writing(folder, straight, *moment) -> bool:
         (7, "checkpoint"),  # the old one is moved away, the new one not yet in its place
         (6, "log.csv"),  # a whole new log, not renamed: the checkpoint is older
         (1, "model.safetensors"),
+        (3, "scores.csv"),  # the last file is there, and so is the lock
     ],
 )
 def test_a_run_killed_inside_and_between_writes_ends_with_the_same_bits(moment, name, straight, tmp_path):

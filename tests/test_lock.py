@@ -52,6 +52,16 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
     process.join()
 
 
+def test_the_lock_of_a_dead_owner_alone_is_cleared(tmp_path):
+    lock.clear(tmp_path)
+    owner(tmp_path)
+    lock.clear(tmp_path)
+    assert (tmp_path / lock.FILE).exists()
+    owner(tmp_path, boot="an earlier time")
+    lock.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_free_after_an_error_and_after_the_owner_freed_it(tmp_path):
     with contextlib.suppress(RuntimeError), lock.held(tmp_path):
         raise RuntimeError

@@ -61,6 +61,7 @@ def test_the_parameters_of_notebooks_are_fields_of_a_recipe():
         (dict(name="tiny", steps=0), "whole number of at least 1"),
         (dict(name="tiny", lambda_neg=-1.0), "must be a number >= 0"),
         (dict(name="tiny", history_every=(4, 2), history_decay=(0.1,)), "one decay per interval"),
+        (dict(name="tiny", history_decay=(0.1, None, 0.1, 0.1)), "must be of type"),
         (dict(name="tiny", precision="float8"), "Accepted: float32, tf32, bfloat16, float16"),
         (dict(name="tiny", dataset="imagenet"), "dataset 'imagenet' is unknown"),
     ],
