@@ -12,9 +12,9 @@ def refuse_bomb(path: Path) -> None:
 
     Raises: ValueError naming the file.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):  # which may fail as well
+            return
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError) as error:

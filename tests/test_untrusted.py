@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 
@@ -210,3 +211,15 @@ def test_a_json_file_as_large_as_memory_is_not_read(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="it holds a list"):
         records.read_recipe(tmp_path)
+
+
+TWO_DISKS = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18)  # the end of a zip64
+
+
+@pytest.mark.parametrize("content", [b"\x80", TWO_DISKS], ids=["one byte of a pickle", "part of an archive"])
+def test_remains_of_a_file_are_refused_by_name(content, tmp_path):
+    (tmp_path / "rest.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="rest.pth is (a )?damaged"):
+        networks.load_checkpoint(
+            networks.build("edsr", 2, **networks.options("edsr", "tiny")), tmp_path / "rest.pth"
+        )

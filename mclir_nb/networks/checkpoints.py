@@ -82,7 +82,7 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
         start = file.read(9)
     if not start:
         raise ValueError(f"{path} is empty; download or copy it again")
-    if start[0] == 0x80 and start[1] > 2:  # a pickle newer than any that torch.save writes
+    if start[:1] == b"\x80" and start[1:2] > b"\x02":  # a pickle newer than any that torch.save writes
         raise ValueError(
             f"{path} is refused: it is a pickle of Python objects, which could run code; "
             "save the network's state_dict() with torch.save or as safetensors"
