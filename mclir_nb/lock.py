@@ -110,7 +110,7 @@ def _owner(handle) -> dict | None:
     try:
         owner = json.loads(handle.read(4096))
         return {key: owner[key] for key in ("host", "boot", "space", "began")} | {"pid": int(owner["pid"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

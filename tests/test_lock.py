@@ -80,7 +80,12 @@ def test_a_lock_from_before_the_machine_was_switched_on_is_void(tmp_path):
     assert is_free(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"host": "here"}', '{"pid": null}', "[]", "\xff\x00", "9" * 5000])
+ENDLESS = '{"host": "", "boot": "", "space": "", "began": 0, "pid": 1e999}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", ENDLESS, '{"host": "here"}', '{"pid": null}', "[]", "\xff\x00", "9" * 5000]
+)
 def test_a_lock_file_that_names_nobody_is_void(text, tmp_path):
     (tmp_path / lock.FILE).write_text(text, encoding="latin-1")
     assert is_free(tmp_path)
