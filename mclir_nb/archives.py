@@ -17,7 +17,7 @@ def refuse_bomb(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is a damaged archive ({error}); download or save it again") from error
     size = path.stat().st_size
     if claimed > size:

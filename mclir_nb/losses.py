@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mclir_nb import sharpness
+
 
 class LossParts(NamedTuple):
     """What was summed: `total` is `l_rec` minus or plus lambda times `l_neg`; all scalars with gradient."""
@@ -327,9 +329,9 @@ def pcl(restored, gt, negatives=(), *, features, lambda_neg, lq=None, best_psnr=
     """
     restored = _checked(restored, gt, (), lambda_neg)
     draws = torch.rand(9, generator=generator).tolist()
-    positives = [gt] + [_sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
+    positives = [gt] + [sharpness.sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
     shapes = zip(draws[3:6], draws[6:], strict=True)
-    blurred = [_blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
+    blurred = [sharpness.blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
     theirs = frozen_features([*positives, _at_size(lq, gt, "pcl"), *blurred], features)
     ours = features(restored)
     total = _weighted(dict.fromkeys(ours, 1.0), features)
@@ -434,25 +436,3 @@ def _at_size(lq: Tensor | None, gt: Tensor, objective: str) -> Tensor:
 def _cosine(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cosine similarity of the feature vectors, averaged over positions: {layer: (B,)}."""
     return {layer: F.cosine_similarity(x, theirs[layer], dim=1).mean(dim=(1, 2)) for layer, x in ours.items()}
-
-
-def _depthwise(image: Tensor, kernel: Tensor) -> Tensor:
-    """Every channel convolved with one 2-D kernel, borders repeated."""
-    channels, pad = image.shape[1], kernel.shape[0] // 2
-    weight = kernel.expand(channels, 1, -1, -1)
-    return F.conv2d(F.pad(image, (pad,) * 4, mode="replicate"), weight, groups=channels)
-
-
-def _sharpen(image: Tensor, factor: float) -> Tensor:
-    """Blend of a smoothed image (factor 0) and the image (1), extrapolated above 1; clamped to [0, 1]."""
-    kernel = image.new_full((3, 3), 1 / 13)
-    kernel[1, 1] = 5 / 13
-    smooth = _depthwise(image, kernel)
-    return (smooth + factor * (image - smooth)).clamp(0, 1)
-
-
-def _blur(image: Tensor, size: int, sigma: float) -> Tensor:
-    """Gaussian blur with a size x size kernel of deviation sigma pixels."""
-    x = torch.arange(size, device=image.device, dtype=image.dtype) - size // 2
-    line = torch.exp(-(x**2) / (2 * sigma**2))
-    return _depthwise(image, torch.outer(line, line) / line.sum() ** 2)

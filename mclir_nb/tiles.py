@@ -223,7 +223,7 @@ def _most_alive(network: nn.Module) -> tuple[int, int, int, int]:
     try:
         meta = torch.device("meta")
         return 256, 384, _watched(network, 256, meta), _watched(network, 384, meta)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         here = device_of(network)
         return 64, 128, _watched(network, 64, here), _watched(network, 128, here)
     finally:

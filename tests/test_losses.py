@@ -10,7 +10,7 @@ from golden import load, needs_shared, part
 from torch import nn
 
 from mclir_nb import features as feature_networks
-from mclir_nb import losses
+from mclir_nb import losses, sharpness
 from mclir_nb.losses import OBJECTIVES, spn_loss
 
 
@@ -169,8 +169,8 @@ def test_pcl_by_hand(monkeypatch):
     """With positives equal to the anchor and negatives orthogonal to it: -log(e / (e + 4))."""
     directions = torch.eye(3).view(3, 3, 1, 1)
     red, green = (directions[k : k + 1].expand(1, 3, 4, 4) for k in (0, 1))
-    monkeypatch.setattr(losses, "_sharpen", lambda image, factor: image)
-    monkeypatch.setattr(losses, "_blur", lambda image, size, sigma: green)
+    monkeypatch.setattr(sharpness, "sharpen", lambda image, factor: image)
+    monkeypatch.setattr(sharpness, "blur", lambda image, size, sigma: green)
     network = nn.Module()
     network.forward = lambda x: {"colour": x}
     parts = OBJECTIVES["pcl"](red, red, [], features=network, lambda_neg=5.0, lq=green)
@@ -191,11 +191,11 @@ def test_pcl_draws_from_the_generator():
 def test_sharpening_and_blurring():
     edge = torch.zeros(1, 3, 8, 8)
     edge[..., 4:] = 0.5
-    assert torch.equal(losses._sharpen(edge, 1.0), edge)
-    assert losses._sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
-    blurred = losses._blur(edge, 5, 1.0)
+    assert torch.equal(sharpness.sharpen(edge, 1.0), edge)
+    assert sharpness.sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
+    blurred = sharpness.blur(edge, 5, 1.0)
     assert blurred[0, 0, 4].diff().min() >= 0 and blurred[0, 0, 4, 4] < 0.5
-    torch.testing.assert_close(losses._blur(image(0.3), 11, 2.0), image(0.3))
+    torch.testing.assert_close(sharpness.blur(image(0.3), 11, 2.0), image(0.3))
 
 
 @pytest.mark.parametrize("name", ["cr", "c2r", "pcl"])
