@@ -21,18 +21,10 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb import features, losses, memory, records, timing
 from mclir_nb.recipes import Recipe
 from mclir_nb.train import Trainer
-
-
-def macs(module: nn.Module, image: torch.Tensor) -> int:
-    """Multiply-accumulates of one forward pass: convolutions and matrix products, as torch's counter sees them."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(image)
-    return counter.get_total_flops() // 2
 
 
 def counted(recipe: Recipe) -> dict:
@@ -45,13 +37,13 @@ def counted(recipe: Recipe) -> dict:
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).eval()
     lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale])
-    forward, looked_at, maps, feature_bytes = macs(network, lq), 0, 0, 0
+    forward, looked_at, maps, feature_bytes = timing.macs(network, lq), 0, 0, 0
     kept = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
     asked = min(kept, 1) if recipe.history_draw else kept
     if recipe.objective != "plain":
         seen = recipe.features_crop or recipe.patch_size
         net, patch = features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, seen, seen)
-        looked_at, feature_bytes = macs(net, patch), memory.size(net)
+        looked_at, feature_bytes = timing.macs(net, patch), memory.size(net)
         at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * seen**2)))
         maps = at_once * (memory.saved(net, patch.requires_grad_()) + asked * _tapped(net, patch))
     extra = asked / 3 + (2 + asked) * looked_at / (3 * forward)
@@ -112,21 +104,30 @@ def predict(recipe: Recipe, device: torch.device) -> dict:
     return count | {"seconds": recipe.batch_size * one_patch(recipe, device) * count["ratio"]}
 
 
-def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> float:
-    """Median seconds of a step of this recipe here; trains a throw-away copy for `steps` steps after one to warm up."""
-    trainer, seconds = Trainer(recipe, device), []
+def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, float]:
+    """Train a throw-away copy of a recipe for `steps` steps after one to warm up.
+
+    Returns: median seconds of a step here, and the share of its threads' time that this process got meanwhile: well
+        below 1 on a CPU where other programs run.
+    """
+    trainer, seconds, used = Trainer(recipe, device), [], []
     for gt, lq, names in trainer.patches.batches(1, steps + 1):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         trainer.advance(gt, lq, names)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+        used.append(time.process_time() - before)
+    return statistics.median(seconds[1:]), sum(used[1:]) / sum(seconds[1:]) / torch.get_num_threads()
+
+
+BUSY = 0.6  # of its threads' time; an idle machine gives 0.8 and more: threads wait for each other awake
 
 
 def card(recipe: Recipe, device: torch.device) -> pd.Series:
     """The cost of a run before it starts, one line per fact."""
-    count, seconds = predict(recipe, device), probe(recipe, device)
+    count, (seconds, share) = predict(recipe, device), probe(recipe, device)
+    busy = device.type == "cpu" and share < BUSY
     plain = 3 * count["F"] * recipe.batch_size
     return pd.Series(
         {
@@ -140,7 +141,8 @@ def card(recipe: Recipe, device: torch.device) -> pd.Series:
             "MACs of the run": f"{plain * count['ratio'] * recipe.steps:.2e}",
             "patches seen": f"{recipe.steps * recipe.batch_size:,}",
             "measured step here": f"{seconds * 1000:.0f} ms",
-            "training time here": f"about {max(seconds * recipe.steps / 60, 0.1):.1f} minutes, and scoring",
+            "training time here": f"about {max(seconds * recipe.steps / 60, 0.1):.1f} minutes, and scoring"
+            + ("; less once the other programs here are done" if busy else ""),
         },
         name=recipe.name,
     )

@@ -9,9 +9,9 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"  # Okabe 
 
 
 def prices(table: pd.DataFrame) -> Figure:
-    """Time of a step per network, relative to the reference's plain step.
+    """Time of a step per network, relative to the reference's plain step; a panel per number of threads.
 
-    Args: table: as `timing.compare` returns it; columns network, step, histories, ratio.
+    Args: table: as `timing.compare` returns it; columns network, threads, step, histories, ratio.
     """
     arms = {
         ("reference", 4): ("reference SPN, four histories", GREY),
@@ -19,17 +19,22 @@ def prices(table: pd.DataFrame) -> Figure:
         ("ours", 1): ("SPN, one random history", ORANGE),
         ("ours", 0): ("our plain step", GREEN),
     }
-    wide = table.pivot(index="network", columns=["step", "histories"], values="ratio")
-    wide = wide.loc[list(dict.fromkeys(table.network))]
-    figure = Figure(figsize=(9, 1.1 + 0.62 * len(wide)), layout="constrained")
-    axes = figure.subplots()
-    for place, (arm, (label, colour)) in enumerate(arms.items()):
-        rows = [row + 0.2 * (place - 1.5) for row in range(len(wide))]
-        axes.barh(rows, wide[arm], 0.18, color=colour, label=label)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(yticks=range(len(wide)), yticklabels=wide.index, xlabel="time of a step / reference plain step")
-    axes.invert_yaxis()
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    names, counts = list(dict.fromkeys(table.network)), sorted(set(table.threads))
+    figure = Figure(figsize=(9, 1.6 + 0.62 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(counts), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, threads in zip(panels, counts, strict=True):
+        mine = table[table.threads == threads]
+        wide = mine.pivot(index="network", columns=["step", "histories"], values="ratio").reindex(names)
+        for place, (arm, (label, colour)) in enumerate(arms.items()):
+            rows = [row + 0.2 * (place - 1.5) for row in range(len(wide))]
+            axes.barh(rows, wide[arm], 0.18, color=colour, label=label)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set(yticks=range(len(wide)), yticklabels=wide.index)
+        axes.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left", fontsize="medium")
+    panels[0].invert_yaxis()
+    figure.supxlabel("time of a step / reference plain step", fontsize="medium")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=2)
     return figure
 
 

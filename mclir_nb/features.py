@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mclir_nb import archives, download
+from mclir_nb.networks import onednn
 
 NAMES = ("vgg16", "vgg19", "lite0")
 
@@ -70,7 +71,7 @@ class Vgg(_Frozen):
         imagenet_input: subtract the ImageNet mean and divide by its deviation first.
     """
 
-    pixels_at_once = 2**16  # about 100 MB of feature maps
+    pixels_at_once = 2**15  # about 50 MB of feature maps
 
     def __init__(self, blocks: tuple[tuple[int, ...], ...], taps: dict[str, float], imagenet_input: bool):
         super().__init__()
@@ -211,7 +212,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
     with torch.random.fork_rng(
         devices=[]
     ):  # building the features must not shift the random numbers of a run
-        network = _empty(name).to(memory_format=torch.channels_last)  # faster on CPU and GPU
+        network = onednn.use(_empty(name)).to(memory_format=torch.channels_last)  # faster on CPU and GPU
     network.name = name
     what = {
         "vgg16": "VGG16 to relu3_3",

@@ -101,7 +101,7 @@ class _FeatureDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, restored, features, distance, *others):
         pixels = (1 + len(others)) * restored[0, 0].numel()
-        size = max(1, getattr(features, "pixels_at_once", 2**16) // pixels)
+        size = max(1, _pixels_at_once(features) // pixels)
         value, gradients = 0.0, []
         for start in range(0, len(restored), size):
             chunk = slice(start, start + size)
@@ -124,22 +124,30 @@ def _distance_and_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """Distance of a chunk and, if the image wants one, its gradient; |x|' is sign(x), 0 at 0."""
     value_of, slope_of = distance
-    theirs = frozen_features(others, features)
     with torch.enable_grad():
         ours = features(image)
-    weights, value, slopes = _layer_weights(features, ours), 0.0, []
-    # a power of two, taken out again below: keeps the small numbers of a gradient within float16, and changes no bit
-    unit = 2.0 ** max(own.numel() for own in ours.values()).bit_length()
-    for layer, own in ours.items():
-        scale, total = weights[layer] / len(others), torch.zeros_like(own)
-        for other in theirs:
-            difference = own.detach() - other.pop(layer)
-            value = value + scale * value_of(difference).mean()
-            total += slope_of(difference)
-        slopes.append(total.mul_(scale * unit / own.numel()))
+    weights, value = _layer_weights(features, ours), 0.0
+    scales = {layer: weights[layer] / len(others) for layer in ours}
+    slopes = {layer: torch.zeros_like(own) for layer, own in ours.items()}
+    at_once = max(1, _pixels_at_once(features) // (2 * image[:, 0].numel()))
+    for start in range(0, len(others), at_once):
+        for theirs in frozen_features(others[start : start + at_once], features):
+            for layer, own in ours.items():
+                difference = own.detach() - theirs.pop(layer)
+                value = value + scales[layer] * value_of(difference).mean()
+                slopes[layer] += slope_of(difference)
     if not image.requires_grad:
         return value, None
-    return value, torch.autograd.grad(list(ours.values()), image, slopes)[0].div_(unit)
+    # a power of two, taken out again below: keeps the small numbers of a gradient within float16, and changes no bit
+    unit = 2.0 ** max(own.numel() for own in ours.values()).bit_length()
+    for layer, slope in slopes.items():
+        slope.mul_(scales[layer] * unit / slope.numel())
+    return value, torch.autograd.grad(list(ours.values()), image, list(slopes.values()))[0].div_(unit)
+
+
+def _pixels_at_once(features: nn.Module) -> int:
+    """Pixels of a batch that go through the feature network together, see `features.Vgg`."""
+    return getattr(features, "pixels_at_once", 2**16)
 
 
 def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:

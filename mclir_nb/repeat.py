@@ -7,7 +7,7 @@ from functools import lru_cache
 import pandas as pd
 import torch
 
-from mclir_nb import cost, features, networks, paper, recipes, records
+from mclir_nb import features, networks, paper, recipes, records, timing
 
 SIDE = 32  # lq pixels at which a network is counted; MACs grow with the pixels
 NAMES = {  # in the paper's tables: here
@@ -70,6 +70,6 @@ def per_pixel(network: str, scale: int = 1) -> tuple[float, float]:
     side = recipe.patch_size if network == "idt" else SIDE * scale  # IDT pads everything to its own patch
     with torch.random.fork_rng(devices=[]):
         net = records.build_network(recipe).eval()
-    forward = cost.macs(net, torch.rand(1, 3, side // scale, side // scale))
-    looked_at = cost.macs(features.build("vgg16", "random"), torch.rand(1, 3, SIDE, SIDE))
+    forward = timing.macs(net, torch.rand(1, 3, side // scale, side // scale))
+    looked_at = timing.macs(features.build("vgg16", "random"), torch.rand(1, 3, SIDE, SIDE))
     return forward / side**2, looked_at / SIDE**2

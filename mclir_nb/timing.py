@@ -8,6 +8,7 @@ programs do not count.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -17,20 +18,22 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import losses, memory, recipes, root
+from mclir_nb import losses, memory, precision, recipes, root
 from mclir_nb.negatives import Negatives
+from mclir_nb.networks import onednn
 from mclir_nb.recipes import Recipe
 from mclir_nb.records import write_file
 from mclir_nb.train import Trainer
 
 Step = Callable[[], None]
 COUNTS = (0, 1, 2, 4)
-# task and gt pixels of one patch: small, so that paper-size networks take seconds; IDT takes 128 only
+# task and gt pixels of one patch: half the papers' sides or less, so that a step takes seconds; IDT takes 128 only
 PATCHES = {
-    "ffanet": ("dehaze", 32), "dehazeformer-t": ("dehaze", 32), "dehazeformer-s": ("dehaze", 32),
-    "dehazeformer-b": ("dehaze", 32), "idt": ("derain", 128), "swinir-light": ("sr", 64), "swinir": ("sr", 64),
-    "edsr": ("sr", 64), "nafnet": ("deblur", 64),
+    "ffanet": ("dehaze", 64), "dehazeformer-t": ("dehaze", 64), "dehazeformer-s": ("dehaze", 64),
+    "dehazeformer-b": ("dehaze", 64), "idt": ("derain", 128), "swinir-light": ("sr", 128), "swinir": ("sr", 128),
+    "edsr": ("sr", 128), "nafnet": ("deblur", 128),
 }  # fmt: skip
 
 
@@ -128,6 +131,12 @@ def reference(ours: OurSteps) -> SimpleNamespace:
     )
 
 
+def plainly(step: Callable[..., object], *args) -> None:
+    """A step with PyTorch's own kernels."""
+    with onednn.off():
+        step(*args)
+
+
 def compare(
     recipe: Recipe,
     reference_step: Callable[[SimpleNamespace, int], None],
@@ -140,32 +149,63 @@ def compare(
         recipe: network, patch and batch; its objective is replaced by SPN with 0, 1, 2 and all four histories.
         reference_step: called with what `reference` returns and the number of histories; 0 is a plain step.
         rounds: steps measured per arm.
-    Returns: columns network, patch, batch, step ("ours" or "reference"), histories, seconds, ratio (to the reference
-        plain step), MB (peak of the memory that tensors hold, weights included) and weights (MB of the history
-        models among them). Our step against one history at a
-        time is the step with one random history of four.
+    Returns: columns network, patch, batch, threads, step ("ours" or "reference"), histories, seconds, ratio (to the
+        reference plain step), floor (the ratio that the counted multiplications alone would have, at `fastest`), MB
+        (peak of the memory that tensors hold, weights included) and weights (MB of the history models among them).
+        Our step against one history is the step with one random history of four.
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
     parts = reference(ours)
     arms: dict[tuple[str, int], Step] = {}
     for n in (0, COUNTS[-1]):
-        arms["reference", n] = lambda n=n: reference_step(parts, n)
+        arms["reference", n] = lambda n=n: plainly(reference_step, parts, n)
     for n in COUNTS:
         arms["ours", n] = lambda n=n: ours(n)
-    taken = in_turn(arms, rounds, where)
-    rows = []
+    taken, rate = in_turn(arms, rounds, where), fastest(where)
+    plain, rows = taken["reference", 0], []
     for (step, n), value in taken.items():
         peak = ours.held(n) + memory.peak(arms[step, n], where)
+        floor = multiplications(ours, n) / rate
         size = n * memory.size(ours.trainer.model)
-        rows.append(
-            (recipe.network, recipe.patch_size, recipe.batch_size, step, n, value, peak / 1e6, size / 1e6)
-        )
-    table = pd.DataFrame(
-        rows, columns=["network", "patch", "batch", "step", "histories", "seconds", "MB", "weights"]
-    )
-    table.insert(6, "ratio", table.seconds / taken["reference", 0])
+        rows.append((step, n, value, value / plain, floor / plain, peak / 1e6, size / 1e6))
+    table = pd.DataFrame(rows, columns=["step", "histories", "seconds", "ratio", "floor", "MB", "weights"])
+    run = (recipe.network, recipe.patch_size, recipe.batch_size, torch.get_num_threads())
+    for place, (name, fact) in enumerate(zip(("network", "patch", "batch", "threads"), run, strict=True)):
+        table.insert(place, name, fact)
     return table
+
+
+def macs(module: nn.Module, image: torch.Tensor) -> int:
+    """Multiply-accumulates of one forward pass: convolutions and matrix products, as torch's counter sees them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(image)
+    return counter.get_total_flops() // 2
+
+
+def multiplications(ours: OurSteps, histories: int) -> int:
+    """Multiply-accumulates of an exact step: 3F, and with N histories NF + (2 + N)V more, see `cost`."""
+    gt, lq = (image.to(ours.trainer.device) for image in ours.batch[:2])
+    forward = macs(ours.trainer.model, lq)
+    looking = (2 + histories) * macs(ours.features, gt) if histories else 0
+    return (3 + histories) * forward + looking
+
+
+def fastest(device: torch.device, times: int = 20) -> float:
+    """Multiply-accumulates per second of a float32 convolution that suits this machine, the best of some.
+
+    3x3, 64 to 64 channels, 64x64 pixels, channels last: it fits the cache and fills the vector units. By the same
+    clock as the steps.
+    """
+    convolution = nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+    image = torch.rand(1, 64, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
+
+    def some() -> None:
+        for _ in range(10):
+            convolution(image)
+
+    with torch.no_grad(), precision.used("float32", device):
+        return 10 * macs(convolution, image) / min(seconds(some, device) for _ in range(times))
 
 
 def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
@@ -232,26 +272,30 @@ ONE = ("ffanet", "idt", "nafnet")
 def goals(table: pd.DataFrame) -> pd.DataFrame:
     """What a comparison says about the goals that were set for the price of a step.
 
-    Args: table: as `compare` returns it, of one or more networks.
-    Returns: one row per network and goal: network, goal, limit, measured, met.
+    Args: table: as `compare` returns it, of one or more networks and numbers of threads.
+    Returns: one row per network, threads and goal: network, threads, goal, limit, measured, floor (of what is measured;
+        where it is above the limit, float32 convolutions of this machine cannot reach the goal; none for memory), met.
     """
     rows = []
-    for network, mine in table.groupby("network", sort=False):
+    for (network, threads), mine in table.groupby(["network", "threads"], sort=False):
         by_arm = mine.set_index(["step", "histories"])
-        ratio, held = by_arm.ratio, by_arm.MB
+        ratio, floor, held = by_arm.ratio, by_arm.floor, by_arm.MB
+        naive = ratio["reference", 4]
+        room = held["ours", 0] + by_arm.weights["ours", 4]
         found = [
-            ("exact SPN / reference SPN", EXACT.get(network, 0.6), ratio["ours", 4] / ratio["reference", 4]),
-            ("our plain / reference plain", 0.75, ratio["ours", 0]),
             (
-                "memory of SPN / (plain + history weights)",
-                1.15,
-                held["ours", 4] / (held["ours", 0] + by_arm.weights["ours", 4]),
+                "exact SPN / reference SPN",
+                EXACT.get(network, 0.6),
+                ratio["ours", 4] / naive,
+                floor["ours", 4] / naive,
             ),
+            ("our plain / reference plain", 0.75, ratio["ours", 0], floor["ours", 0]),
+            ("memory of SPN / (plain + history weights)", 1.15, held["ours", 4] / room, math.nan),
         ]
         if network in ONE:
-            found.append(("one random history / reference plain", 1.0, ratio["ours", 1]))
-        rows += [(network, goal, limit, value, value <= limit) for goal, limit, value in found]
-    return pd.DataFrame(rows, columns=["network", "goal", "limit", "measured", "met"])
+            found.append(("one random history / reference plain", 1.0, ratio["ours", 1], floor["ours", 1]))
+        rows += [(network, threads, *line, line[2] <= line[1]) for line in found]
+    return pd.DataFrame(rows, columns=["network", "threads", "goal", "limit", "measured", "floor", "met"])
 
 
 RECORD = ("data", "records", "cost")
@@ -261,8 +305,8 @@ def keep(table: pd.DataFrame, folder: str | Path) -> Path:
     """Write a comparison as a record: ratios and memory, no seconds, because machines differ. Returns: the file."""
     file = Path(folder) / "steps.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    columns = ["network", "patch", "batch", "step", "histories", "ratio", "MB", "weights"]
-    write_file(file, table[columns].round({"ratio": 3, "MB": 1, "weights": 1}).to_csv(index=False))
+    places = {"ratio": 3, "floor": 3, "MB": 1, "weights": 1}
+    write_file(file, table.drop(columns="seconds").round(places).to_csv(index=False))
     return file
 
 

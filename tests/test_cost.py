@@ -18,7 +18,7 @@ def tiny(task="derain", **changes):
 
 
 def test_macs_of_a_convolution_by_hand():
-    assert cost.macs(nn.Conv2d(3, 8, 3, padding=1), torch.rand(2, 3, 10, 10)) == 2 * 10 * 10 * 8 * 3 * 9
+    assert timing.macs(nn.Conv2d(3, 8, 3, padding=1), torch.rand(2, 3, 10, 10)) == 2 * 10 * 10 * 8 * 3 * 9
 
 
 def test_the_cost_model_is_the_papers():
@@ -43,8 +43,10 @@ def test_the_table_of_the_paper_is_counted_not_typed():
 
 
 def test_a_record_is_kept_and_read(tmp_path):
-    table = pd.DataFrame([("edsr", 64, 1, "ours", 4, 0.5, 2.12345, 80.04, 24.0)])
-    table.columns = ["network", "patch", "batch", "step", "histories", "seconds", "ratio", "MB", "weights"]
+    row = dict(
+        network="edsr", patch=64, batch=1, threads=2, step="ours", histories=4, seconds=0.5, ratio=2.12345
+    )
+    table = pd.DataFrame([row | dict(floor=1.01, MB=80.04, weights=24.0)])
     timing.keep(table, tmp_path / "new")
     back = timing.recorded(tmp_path / "new")
     assert "seconds" not in back and back.ratio[0] == 2.123 and back.MB[0] == 80.0
@@ -69,6 +71,17 @@ def test_the_card_tells_time_and_memory_for_a_recipe():
         facts.index
     )
     assert "MB" in facts["predicted memory"] and facts["predicted step here"].endswith(" ms")
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.3, True), (0.9, False)])
+def test_the_card_says_when_other_programs_slow_the_machine(monkeypatch, share, said):
+    monkeypatch.setattr(cost, "probe", lambda recipe, device: (0.1, share))
+    assert cost.card(tiny(), CPU)["training time here"].endswith("other programs here are done") == said
+
+
+def test_a_trial_of_a_recipe_tells_seconds_and_its_share_of_the_processor():
+    seconds, share = cost.probe(tiny(), CPU, steps=2)
+    assert seconds > 0 and 0 < share < 1.5
 
 
 def test_peak_memory_of_a_sum_by_hand():
@@ -129,12 +142,25 @@ def test_a_comparison_measures_both_steps_and_judges_the_goals():
     ]  # fmt: skip
     ours = table[table.step == "ours"]
     assert ours.seconds.is_monotonic_increasing and ours.MB.is_monotonic_increasing
-    assert table.ratio[0] == 1
+    assert table.ratio[0] == 1 and (0 < table.floor).all() and (table.floor < table.ratio).all()
     goals = timing.goals(table)
     assert len(goals) == 4 and (goals.met == (goals.measured <= goals.limit)).all()
     assert len(timing.memories(recipe)) == 2
-    for figure in (cost_figures.prices(table), cost_figures.memories(table)):
-        assert figure.axes[0].get_xlabel()
+    assert cost_figures.memories(table).axes[0].get_xlabel()
+    twice = pd.concat([table, table.assign(threads=7)])
+    assert len(timing.goals(twice)) == 8
+    panels = [axes.get_title(loc="left") for axes in cost_figures.prices(twice).axes]
+    assert sorted(panels) == sorted(
+        [f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}", "7 threads"]
+    )
+
+
+def test_the_multiplications_of_a_step_are_those_of_the_cost_model():
+    recipe = tiny()
+    ours, count = timing.OurSteps(recipe, CPU), cost.counted(recipe)
+    plain, exact = (timing.multiplications(ours, n) for n in (0, 4))
+    assert plain == 3 * count["F"] and exact / plain == pytest.approx(count["ratio"])
+    assert timing.fastest(CPU, 3) > 1e9
 
 
 def test_reference_and_ours_start_from_the_same_numbers():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, onednn, promptir, swinir
 
 __all__ = [
     "NETWORKS",
@@ -114,7 +114,9 @@ class Restorer(nn.Module):
         super().__init__()
         self.name, self.scale, self.options = name, scale, options
         network = NETWORKS[name]
-        self.core = network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
+        self.core = onednn.use(
+            network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
+        )
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore a batch of images.

@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mclir_nb.networks import onednn
+
 _WINDOWS_AT_ONCE = 16384  # bounds memory; CUDA's fused attention refuses 65536 (pytorch/pytorch#142228)
 
 
@@ -89,7 +91,7 @@ class WindowAttention(nn.Module):
         qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3).reshape(3, -1, heads, size**2, depth)  # (3, windows, ...)
         bias = self._position_bias().to(qkv.dtype)[None]
         parts = qkv.split(_WINDOWS_AT_ONCE, dim=1)
-        parts = [F.scaled_dot_product_attention(*part.unbind(0), attn_mask=bias) for part in parts]
+        parts = [onednn.attention(*part.unbind(0), bias) for part in parts]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)  # (windows, heads, N, depth)
         out = out.reshape(batch, rows, columns, heads, size, size, depth)
         return out.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, heads * depth, height, width)

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mclir_nb.networks import onednn
+
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 _CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
 
@@ -80,7 +82,7 @@ class WindowAttention(nn.Module):
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
         heads = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
         bias = self._position_bias().to(query.dtype)[None]
-        out = F.scaled_dot_product_attention(*heads, attn_mask=bias)  # (B, heads, N, C / heads)
+        out = onednn.attention(*heads, bias)  # (B, heads, N, C / heads)
         return self.proj(out.transpose(1, 2).flatten(2) + position)
 
     def _position_bias(self) -> torch.Tensor:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mclir_nb.networks import onednn
+
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 SIZES = {
     "32": {"width": 32, **GOPRO},
@@ -81,7 +83,7 @@ def gate(x: Tensor) -> Tensor:
 
 def gated(conv: nn.Conv2d, x: Tensor, gate: Tensor) -> Tensor:
     """gate * conv(x), with the gate (1, C, 1, 1) multiplied into the weights: training keeps one map less."""
-    return F.conv2d(x, conv.weight * gate.view(-1, 1, 1, 1), conv.bias * gate.flatten())
+    return onednn.pointwise(x, conv.weight * gate.view(-1, 1, 1, 1), conv.bias * gate.flatten())
 
 
 class Block(nn.Module):

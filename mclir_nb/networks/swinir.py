@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mclir_nb.networks import onednn
+
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 PADDINGS = ("reflect", "test-script")
 
@@ -131,7 +133,7 @@ class WindowAttention(nn.Module):
             -1, (3, self.heads, -1)
         )  # (B * n, N, 3, heads, d)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B * n, heads, N, d)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(mask, len(x)).to(q.dtype))
+        out = onednn.attention(q, k, v, self.bias(mask, len(x)).to(q.dtype))
         return from_windows(self.proj(out.transpose(1, 2).flatten(2)), self.window, x.shape)
 
 

@@ -1,0 +1,176 @@
+"""Linear maps, 1x1 convolutions and attention on the CPU, through the kernels that are fastest there.
+
+PyTorch multiplies float32 matrices with MKL, which uses half of the vector width on processors that are not Intel's,
+and leaves 1x1 convolutions of small batches on one thread to a path of its own that does the same. Both are one matrix
+product, and oneDNN, which PyTorch brings along and uses for all other convolutions, has that as well. `notebooks/
+09_cost.ipynb` measures the difference. Other devices, other number types and tiny products take PyTorch's own path,
+and so does a PyTorch without the operator. Numbers agree up to the order of a sum.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+SMALLEST = 2**20  # multiply-accumulates below which the call costs more than it saves
+SCORES = 2**26  # of attention at once, 256 MB
+_in_use = True
+
+
+@contextmanager
+def off() -> Iterator[None]:
+    """PyTorch's own paths inside this block: the reference of a measurement."""
+    global _in_use
+    before, _in_use = _in_use, False
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+@cache
+def _operator():
+    """oneDNN's linear map, or None where PyTorch has none."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if operator is not None:
+        register_flop_formula(operator)(_flops)
+    return operator
+
+
+def _flops(x, weight, *args, out_shape=None, **kwargs) -> int:
+    return 2 * weight[0] * x[-1] * torch.Size(x[:-1]).numel()  # as for mm
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias; of either, rows or columns lie without gaps, or oneDNN takes its slow reference path."""
+    return _operator()(x, weight, bias, "none", [], "")
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN takes this product: float32 on the CPU, outside autocast, and large enough to gain."""
+    return (
+        _in_use
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= SMALLEST
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _operator() is not None
+    )
+
+
+class _Product(torch.autograd.Function):
+    """x weight^T + bias over the last axis, or over the channels of images."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, images):
+        ctx.save_for_backward(x, weight)
+        ctx.images = images
+        return _forward(x, weight, bias, images).data  # not a view of anything: it may be changed in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        x, weight = ctx.saved_tensors
+        if ctx.images:
+            x, upstream = x.permute(0, 2, 3, 1), upstream.permute(0, 2, 3, 1)
+        rows, gradients = upstream.reshape(-1, len(weight)).contiguous(), [None, None, None, None]
+        if ctx.needs_input_grad[0]:
+            gradients[0] = _multiply(rows, weight.t()).view(x.shape)
+            if ctx.images:
+                gradients[0] = gradients[0].permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            gradients[1] = _of_weight(rows, x.reshape(-1, x.shape[-1]))
+        if ctx.needs_input_grad[2]:
+            gradients[2] = rows.sum(0)
+        return tuple(gradients)
+
+
+def _of_weight(rows: Tensor, x: Tensor) -> Tensor:
+    """rows^T x, (M, O) and (M, I) -> (O, I). oneDNN copies its first factor: the smaller one, unless the copy of the
+    result that this costs is larger still.
+    """
+    if x.numel() * rows.shape[1] < 4 * SMALLEST:
+        return rows.t() @ x
+    if len(x) > max(x.shape[1], rows.shape[1]):
+        return _multiply(x.t(), rows.t()).t()
+    return _multiply(rows.t(), x.t())
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, images: bool) -> Tensor:
+    if images:  # (B, I, H, W) in channels-last order: rows are pixels
+        return _multiply(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    return _multiply(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias over the last axis, (..., I) -> (..., O), as `F.linear`; differentiable once."""
+    if not suits(x, weight):
+        return F.linear(x, weight, bias)
+    x = x.contiguous()
+    return (
+        _Product.apply(x, weight, bias, False)
+        if torch.is_grad_enabled()
+        else _forward(x, weight, bias, False)
+    )
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution, (B, I, H, W) -> (B, O, H, W) with weight (O, I, 1, 1), as `F.conv2d`."""
+    # one image decides, so that its numbers do not depend on the batch it comes in
+    if not (suits(x[:1], weight) and x.is_contiguous(memory_format=torch.channels_last)):
+        return F.conv2d(x, weight, bias)
+    weight = weight.flatten(1)
+    return (
+        _Product.apply(x, weight, bias, True) if torch.is_grad_enabled() else _forward(x, weight, bias, True)
+    )
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(d) + bias) value for (B, heads, N, d), as `F.scaled_dot_product_attention`.
+
+    On a CPU written out: PyTorch has no fused kernel for a bias that learns, looks for rows without a finite score,
+    which a bias never makes, and gives other bits without a graph than with one, so that a history equal to the model
+    would seem to differ from it. More than `SCORES` at once (a large image) take the fused kernel and less memory.
+    """
+    count = query.numel() // query.shape[-1] * key.shape[-2]
+    if not _in_use or query.device.type != "cpu" or count > SCORES:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return scores.add_(bias).softmax(-1) @ value
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` through `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 `nn.Conv2d` through `pointwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.weight, self.bias)
+
+
+def use(network: nn.Module) -> nn.Module:
+    """Let the linear maps and 1x1 convolutions of a network run here; parameters and names stay. Returns: it."""
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+        elif type(module) is nn.Conv2d and _is_pointwise(module):
+            module.__class__ = Pointwise
+    return network
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+    return plain and conv.padding in ((0, 0), 0, "valid", "same")
