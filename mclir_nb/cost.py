@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mclir_nb import features, losses, memory, records, timing
+from mclir_nb import datasets, features, losses, memory, records, tasks, timing
+from mclir_nb.patches import Patches
 from mclir_nb.recipes import Recipe
 from mclir_nb.train import Trainer
 
@@ -122,6 +123,24 @@ def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, 
 
 
 BUSY = 0.6  # of its threads' time; an idle machine gives 0.8 and more: threads wait for each other awake
+
+
+def supply(recipe: Recipe, steps: int = 8) -> float:
+    """Median seconds in which one process makes a batch: reading from the cache, cutting, degrading.
+
+    On a CPU a step waits that long; beside a GPU, W processes make batches ahead, so it waits only if it is shorter
+    than this divided by W (`patches.Patches.batches`).
+    """
+    patches = Patches(
+        datasets.open_set(recipe.dataset, tasks.get(recipe.task, recipe.scale), "train", recipe.data_root),
+        tasks.get(recipe.task, recipe.scale), recipe.patch_size, recipe.batch_size, recipe.seed,
+    )  # fmt: skip
+    taken = []
+    for step in range(1, steps + 3):
+        start = time.perf_counter()
+        patches.batch(step)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[2:])  # the first read files
 
 
 def card(recipe: Recipe, device: torch.device) -> pd.Series:

@@ -61,7 +61,8 @@ def setup(seed: int, device: str = "auto", *, threads: int | None = None) -> tor
         torch.set_num_threads(threads)
     matplotlib.rcParams.update(STYLE)
     _draw_inline()
-    cpu = f"cpu ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    cpu = f"cpu ({threads} thread{'s' * (threads > 1)})"
     name = cpu if chosen.type == "cpu" else f"{chosen} ({torch.cuda.get_device_name(chosen)})"
     print(f"mclir_nb {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"device {name}, seed {seed}")
@@ -188,6 +189,31 @@ def show_figure(figure, caption: str) -> None:
     data = {mime: base64.b64encode(render(figure, form, colours=256)).decode(), "text/plain": caption}
     display(data, metadata={mime: {"alt": caption}}, raw=True)
     display(Markdown(f"*{html.escape(caption, quote=False)}*"))  # it may hold names of files
+
+
+def say(text: object) -> None:
+    """Print sentences with their lines broken between words, as JupyterLab does not; a line's indent is kept."""
+    for line in str(text).splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        print(
+            textwrap.fill(line, 96, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+
+
+def show_fields(fields: dict, columns: int = 3) -> None:
+    """Display names and values as a table, one below the other in `columns` columns."""
+    items = [(name, str(value)) for name, value in fields.items()]
+    rows = -(-len(items) // columns)
+    body = ""
+    for row in range(rows):
+        cells = items[row::rows]
+        body += (
+            "<tr>"
+            + "".join(f"<th>{html.escape(n)}</th><td>{html.escape(v)}</td>" for n, v in cells)
+            + "</tr>"
+        )
+    plain = "\n".join(f"{name}: {value}" for name, value in items)
+    display({"text/html": f"<table>{body}</table>", "text/plain": plain}, raw=True)
 
 
 def show_source(*objects, docstring: bool = True) -> None:

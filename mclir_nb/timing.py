@@ -191,14 +191,18 @@ def multiplications(ours: OurSteps, histories: int) -> int:
     return (3 + histories) * forward + looking
 
 
-def fastest(device: torch.device, times: int = 20) -> float:
-    """Multiply-accumulates per second of a float32 convolution that suits this machine, the best of some.
+def fastest(device: torch.device, times: int = 20, dtype: torch.dtype = torch.float32) -> float:
+    """Multiply-accumulates per second of a convolution that suits this machine, the best of some.
 
     3x3, 64 to 64 channels, 64x64 pixels, channels last: it fits the cache and fills the vector units. By the same
     clock as the steps.
     """
-    convolution = nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
-    image = torch.rand(1, 64, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
+    convolution = nn.Conv2d(64, 64, 3, padding=1, device=device, dtype=dtype).to(
+        memory_format=torch.channels_last
+    )
+    image = torch.rand(1, 64, 64, 64, device=device, dtype=dtype).contiguous(
+        memory_format=torch.channels_last
+    )
 
     def some() -> None:
         for _ in range(10):
@@ -269,19 +273,22 @@ EXACT = {"ffanet": 0.75}
 ONE = ("ffanet", "idt", "nafnet")
 
 
-def goals(table: pd.DataFrame) -> pd.DataFrame:
+def goals(table: pd.DataFrame, peaks: pd.DataFrame | None = None) -> pd.DataFrame:
     """What a comparison says about the goals that were set for the price of a step.
 
-    Args: table: as `compare` returns it, of one or more networks and numbers of threads.
-    Returns: one row per network, threads and goal: network, threads, goal, limit, measured, floor (of what is measured;
-        where it is above the limit, float32 convolutions of this machine cannot reach the goal; none for memory), met.
+    Args:
+        table: as `compare` returns it, of one or more networks and numbers of threads.
+        peaks: as `memories` returns it, of the same networks with the batch that memory is judged by; None: `table`.
+    Returns: one row per network, threads and goal: network, threads, goal, limit, measured, floor (the least that
+        could be measured, see `compare`; none for memory), met.
     """
     rows = []
     for (network, threads), mine in table.groupby(["network", "threads"], sort=False):
         by_arm = mine.set_index(["step", "histories"])
-        ratio, floor, held = by_arm.ratio, by_arm.floor, by_arm.MB
-        naive = ratio["reference", 4]
-        room = held["ours", 0] + by_arm.weights["ours", 4]
+        ratio, floor, naive = by_arm.ratio, by_arm.floor, by_arm.ratio["reference", 4]
+        judged = mine if peaks is None else peaks[peaks.network == network]
+        ours = judged[judged.step == "ours"].set_index("histories")
+        room = ours.MB[0] + ours.weights[4]
         found = [
             (
                 "exact SPN / reference SPN",
@@ -290,7 +297,7 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
                 floor["ours", 4] / naive,
             ),
             ("our plain / reference plain", 0.75, ratio["ours", 0], floor["ours", 0]),
-            ("memory of SPN / (plain + history weights)", 1.15, held["ours", 4] / room, math.nan),
+            ("memory of SPN / (plain + history weights)", 1.15, ours.MB[4] / room, math.nan),
         ]
         if network in ONE:
             found.append(("one random history / reference plain", 1.0, ratio["ours", 1], floor["ours", 1]))
@@ -310,6 +317,9 @@ def keep(table: pd.DataFrame, folder: str | Path) -> Path:
     return file
 
 
-def recorded(folder: str | Path | None = None) -> pd.DataFrame:
-    """The committed comparison of all networks of the paper, or one kept in `folder`; its README names the machine."""
-    return pd.read_csv((Path(folder) if folder else root().joinpath(*RECORD)) / "steps.csv")
+def recorded(name: str = "steps", folder: str | Path | None = None) -> pd.DataFrame:
+    """A committed table, or one kept in `folder`; its README names the machine.
+
+    Args: name: "steps", all networks of the paper compared; "memory", their peaks with four patches (IDT: two).
+    """
+    return pd.read_csv((Path(folder) if folder else root().joinpath(*RECORD)) / f"{name}.csv")

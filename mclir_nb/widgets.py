@@ -194,8 +194,14 @@ def _explorer_still(choices, image) -> bytes:
     for effect, pictures in zip(choices, made, strict=True):
         *names, last = pictures
         degraded[f"{effect.name}: {last}"] = pictures[last]
-        layers |= {f"{effect.name}: {name}": pictures[name] for name in names}
+        layers |= {f"{effect.name}: {name}": _framed(pictures[name], pictures[last]) for name in names}
     return render(image_grid([degraded, layers | {"J, clear": picture(image)}]))
+
+
+def _framed(layer: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A layer with black beside it, as wide for its height as another picture: a square kernel fits into the row."""
+    spare = max(0, round(layer.shape[0] * like.shape[1] / like.shape[0]) - layer.shape[1])
+    return np.pad(layer, ((0, 0), (spare // 2, spare - spare // 2), *[(0, 0)] * (layer.ndim - 2)))
 
 
 def _pictures(made: dict) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ def test_a_record_is_kept_and_read(tmp_path):
     )
     table = pd.DataFrame([row | dict(floor=1.01, MB=80.04, weights=24.0)])
     timing.keep(table, tmp_path / "new")
-    back = timing.recorded(tmp_path / "new")
+    back = timing.recorded(folder=tmp_path / "new")
     assert "seconds" not in back and back.ratio[0] == 2.123 and back.MB[0] == 80.0
     committed = timing.recorded()
     assert set(committed.network) <= set(timing.PATCHES) and (committed.ratio > 0).all()
@@ -82,6 +82,15 @@ def test_the_card_says_when_other_programs_slow_the_machine(monkeypatch, share, 
 def test_a_trial_of_a_recipe_tells_seconds_and_its_share_of_the_processor():
     seconds, share = cost.probe(tiny(), CPU, steps=2)
     assert seconds > 0 and 0 < share < 1.5
+
+
+def test_the_time_of_a_batch_is_measured_without_training(monkeypatch):
+    made, batch = [], cost.Patches.batch
+    monkeypatch.setattr(
+        cost.Patches, "batch", lambda patches, step: made.append(step) or batch(patches, step)
+    )
+    assert cost.supply(tiny(), steps=3) > 0
+    assert made == [1, 2, 3, 4, 5]  # the first two read files and do not count
 
 
 def test_peak_memory_of_a_sum_by_hand():
@@ -143,9 +152,14 @@ def test_a_comparison_measures_both_steps_and_judges_the_goals():
     ours = table[table.step == "ours"]
     assert ours.seconds.is_monotonic_increasing and ours.MB.is_monotonic_increasing
     assert table.ratio[0] == 1 and (0 < table.floor).all() and (table.floor < table.ratio).all()
+    peaks = timing.memories(recipe)
+    assert len(peaks) == 2
+    judged = (
+        timing.goals(table, peaks).set_index("goal").measured["memory of SPN / (plain + history weights)"]
+    )
+    assert judged == peaks.MB[1] / (peaks.MB[0] + peaks.weights[1])
     goals = timing.goals(table)
     assert len(goals) == 4 and (goals.met == (goals.measured <= goals.limit)).all()
-    assert len(timing.memories(recipe)) == 2
     assert cost_figures.memories(table).axes[0].get_xlabel()
     twice = pd.concat([table, table.assign(threads=7)])
     assert len(timing.goals(twice)) == 8

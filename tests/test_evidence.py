@@ -50,7 +50,7 @@ def record(monkeypatch):
 def test_the_readme_says_what_the_records_say():
     page = (root() / "README.md").read_text()
     block = page.split(findings.BEGIN)[1].split(findings.END)[0]
-    assert block.strip() == findings.text().strip(), "run python -m mclir_nb findings"
+    assert block.strip() == findings.block().strip(), "run python -m mclir_nb findings"
 
 
 def test_without_records_nothing_is_claimed(record):
@@ -83,6 +83,30 @@ def test_of_a_long_record_the_clear_ones_are_listed(record):
     assert "clear against plain" in told and "arm 3" not in told
 
 
+def test_links_lead_to_the_record_from_a_notebook_and_a_missing_record_names_its_command(record):
+    record(C1=table(0.5))
+    assert "**[C1](../data/records/C1/README.md)**" in findings.text(["C1"], "../")
+    assert findings.text(["E9"]) == "- No record E9 yet: `python -m mclir_nb compare E9`"
+
+
+def test_the_price_is_computed_from_its_record(monkeypatch):
+    rows = [
+        ("reference", 0, 1.0),
+        ("reference", 4, 4.0),
+        ("ours", 0, 0.8),
+        ("ours", 1, 1.0),
+        ("ours", 4, 2.0),
+    ]
+    table = pd.DataFrame(rows, columns=["step", "histories", "ratio"])
+    table = table.assign(network="edsr", threads=1, floor=0.5, MB=10.0, weights=1.0)
+    monkeypatch.setattr(findings.timing, "recorded", lambda name="steps": table)
+    told = findings.price()
+    assert "1 networks" in told and "takes 0.50 to 0.50 of a naive one" in told
+    assert (
+        "2.5 to 2.5 of our plain step" in told and "2 of 3 goals are met" in told
+    )  # the plain one misses 0.75
+
+
 def test_one_seed_allows_no_finding(record):
     record(C1=table(0.5, seeds=1))
     assert "No conclusion: an interval needs at least 2 seeds" in findings.text()
@@ -93,7 +117,7 @@ def test_the_block_is_rewritten_and_nothing_else(record, tmp_path):
     page = tmp_path / "README.md"
     page.write_text(f"head\n{findings.BEGIN}\nold\n{findings.END}\ntail\n")
     findings.write(page)
-    assert page.read_text() == f"head\n{findings.BEGIN}\n{findings.text()}\n{findings.END}\ntail\n"
+    assert page.read_text() == f"head\n{findings.BEGIN}\n{findings.block()}\n{findings.END}\ntail\n"
     page.write_text("no marks")
     with pytest.raises(ValueError, match="does not hold the lines"):
         findings.write(page)
@@ -154,6 +178,9 @@ def test_gain_beside_cost_draws_both_weights_of_every_arm():
     runs = table(0.1, arms=("spn", "cr"))
     figure = evidence_figures.gain_beside_cost(intervals.gains(runs), intervals.costs(runs))
     assert isinstance(figure, Figure) and len(figure.axes[0].containers) == 4
+    assert figure.axes[0].get_yscale() == "linear"
+    far = intervals.gains(table(-9.0, arms=("spn", "cr")))
+    assert evidence_figures.gain_beside_cost(far, intervals.costs(runs)).axes[0].get_yscale() == "symlog"
     with pytest.raises(ValueError, match="no costs are known for cr"):
         evidence_figures.gain_beside_cost(intervals.gains(runs), intervals.costs(runs).query("arm != 'cr'"))
     other = intervals.gains(runs).assign(task=lambda t: ["sr", *t["task"][1:]])

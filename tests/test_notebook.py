@@ -53,7 +53,7 @@ def test_setup_seeds_everything_and_says_so_in_two_lines(calm, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert device == torch.device("cpu") and torch.get_num_threads() == 1
     assert len(lines) == 2 and f"torch {torch.__version__}" in lines[0]
-    assert lines[1] == "device cpu (1 threads), seed 7"
+    assert lines[1] == "device cpu (1 thread), seed 7"
     notebook.setup(7, "cpu")
     assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
 
@@ -194,6 +194,23 @@ def test_show_source_displays_code(shell):
 def test_show_source_is_plain_text_without_ipython(capsys):
     notebook.show_source(documented, docstring=False)
     assert capsys.readouterr().out.startswith("def documented(x):")
+
+
+def test_sentences_are_broken_between_words(capsys):
+    notebook.say("short\n  " + "twelve-letters " * 12)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "short" and len(lines) == 3 and max(map(len, lines)) <= 96
+    assert lines[1].startswith("  twelve-letters") and lines[2].startswith("    twelve-letters")
+
+
+def test_fields_stand_in_columns_and_keep_their_order(shell):
+    with capture_output() as captured:
+        notebook.show_fields({"a": 1, "b": "<2>", "c": None, "d": (4,), "e": 5}, columns=2)
+    shown = captured.outputs[0].data
+    rows = shown["text/html"].split("<tr>")[1:]
+    assert len(rows) == 3 and "<th>a</th>" in rows[0] and "<th>d</th><td>(4,)</td>" in rows[0]
+    assert "&lt;2&gt;" in rows[1] and "<th>c</th>" in rows[2] and rows[2].count("<th>") == 1
+    assert shown["text/plain"].splitlines()[2] == "c: None"
 
 
 # --- running them all ---

@@ -1,15 +1,14 @@
 """Linear maps, 1x1 convolutions and attention on the CPU, through the kernels that are fastest there.
 
-PyTorch multiplies float32 matrices with MKL, which uses half of the vector width on processors that are not Intel's,
-and leaves 1x1 convolutions of small batches on one thread to a path of its own that does the same. Both are one matrix
-product, and oneDNN, which PyTorch brings along and uses for all other convolutions, has that as well. `notebooks/
-09_cost.ipynb` measures the difference. Other devices, other number types and tiny products take PyTorch's own path,
-and so does a PyTorch without the operator. Numbers agree up to the order of a sum.
+PyTorch multiplies float32 matrices with MKL, which on an AMD processor takes twice the time of oneDNN, and on one
+thread it leaves 1x1 convolutions of small batches to MKL as well. Both are one matrix product, and oneDNN, which
+PyTorch brings along for all other convolutions, has that too. `notebooks/09_cost.ipynb` measures the step with and
+without. Other devices, other number types and tiny products take PyTorch's own path, and so does a PyTorch without
+the operator. Numbers agree up to the order of a sum.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -33,24 +32,21 @@ def off() -> Iterator[None]:
         _in_use = before
 
 
-@cache
-def _operator():
-    """oneDNN's linear map, or None where PyTorch has none."""
-    if not torch.backends.mkldnn.is_available():
-        return None
-    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if operator is not None:
-        register_flop_formula(operator)(_flops)
-    return operator
-
-
 def _flops(x, weight, *args, out_shape=None, **kwargs) -> int:
     return 2 * weight[0] * x[-1] * torch.Size(x[:-1]).numel()  # as for mm
 
 
+# oneDNN's linear map, or None where PyTorch has none
+_OPERATOR = None
+if torch.backends.mkldnn.is_available():
+    _OPERATOR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+if _OPERATOR is not None:
+    register_flop_formula(_OPERATOR)(_flops)
+
+
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias; of either, rows or columns lie without gaps, or oneDNN takes its slow reference path."""
-    return _operator()(x, weight, bias, "none", [], "")
+    return _OPERATOR(x, weight, bias, "none", [], "")
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -62,7 +58,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * len(weight) >= SMALLEST
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and _operator() is not None
+        and _OPERATOR is not None
     )
 
 
