@@ -9,7 +9,7 @@ import torch
 
 from mclir_nb import features, networks, paper, recipes, records, timing
 
-SIDE = 32  # lq pixels at which a network is counted; MACs grow with the pixels
+SIDE = 64  # lq pixels at which a network is counted; MACs grow with the pixels, but for the padding of windows
 NAMES = {  # in the paper's tables: here
     "FFANet": "ffanet", "DehazeFormer-T": "dehazeformer-t", "DehazeFormer-S": "dehazeformer-s",
     "DehazeFormer-B": "dehazeformer-b", "IDT": "idt", "NAFNet": "nafnet", "EDSR-light": "edsr",
