@@ -84,8 +84,8 @@ def cosines(table: pd.DataFrame) -> Figure:
     left.set(xlabel="step", ylabel="cosine with the float64 gradient", ylim=(-0.05, 1.05))
     left.legend(frameon=False, fontsize=8)
     once = table[table.arm == table.arm.iloc[0]]
-    for column in [c for c in table if c.startswith("distance_")]:
-        right.plot(once.step, once[column], marker="o", label=f"history {column.removeprefix('distance_')}")
+    for number, column in enumerate([c for c in table if c.startswith("distance_")], start=1):
+        right.plot(once.step, once[column], marker="o", label=f"history {number}")
     right.axhline(1e-3, color="black", linewidth=0.8, linestyle="--")
     right.set(xlabel="step", ylabel="mean |restored - negative|", yscale="log")
     right.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

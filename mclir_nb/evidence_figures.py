@@ -52,10 +52,12 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
     axes.set(
         xlabel=f"seconds of a step / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})"
     )
+    title = "raw weights, and beside them EMA weights; bars: 95 % over seeds"
     if max(gains["high"].max(), -gains["low"].min()) > 1:
+        title += "; logarithmic beyond 0.1"
         axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
         axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.set_title("raw weights, and beside them EMA weights; bars: 95 % over seeds", fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -9,7 +9,7 @@ import torch
 
 from mclir_nb import features, networks, paper, recipes, records, timing
 
-SIDE = 64  # lq pixels at which a network is counted; MACs grow with the pixels, but for the padding of windows
+SIDE = 64  # lq pixels at which a network is counted; MACs grow with the pixels, windows are padded
 NAMES = {  # in the paper's tables: here
     "FFANet": "ffanet", "DehazeFormer-T": "dehazeformer-t", "DehazeFormer-S": "dehazeformer-s",
     "DehazeFormer-B": "dehazeformer-b", "IDT": "idt", "NAFNet": "nafnet", "EDSR-light": "edsr",
