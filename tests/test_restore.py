@@ -201,7 +201,7 @@ name, scale, height, width = sys.argv[1], *map(int, sys.argv[2:])
 network = networks.build(name, scale).eval()
 predicted = tiles.predicted_memory(network, height, width)
 with torch.inference_mode():
-    network(torch.rand(1, 3, 64, 64))  # what the libraries load at their first use is no matter of size
+    network(torch.rand(1, 3, 192, 192))  # what the libraries load and build at their first use is no matter of size
     before = resident("VmRSS")
     network(torch.rand(1, 3, height, width))
 print(predicted, resident("VmHWM") - before)
