@@ -216,7 +216,7 @@ def in_a_process(code, *arguments):
 
 
 @linux
-@pytest.mark.parametrize(("name", "scale", "size"), [("edsr", 2, (256, 320)), ("nafnet", 1, (256, 384))])
+@pytest.mark.parametrize(("name", "scale", "size"), [("edsr", 2, (256, 320)), ("nafnet", 1, (512, 1024))])
 def test_memory_is_predicted_not_discovered(name, scale, size):
     """What a forward pass really takes lies below the prediction, and not far below."""
     predicted, used = map(int, in_a_process(FORWARD, name, scale, *size))
