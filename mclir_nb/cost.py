@@ -131,10 +131,9 @@ def supply(recipe: Recipe, steps: int = 8) -> float:
     On a CPU a step waits that long; beside a GPU, W processes make batches ahead, so it waits only if it is shorter
     than this divided by W (`patches.Patches.batches`).
     """
-    patches = Patches(
-        datasets.open_set(recipe.dataset, tasks.get(recipe.task, recipe.scale), "train", recipe.data_root),
-        tasks.get(recipe.task, recipe.scale), recipe.patch_size, recipe.batch_size, recipe.seed,
-    )  # fmt: skip
+    task = tasks.get(recipe.task, recipe.scale)
+    images = datasets.open_set(recipe.dataset, task, "train", recipe.data_root)
+    patches = Patches(images, task, recipe.patch_size, recipe.batch_size, recipe.seed)
     taken = []
     for step in range(1, steps + 3):
         start = time.perf_counter()

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mclir_nb import archives, download
-from mclir_nb.networks import onednn
+from mclir_nb import archives, download, onednn
 
 NAMES = ("vgg16", "vgg19", "lite0")
 

@@ -77,8 +77,8 @@ def price() -> str:
         f"- **[cost](data/records/cost/README.md)** On a CPU, {table.network.nunique()} networks at paper size: an "
         f"exact SPN step with four histories takes {against.min():.2f} to {against.max():.2f} of a naive one (median "
         f"{against.median():.2f}) and {(exact / plain).min():.1f} to {(exact / plain).max():.1f} of our plain step, "
-        f"which takes {plain.min():.2f} to {plain.max():.2f} of a plain reference step. {goals.met.sum()} of "
-        f"{len(goals)} goals are met; the others stand in [09_cost](notebooks/09_cost.ipynb) with their numbers."
+        f"which takes {plain.min():.2f} to {plain.max():.2f} of a plain reference step. "
+        f"{timing.verdict(goals)}; the others stand in [09_cost](notebooks/09_cost.ipynb) with their numbers."
     )
 
 

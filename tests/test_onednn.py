@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import features, networks
-from mclir_nb.networks import onednn
+from mclir_nb import features, networks, onednn
 
 WIDE = (2048, 32, 64)  # few features to many, rows enough for every path
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, onednn, promptir, swinir
+from mclir_nb import onednn
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = [
     "NETWORKS",

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks import onednn
+from mclir_nb import onednn
 
 _WINDOWS_AT_ONCE = 16384  # bounds memory; CUDA's fused attention refuses 65536 (pytorch/pytorch#142228)
 

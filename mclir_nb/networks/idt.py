@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks import onednn
+from mclir_nb import onednn
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 _CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says

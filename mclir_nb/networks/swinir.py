@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks import onednn
+from mclir_nb import onednn
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 PADDINGS = ("reflect", "test-script")
