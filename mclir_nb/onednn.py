@@ -1,4 +1,4 @@
-"""Linear maps, 1x1 convolutions and attention on the CPU, through the kernels that are fastest there.
+"""Linear maps and 1x1 convolutions on the CPU, through the kernels that are fastest there.
 
 PyTorch multiplies float32 matrices with MKL, which on an AMD processor takes twice the time of oneDNN, and on one
 thread it leaves 1x1 convolutions of small batches to MKL as well. Both are one matrix product, and oneDNN, which
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 SMALLEST = 2**20  # multiply-accumulates below which the call costs more than it saves
-SCORES = 2**26  # of attention at once, 256 MB
+IMAGES = 16
 _in_use = True
 
 
@@ -49,15 +49,18 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _OPERATOR(x, weight, bias, "none", [], "")
 
 
+def in_use(x: Tensor) -> bool:
+    """Whether a tensor on the CPU takes our own paths at all: not inside `off`, autocast or a compiler."""
+    eager = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return _in_use and x.device.type == "cpu" and eager
+
+
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN takes this product: float32 on the CPU, outside autocast, and large enough to gain."""
     return (
-        _in_use
-        and x.device.type == "cpu"
+        in_use(x)
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= SMALLEST
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and _OPERATOR is not None
     )
 
@@ -83,21 +86,27 @@ class _Product(torch.autograd.Function):
             if ctx.images:
                 gradients[0] = gradients[0].permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
-            gradients[1] = _of_weight(rows, x.reshape(-1, x.shape[-1]))
+            gradients[1] = _of_weight(rows, x.reshape(-1, x.shape[-1]), weight)
         if ctx.needs_input_grad[2]:
             gradients[2] = rows.sum(0)
         return tuple(gradients)
 
 
-def _of_weight(rows: Tensor, x: Tensor) -> Tensor:
-    """rows^T x, (M, O) and (M, I) -> (O, I). oneDNN copies its first factor: the smaller one, unless the copy of the
-    result that this costs is larger still.
+def _of_weight(rows: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """rows^T x, (M, O) and (M, I) -> (O, I), the gradient by `weight`.
+
+    As a product, oneDNN would first turn one factor over in memory; as the same gradient of a 1x1 convolution it need
+    not, which is faster for many rows. PyTorch passes it such a convolution, on one thread too, from 16 images on.
     """
     if x.numel() * rows.shape[1] < 4 * SMALLEST:
         return rows.t() @ x
-    if len(x) > max(x.shape[1], rows.shape[1]):
-        return _multiply(x.t(), rows.t()).t()
-    return _multiply(rows.t(), x.t())
+    if len(x) % IMAGES or len(x) <= max(weight.shape):
+        return _multiply(rows.t(), x.t())
+    images = (t.view(IMAGES, -1, 1, t.shape[1]).permute(0, 3, 1, 2) for t in (rows, x))
+    geometry = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, not transposed, groups
+    wanted = (False, True, False)  # of the image, the weight, the bias
+    backward = torch.ops.aten.convolution_backward
+    return backward(*images, weight[:, :, None, None], None, *geometry, wanted)[1].flatten(1)
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, images: bool) -> Tensor:
@@ -127,20 +136,6 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return (
         _Product.apply(x, weight, bias, True) if torch.is_grad_enabled() else _forward(x, weight, bias, True)
     )
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """softmax(query key^T / sqrt(d) + bias) value for (B, heads, N, d), as `F.scaled_dot_product_attention`.
-
-    On a CPU written out: PyTorch has no fused kernel for a bias that learns, looks for rows without a finite score,
-    which a bias never makes, and gives other bits without a graph than with one, so that a history equal to the model
-    would seem to differ from it. More than `SCORES` at once (a large image) take the fused kernel and less memory.
-    """
-    count = query.numel() // query.shape[-1] * key.shape[-2]
-    if not _in_use or query.device.type != "cpu" or count > SCORES:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return scores.add_(bias).softmax(-1) @ value
 
 
 class Linear(nn.Linear):

@@ -67,24 +67,6 @@ def test_a_pointwise_convolution_and_its_gradients(layout, bias):
     assert torch.relu_(conv(x)).requires_grad  # may be changed in place
 
 
-def test_attention_is_softmax_of_scores():
-    query, key, value = (torch.randn(6, 2, 16, 8).requires_grad_() for _ in range(3))
-    bias = torch.randn(1, 2, 16, 16).requires_grad_()
-    tensors = (query, key, value, bias)
-    ours, theirs = onednn.attention(*tensors), F.scaled_dot_product_attention(*tensors[:3], attn_mask=bias)
-    close(ours, theirs)
-    for a, b in zip(gradients(ours, tensors), gradients(theirs, tensors), strict=True):
-        close(a, b)
-
-
-def test_large_attention_takes_less_memory_and_gives_the_same(monkeypatch):
-    query, key, value, bias = (torch.randn(6, 2, 16, n) for n in (8, 8, 8, 16))
-    written_out = onednn.attention(query, key, value, bias)
-    monkeypatch.setattr(onednn, "SCORES", 6 * 2 * 16 * 16 - 1)
-    monkeypatch.setattr(torch.Tensor, "softmax", None)
-    close(onednn.attention(query, key, value, bias), written_out)
-
-
 @pytest.mark.parametrize("name", networks.names())
 def test_a_history_equal_to_the_model_gives_the_same_bits(name):
     scale = 4 if name in ("swinir", "swinir-light", "edsr") else 1

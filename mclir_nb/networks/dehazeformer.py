@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb import onednn
+from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 _WINDOWS_AT_ONCE = 16384  # bounds memory; CUDA's fused attention refuses 65536 (pytorch/pytorch#142228)
 
@@ -84,17 +84,13 @@ class WindowAttention(nn.Module):
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
         """Q, K, V maps stacked as (B, 3C, H, W), H and W multiples of the window -> (B, C, H, W)."""
-        batch, channels, height, width = qkv.shape
-        size, heads = self.window_size, self.num_heads
-        rows, columns, depth = height // size, width // size, channels // (3 * heads)
-        qkv = qkv.reshape(batch, 3, heads, depth, rows, size, columns, size)
-        qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3).reshape(3, -1, heads, size**2, depth)  # (3, windows, ...)
+        channels, size = qkv.shape[1] // 3, self.window_size
+        pixels = qkv.permute(0, 2, 3, 1)  # (B, H, W, 3C)
+        windows = to_windows(pixels, size).unflatten(2, (3, self.num_heads, -1))
         bias = self._position_bias().to(qkv.dtype)[None]
-        parts = qkv.split(_WINDOWS_AT_ONCE, dim=1)
-        parts = [onednn.attention(*part.unbind(0), bias) for part in parts]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)  # (windows, heads, N, depth)
-        out = out.reshape(batch, rows, columns, heads, size, size, depth)
-        return out.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, heads * depth, height, width)
+        parts = [attention(part, bias) for part in windows.split(_WINDOWS_AT_ONCE)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)  # (windows, N, C)
+        return from_windows(out, size, pixels.shape[:3] + (channels,)).permute(0, 3, 1, 2)
 
     def _position_bias(self) -> torch.Tensor:
         """(heads, N, N). N * N pairs of pixels share (2 * size - 1)^2 offsets: meta sees each one once."""

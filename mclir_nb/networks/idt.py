@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mclir_nb import onednn
+from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 _CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
@@ -54,9 +55,12 @@ class LinearProjection(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=bias)
         self.to_kv = nn.Linear(dim, 3 * dim, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, N, C) -> four of the same shape."""
-        return self.to_q(x), *self.to_kv(x).chunk(3, dim=-1)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, C) -> query, key and value side by side (B, N, 3C), and the second value (B, N, C)."""
+        weight, bias = torch.cat([self.to_q.weight, self.to_kv.weight]), None
+        if self.to_q.bias is not None:
+            bias = torch.cat([self.to_q.bias, self.to_kv.bias])
+        return onednn.linear(x, weight, bias).tensor_split([3 * x.shape[-1]], dim=-1)
 
 
 class WindowAttention(nn.Module):
@@ -77,13 +81,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C), N = size * size."""
-        query, key, value, located = self.qkv(x)
+        qkv, located = self.qkv(x)
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
-        heads = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
-        bias = self._position_bias().to(query.dtype)[None]
-        out = onednn.attention(*heads, bias)  # (B, heads, N, C / heads)
-        return self.proj(out.transpose(1, 2).flatten(2) + position)
+        bias = self._position_bias().to(qkv.dtype)[None]
+        return self.proj(attention(qkv.unflatten(2, (3, self.num_heads, -1)), bias) + position)
 
     def _position_bias(self) -> torch.Tensor:
         """(heads, N, N) from the table; offsets beyond k_bound share its last entry."""
@@ -131,11 +133,7 @@ class IDTBlock(nn.Module):
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
         """Cut into windows, attend, put back."""
-        batch, height, width, channels = x.shape
-        grid = (batch, height // self.win, self.win, width // self.win, self.win, channels)
-        windows = x.view(grid).transpose(2, 3).reshape(-1, self.win**2, channels)
-        windows = self.attn(windows).view(batch, grid[1], grid[3], self.win, self.win, channels)
-        return windows.transpose(2, 3).reshape(x.shape)
+        return from_windows(self.attn(to_windows(x, self.win)), self.win, x.shape)
 
 
 class SpatialTransformerLayer(nn.Module):

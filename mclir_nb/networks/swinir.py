@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import onednn
+from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 PADDINGS = ("reflect", "test-script")
@@ -93,20 +93,6 @@ def shift_mask(height: int, width: int, window: int, device: torch.device | None
     return (region[:, :, None] != region[:, None, :]) * -100.0
 
 
-def to_windows(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B * n, N, C), windows in reading order."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // window, window, w // window, window, c)
-    return x.transpose(2, 3).reshape(-1, window * window, c)
-
-
-def from_windows(x: Tensor, window: int, shape: torch.Size) -> Tensor:
-    """The inverse of `to_windows`; `shape` is the (B, H, W, C) to restore."""
-    b, h, w, c = shape
-    x = x.reshape(b, h // window, w // window, window, window, c)
-    return x.transpose(2, 3).reshape(b, h, w, c)
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention inside each window, with a learned bias per head and relative position."""
 
@@ -129,12 +115,9 @@ class WindowAttention(nn.Module):
         return bias.expand(batch, *bias.shape).flatten(0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        qkv = self.qkv(to_windows(x, self.window)).unflatten(
-            -1, (3, self.heads, -1)
-        )  # (B * n, N, 3, heads, d)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B * n, heads, N, d)
-        out = onednn.attention(q, k, v, self.bias(mask, len(x)).to(q.dtype))
-        return from_windows(self.proj(out.transpose(1, 2).flatten(2)), self.window, x.shape)
+        qkv = self.qkv(to_windows(x, self.window)).unflatten(-1, (3, self.heads, -1))
+        out = attention(qkv, self.bias(mask, len(x)).to(qkv.dtype))
+        return from_windows(self.proj(out), self.window, x.shape)
 
 
 class Mlp(nn.Module):
