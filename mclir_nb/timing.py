@@ -28,13 +28,16 @@ from mclir_nb.train import Trainer
 
 Step = Callable[[], None]
 COUNTS = (0, 1, 2, 4)
-# task and gt pixels of one patch: the papers' for super-resolution and deraining, half of them for DehazeFormer and
-# NAFNet and a quarter for FFA-Net, so that a step takes a second or two
+# task and gt pixels of one patch: the papers' for super-resolution and deraining (`paper_recipes`), half the side for
+# dehazing and deblurring, so that a step takes a second or two
 PATCHES = {
     "ffanet": ("dehaze", 64), "dehazeformer-t": ("dehaze", 128), "dehazeformer-s": ("dehaze", 128),
     "dehazeformer-b": ("dehaze", 128), "idt": ("derain", 128), "swinir-light": ("sr", 256), "swinir": ("sr", 192),
     "edsr": ("sr", 192), "nafnet": ("deblur", 128),
 }  # fmt: skip
+
+# patches per step where memory is judged, else four: EDSR's are its authors'; two of IDT fill gigabytes
+BATCHES = {"edsr": 16, "idt": 2}
 
 
 def small(network: str, **changes) -> Recipe:
@@ -162,7 +165,7 @@ def compare(
         arms["reference", n] = lambda n=n: plainly(reference_step, parts, n)
     for n in COUNTS:
         arms["ours", n] = lambda n=n: ours(n)
-    taken, rate = _each_with_its_memory(arms, rounds, where), fastest(where)
+    taken, rate = in_turn(arms, rounds, where), fastest(where)
     least = {n: multiplications(ours, n) / rate for n in COUNTS}  # seconds
     plain, rows = taken["reference", 0], []
     for (step, n), value in taken.items():
@@ -174,29 +177,6 @@ def compare(
     for place, (name, fact) in enumerate(zip(("network", "patch", "batch", "threads"), run, strict=True)):
         table.insert(place, name, fact)
     return table
-
-
-def _each_with_its_memory(arms: dict[tuple[str, int], Step], rounds: int, device: torch.device) -> dict:
-    """`in_turn`, where the reference's arms run under the C library's own settings and ours under the package's.
-
-    After each change one plain step is run that does not count: it pays for the pages that the change sets free.
-    """
-
-    def changed(change: Callable[[], bool], step: Step) -> Step:
-        def settle() -> None:
-            change()
-            step()
-
-        return settle
-
-    changes = {"reference": memory.return_freed_memory, "ours": memory.keep_freed_memory}
-    settled: dict[tuple[str, object], Step] = {}
-    for (who, n), step in arms.items():
-        if n == 0:
-            settled[who, "settle"] = changed(changes[who], step)
-        settled[who, n] = step
-    taken = in_turn(settled, rounds, device)
-    return {arm: taken[arm] for arm in arms}
 
 
 def macs(module: nn.Module, image: torch.Tensor) -> int:
@@ -214,11 +194,11 @@ def multiplications(ours: OurSteps, histories: int) -> int:
     return (3 + histories) * forward + looking
 
 
-def fastest(device: torch.device, times: int = 20, dtype: torch.dtype = torch.float32) -> float:
+def fastest(device: torch.device, times: int = 10, dtype: torch.dtype = torch.float32) -> float:
     """Multiply-accumulates per second of a convolution that suits this machine, the best of some.
 
     3x3, 64 to 64 channels, 64x64 pixels, channels last: it fits the cache and fills the vector units. By the same
-    clock as the steps.
+    clock as the steps, which on more than one thread runs some milliseconds late: so a hundred at a time.
     """
     convolution = nn.Conv2d(64, 64, 3, padding=1, device=device, dtype=dtype).to(
         memory_format=torch.channels_last
@@ -228,11 +208,11 @@ def fastest(device: torch.device, times: int = 20, dtype: torch.dtype = torch.fl
     )
 
     def some() -> None:
-        for _ in range(10):
+        for _ in range(100):
             convolution(image)
 
     with torch.no_grad(), precision.used("float32", device):
-        return 10 * macs(convolution, image) / min(seconds(some, device) for _ in range(times))
+        return 100 * macs(convolution, image) / min(seconds(some, device) for _ in range(times))
 
 
 def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
@@ -350,6 +330,6 @@ def keep(table: pd.DataFrame, folder: str | Path) -> Path:
 def recorded(name: str = "steps", folder: str | Path | None = None) -> pd.DataFrame:
     """A committed table, or one kept in `folder`; its README names the machine.
 
-    Args: name: "steps", all networks of the paper compared; "memory", their peaks with four patches (IDT: two).
+    Args: name: "steps", all networks of the paper compared; "memory", their peaks with the patches of `BATCHES`.
     """
     return pd.read_csv((Path(folder) if folder else root().joinpath(*RECORD)) / f"{name}.csv")

@@ -214,11 +214,11 @@ class Trainer:
         self.sums += torch.stack([part.detach() for part in parts])
 
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
-        """Forward pass, negatives and objective, each in its precision."""
+        """Negatives, forward pass and objective, each in its precision."""
         recipe, term = self.recipe, self.negatives
+        outputs = term.of(lq, gt, self.step)  # first, while no graph of the model takes memory
         with precision.used(recipe.precision, self.device):
             restored = self.model(lq).float()
-        outputs = term.of(lq, gt, self.step)
         curriculum = {"thresholds": term.thresholds} if recipe.objective == "c2r" and outputs else {}
         with precision.used(recipe.features_precision, self.device):
             parts = self.objective(
