@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 SMALLEST = 2**20  # multiply-accumulates below which the call costs more than it saves
-IMAGES = 16
+IMAGES = 16  # over which the rows of a gradient are shared out, see `_of_weight`
 _in_use = True
 
 

@@ -169,6 +169,15 @@ def test_a_comparison_measures_both_steps_and_judges_the_goals():
     )
 
 
+def test_histories_run_before_the_model_keeps_a_graph():
+    ours, order = timing.OurSteps(tiny(), CPU), []
+    ours.trainer.model.register_forward_hook(lambda *_: order.append("model"))
+    for history in ours.history.models:
+        history.register_forward_hook(lambda *_: order.append("history"))
+    ours(4)
+    assert order == ["history"] * 4 + ["model"]
+
+
 def test_the_multiplications_of_a_step_are_those_of_the_cost_model():
     recipe = tiny()
     ours, count = timing.OurSteps(recipe, CPU), cost.counted(recipe)
