@@ -41,16 +41,16 @@ def attention(qkv: Tensor, bias: Tensor) -> Tensor:
     `SCORES` at once (a large image) take PyTorch's kernel and less memory; so do other devices.
     """
     batch, count, _, heads, depth = qkv.shape
-    if qkv.device.type != "cpu" or batch * heads * count**2 > SCORES:
-        query, key, value = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, d)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
-    if not onednn.in_use(qkv):
-        query, key, value = qkv.transpose(1, 3).unbind(2)
-        scores = query * depth**-0.5 @ key.transpose(-2, -1) + bias
-        return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    if torch.is_grad_enabled():
-        return _Attention.apply(qkv, bias).flatten(2)
-    return _heads(qkv, bias)[0].flatten(2)
+    fits = batch * heads * count**2 <= SCORES
+    if fits and onednn.in_use(qkv):
+        out = _Attention.apply(qkv, bias) if torch.is_grad_enabled() else _heads(qkv, bias)[0]
+        return out.flatten(2)
+    query, key, value = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, d)
+    if fits and qkv.device.type == "cpu":  # as the authors write it
+        out = (query * depth**-0.5 @ key.transpose(-2, -1) + bias).softmax(-1) @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return out.transpose(1, 2).flatten(2)
 
 
 def _heads(qkv: Tensor, bias: Tensor, kept: bool = False) -> tuple[Tensor, list[Tensor]]:
