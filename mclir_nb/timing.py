@@ -1,8 +1,7 @@
 """The price of a step measured on this machine: our step beside a reference step, arm by arm in turn.
 
-The arms of a comparison run one after the other within each round, so that whatever slows the machine down slows all
-of them, and the median over the rounds counts. On a CPU the clock is the processor time of this process: other
-programs do not count.
+The arms of a comparison take turns of a few steps, so that whatever slows the machine down slows all of them, and the
+median counts. On a CPU the clock is the processor time of this process: other programs do not count.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from mclir_nb.train import Trainer
 
 Step = Callable[[], None]
 COUNTS = (0, 1, 2, 4)
+IN_A_ROW = 4  # steps of an arm before the next has its turn
 # task and gt pixels of one patch: the papers' for super-resolution and deraining (`paper_recipes`), half the side for
 # dehazing and deblurring, so that a step takes a second or two
 PATCHES = {
@@ -72,13 +72,26 @@ def seconds(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(arms: dict[str, Step], rounds: int, device: torch.device, warm_up: int = 2) -> dict[str, float]:
-    """Median seconds of each arm over `rounds` rounds, after `warm_up` rounds that do not count."""
+def in_turn(
+    arms: dict[str, Step], rounds: int, device: torch.device, warm_up: int = 2, in_a_row: int = 1
+) -> dict[str, float]:
+    """Median seconds of each arm over `rounds` steps, after `warm_up` steps of each that do not count.
+
+    Args:
+        in_a_row: steps of an arm before the next has its turn. Of several, one more comes first and does not count:
+            in training a step follows a step of its own kind, and finds memory as that one left it.
+    """
     taken: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(warm_up + rounds):
+    for _ in range(warm_up):
+        for step in arms.values():
+            step()
+    for done in range(0, rounds, in_a_row):
         for name, step in arms.items():
-            taken[name].append(seconds(step, device))
-    return {name: statistics.median(values[warm_up:]) for name, values in taken.items()}
+            if in_a_row > 1:
+                step()
+            for _ in range(min(in_a_row, rounds - done)):
+                taken[name].append(seconds(step, device))
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 class OurSteps:
@@ -165,7 +178,7 @@ def compare(
         arms["reference", n] = lambda n=n: plainly(reference_step, parts, n)
     for n in COUNTS:
         arms["ours", n] = lambda n=n: ours(n)
-    taken, rate = in_turn(arms, rounds, where), fastest(where)
+    taken, rate = in_turn(arms, rounds, where, in_a_row=IN_A_ROW), fastest(where)
     least = {n: multiplications(ours, n) / rate for n in COUNTS}  # seconds
     plain, rows = taken["reference", 0], []
     for (step, n), value in taken.items():

@@ -126,6 +126,9 @@ def test_arms_take_turns_and_the_median_counts():
     taken = timing.in_turn({"a": arm("a", 0.002), "b": arm("b", 0.004)}, rounds=3, device=CPU, warm_up=1)
     assert order == ["a", "b"] * 4
     assert 1.5 < taken["b"] / taken["a"] < 3
+    order.clear()
+    timing.in_turn({"a": arm("a", 0), "b": arm("b", 0)}, rounds=5, device=CPU, warm_up=1, in_a_row=3)
+    assert order == ["a", "b", *["a"] * 4, *["b"] * 4, *["a"] * 3, *["b"] * 3]
 
 
 def naive(parts, histories):

@@ -60,7 +60,7 @@ class LinearProjection(nn.Module):
         weight, bias = torch.cat([self.to_q.weight, self.to_kv.weight]), None
         if self.to_q.bias is not None:
             bias = torch.cat([self.to_q.bias, self.to_kv.bias])
-        return onednn.linear(x, weight, bias).tensor_split([3 * x.shape[-1]], dim=-1)
+        return onednn.linear(x, weight, bias).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
 
 
 class WindowAttention(nn.Module):
@@ -84,7 +84,7 @@ class WindowAttention(nn.Module):
         qkv, located = self.qkv(x)
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
-        bias = self._position_bias().to(qkv.dtype)[None]
+        bias = self._position_bias().to(qkv.dtype)
         return self.proj(attention(qkv.unflatten(2, (3, self.num_heads, -1)), bias) + position)
 
     def _position_bias(self) -> torch.Tensor:
@@ -110,8 +110,7 @@ class LeFF(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.linear1(x).permute(0, 3, 1, 2)
-        x = x + self.dwconv(x)
-        return self.linear2(x.permute(0, 2, 3, 1))
+        return self.linear2(self.dwconv(x).add_(x).permute(0, 2, 3, 1))
 
 
 class IDTBlock(nn.Module):

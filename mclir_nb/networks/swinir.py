@@ -105,18 +105,11 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def bias(self, mask: Tensor | None, batch: int) -> Tensor:
-        """What is added to the scores: (1, heads, N, N), with a mask (B * n, heads, N, N)."""
-        bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, heads)
-        bias = bias.permute(2, 0, 1).contiguous()
-        if mask is None:
-            return bias[None]
-        bias = bias + mask.unsqueeze(1)  # (n, heads, N, N)
-        return bias.expand(batch, *bias.shape).flatten(0, 1)
-
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         qkv = self.qkv(to_windows(x, self.window)).unflatten(-1, (3, self.heads, -1))
-        out = attention(qkv, self.bias(mask, len(x)).to(qkv.dtype))
+        bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, heads)
+        bias = bias.permute(2, 0, 1).contiguous().to(qkv.dtype)
+        out = attention(qkv, bias, mask)
         return from_windows(self.proj(out), self.window, x.shape)
 
 
