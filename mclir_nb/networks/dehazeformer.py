@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mclir_nb.networks.pooling import channel_means
 from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 _WINDOWS_AT_ONCE = 16384  # bounds memory; CUDA's fused attention refuses 65536 (pytorch/pytorch#142228)
@@ -241,7 +242,7 @@ class SKFusion(nn.Module):
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Two (B, C, H, W) maps -> their weighted sum."""
         first, second = maps
-        pooled = first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)
+        pooled = channel_means(first) + channel_means(second)
         share = self.mlp(pooled).unflatten(1, (2, -1)).softmax(dim=1)  # (B, 2, C, 1, 1)
         return torch.addcmul(first * share[:, 0], second, share[:, 1])
 

@@ -11,6 +11,8 @@ Shapes: (B, 3, H, W) -> pre (B, dim, H, W) -> g1, g2, g3 (B, dim, H, W) each -> 
 import torch
 from torch import Tensor, nn
 
+from mclir_nb.networks.pooling import channel_means
+
 SIZES = {
     "paper": {"gps": 3, "blocks": 19, "dim": 64},
     "gpu": {"gps": 3, "blocks": 6, "dim": 64},
@@ -36,7 +38,7 @@ class ChannelAttention(nn.Module):
         self.ca = Gate(dim, dim // 8, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ca(x.mean((2, 3), keepdim=True))  # (B, dim, 1, 1)
+        return self.ca(channel_means(x))  # (B, dim, 1, 1)
 
 
 class PixelAttention(nn.Module):
@@ -107,9 +109,7 @@ class FFANet(nn.Module):
 
     def fuse(self, groups: list[Tensor]) -> Tensor:
         """Sum of the groups' features, weighted per group and channel by their means."""
-        means = torch.cat(
-            [g.mean((2, 3), keepdim=True) for g in groups], 1
-        )  # (B, gps*dim, 1, 1), group-major
+        means = torch.cat([channel_means(g) for g in groups], 1)  # (B, gps*dim, 1, 1), group-major
         weights = self.ca(means).chunk(self.gps, 1)  # gps x (B, dim, 1, 1)
         fused = groups[0] * weights[0]
         for group, weight in zip(groups[1:], weights[1:], strict=True):

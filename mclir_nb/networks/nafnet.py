@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mclir_nb import onednn
+from mclir_nb.networks.pooling import channel_means
 
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 SIZES = {
@@ -63,7 +64,7 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if self.kernel is None or (self.kernel[0] >= height and self.kernel[1] >= width):
-            return x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+            return channel_means(x)
         return box_mean(x, (min(self.kernel[0], height), min(self.kernel[1], width)))
 
 
