@@ -1,5 +1,7 @@
 """Windows of a feature map and the attention inside them."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,6 +51,16 @@ def test_without_a_graph_the_bits_are_the_same(mask):
     with torch.no_grad():
         alone = windows.attention(*tensors, mask)
     assert torch.equal(windows.attention(*tensors, mask), alone)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_network_in_half_precision_takes_bias_and_mask_as_they_are(reference):
+    qkv, bias = inputs(16, torch.float32)
+    expected = windows.attention(qkv, bias, a_mask(torch.float32))
+    with onednn.off() if reference else nullcontext():
+        found = windows.attention(qkv.bfloat16(), bias, a_mask(torch.float32))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_an_upstream_gradient_of_any_layout_is_taken():

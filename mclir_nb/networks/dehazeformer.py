@@ -88,7 +88,7 @@ class WindowAttention(nn.Module):
         channels, size = qkv.shape[1] // 3, self.window_size
         pixels = qkv.permute(0, 2, 3, 1)  # (B, H, W, 3C)
         windows = to_windows(pixels, size).unflatten(2, (3, self.num_heads, -1))
-        bias = self._position_bias().to(qkv.dtype)
+        bias = self._position_bias()
         parts = [attention(part, bias) for part in windows.split(_WINDOWS_AT_ONCE)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)  # (windows, N, C)
         return from_windows(out, size, pixels.shape[:3] + (channels,)).permute(0, 3, 1, 2)

@@ -84,8 +84,8 @@ class WindowAttention(nn.Module):
         qkv, located = self.qkv(x)
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
-        bias = self._position_bias().to(qkv.dtype)
-        return self.proj(attention(qkv.unflatten(2, (3, self.num_heads, -1)), bias) + position)
+        out = attention(qkv.unflatten(2, (3, self.num_heads, -1)), self._position_bias())
+        return self.proj(out + position)
 
     def _position_bias(self) -> torch.Tensor:
         """(heads, N, N) from the table; offsets beyond k_bound share its last entry."""

@@ -108,8 +108,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         qkv = self.qkv(to_windows(x, self.window)).unflatten(-1, (3, self.heads, -1))
         bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, heads)
-        bias = bias.permute(2, 0, 1).contiguous().to(qkv.dtype)
-        out = attention(qkv, bias, mask)
+        out = attention(qkv, bias.permute(2, 0, 1).contiguous(), mask)
         return from_windows(self.proj(out), self.window, x.shape)
 
 

@@ -33,8 +33,8 @@ def attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         qkv: query, key and value of the N tokens of each window, (B * n, N, 3, heads, d).
-        bias: added to the scores of all windows, (heads, N, N).
-        mask: added to the scores of all heads, (n, N, N), the same for every image; a constant.
+        bias: added to the scores of all windows, (heads, N, N), of any floating type.
+        mask: added to the scores of all heads, (n, N, N), the same for every image; a constant of any floating type.
     Returns: (B * n, N, heads * d).
 
     On a CPU it is written out head by head: PyTorch has no fused kernel for a bias that learns, and gives other bits
@@ -42,17 +42,19 @@ def attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
     `SCORES` at once (a large image) take PyTorch's kernel and less memory; so do other devices.
     """
     batch, count, _, heads, depth = qkv.shape
+    bias, mask = bias.to(qkv.dtype), None if mask is None else mask.to(qkv.dtype)
     fits = batch * heads * count**2 <= SCORES
     if fits and onednn.in_use(qkv):
         tensors = (qkv, bias, mask)
         return (_Attention.apply(*tensors) if torch.is_grad_enabled() else _heads(*tensors)[0]).flatten(2)
     query, key, value = qkv.transpose(1, 3).unbind(2)  # each (B * n, heads, N, d)
-    offset = bias[None]
-    if mask is not None:
-        offset = (bias + mask[:, None]).repeat(batch // len(mask), 1, 1, 1)
     if fits and qkv.device.type == "cpu":  # as the authors write it
-        out = (query * depth**-0.5 @ key.transpose(-2, -1) + offset).softmax(-1) @ value
+        scores = query * depth**-0.5 @ key.transpose(-2, -1) + bias
+        if mask is not None:
+            scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+        out = scores.softmax(-1) @ value
     else:
+        offset = bias[None] if mask is None else (bias + mask[:, None]).repeat(batch // len(mask), 1, 1, 1)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=offset)
     return out.transpose(1, 2).flatten(2)
 
