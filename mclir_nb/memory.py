@@ -21,8 +21,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep up to 1 GiB that tensors have freed, instead of returning it after every operation.
 
     By default glibc maps large blocks afresh and gives them back when freed, so each step pays for thousands of
-    pages that the system hands out and clears. The numbers do not change; a training step on the CPU takes 5 to
-    20 % less time. Once per process.
+    pages that the system hands out and clears. The numbers do not change; a training step on the CPU takes up to
+    20 % less time, the most for small networks. Once per process.
 
     Returns: whether this C library has the setting (glibc on Linux).
     """
