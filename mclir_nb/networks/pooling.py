@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor
 
+from mclir_nb import onednn
+
 
 def channel_means(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 1, 1), the numbers of `x.mean((2, 3), keepdim=True)`.
 
-    Its gradient is one value per channel and stays so in memory. PyTorch's own writes it out for every pixel, channels
-    first, and then reads it crosswise to add it to gradients that lie channels last.
+    Its gradient is one value per channel and, on a CPU, stays so in memory. PyTorch's own writes it out for every
+    pixel, channels first, and then reads it crosswise to add it to gradients that lie channels last.
     """
-    return _ChannelMeans.apply(x)
+    return _ChannelMeans.apply(x) if onednn.in_use(x) else x.mean((2, 3), keepdim=True)
 
 
 class _ChannelMeans(torch.autograd.Function):
