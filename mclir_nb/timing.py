@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb import losses, memory, onednn, precision, recipes, root
 from mclir_nb.negatives import Negatives
+from mclir_nb.networks.released import as_released
 from mclir_nb.recipes import Recipe
 from mclir_nb.records import write_file
 from mclir_nb.train import Trainer
@@ -123,7 +124,8 @@ class OurSteps:
 
 
 def reference(ours: OurSteps) -> SimpleNamespace:
-    """What a reference step needs, apart from ours: the same numbers in PyTorch's default layout.
+    """What a reference step needs, apart from ours: the same numbers in PyTorch's default layout, the networks in the
+    steps of their released code.
 
     Returns: model, ema, histories (a list), features, optimiser (AdamW as PyTorch builds it), gt and lq.
     """
@@ -132,7 +134,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
         twin = copy.deepcopy(network)
         for tensor in (*twin.parameters(), *twin.buffers()):
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        return twin
+        return as_released(twin)
 
     trainer = ours.trainer
     model = plain_copy(trainer.model)
@@ -148,7 +150,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
 
 
 def plainly(step: Callable[..., object], *args) -> None:
-    """A step with PyTorch's own kernels and the networks' attention as their authors write it."""
+    """A step with PyTorch's own kernels, attention written out."""
     with onednn.off():
         step(*args)
 

@@ -29,7 +29,7 @@ from mclir_nb import onednn
 from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
-_CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
+CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
 
 
 class DropPath(nn.Module):
@@ -140,8 +140,8 @@ class SpatialTransformerLayer(nn.Module):
 
     def __init__(self, dim, resolution, num_heads, mlp_ratio, qkv_bias, drop_path, k_bound):
         super().__init__()
-        features = _CROSS_WINDOW**2
-        self.attn = WindowAttention(features, resolution // _CROSS_WINDOW, num_heads, qkv_bias, k_bound)
+        features = CROSS_WINDOW**2
+        self.attn = WindowAttention(features, resolution // CROSS_WINDOW, num_heads, qkv_bias, k_bound)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)  # official: no norm1
         self.mlp = LeFF(dim, int(features * mlp_ratio))  # official: as wide for 32 channels as for 512
@@ -149,7 +149,7 @@ class SpatialTransformerLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         batch, height, width, channels = x.shape
-        win = _CROSS_WINDOW
+        win = CROSS_WINDOW
         grid = x.reshape(batch, height // win, win, width // win, win, channels)
         windows = grid.permute(0, 5, 1, 3, 2, 4).reshape(batch * channels, -1, win**2)
         out = self.attn(windows).reshape(batch, channels, -1).transpose(1, 2)
@@ -311,12 +311,12 @@ def _check(img_size, embed_dim, depths, num_heads, win_size) -> None:
             f"depths {list(depths)}: use positive ones, the last four no more than the first four"
         )
     sides = [img_size >> level for level in range(5)]
-    if img_size % (8 * _CROSS_WINDOW) or any(side > win_size and side % win_size for side in sides):
+    if img_size % (8 * CROSS_WINDOW) or any(side > win_size and side % win_size for side in sides):
         raise ValueError(
             f"img_size {img_size}, win_size {win_size}: no whole windows; use 64, 128 or 256 with 8"
         )
     for heads, factor in zip(num_heads, (1, 2, 4, 8, 16, 16, 8, 4, 2), strict=True):
-        if embed_dim * factor % heads or _CROSS_WINDOW**2 % heads:
+        if embed_dim * factor % heads or CROSS_WINDOW**2 % heads:
             raise ValueError(
                 f"{heads} heads must divide 64 and {embed_dim * factor} channels; use fewer heads"
             )

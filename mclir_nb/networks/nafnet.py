@@ -128,6 +128,8 @@ class NAFNet(nn.Module):
     Raises: ValueError if the numbers of levels differ.
     """
 
+    memory_format = torch.channels_last  # suits the norms and the 1x1 convolutions
+
     def __init__(
         self,
         img_channel: int = 3,
@@ -171,7 +173,7 @@ class NAFNet(nn.Module):
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.encoders)
         image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-        x, skips = self.intro(image.contiguous(memory_format=torch.channels_last)), []
+        x, skips = self.intro(image.contiguous(memory_format=self.memory_format)), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             skips.append(encoder(x))
             x = down(skips[-1])
