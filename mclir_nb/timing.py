@@ -150,7 +150,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
 
 
 def plainly(step: Callable[..., object], *args) -> None:
-    """A step with PyTorch's own kernels, attention written out."""
+    """A step with PyTorch's own kernels."""
     with onednn.off():
         step(*args)
 
@@ -333,12 +333,28 @@ def verdict(judged: pd.DataFrame) -> str:
 RECORD = ("data", "records", "cost")
 
 
-def keep(table: pd.DataFrame, folder: str | Path) -> Path:
-    """Write a comparison as a record: ratios and memory, no seconds, because machines differ. Returns: the file."""
-    file = Path(folder) / "steps.csv"
+def keep(table: pd.DataFrame, folder: str | Path, name: str = "steps") -> Path:
+    """Write a table into a record: ratios and memory, no seconds, because machines differ.
+
+    Rows that the record holds of the same networks and numbers of threads are replaced, all others stay: a record can
+    be made network by network.
+
+    Args: name: as in `recorded`.
+    Returns: the file.
+    """
+    file = Path(folder) / f"{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     places = {"ratio": 3, "floor": 3, "MB": 1, "weights": 1}
-    write_file(file, table.drop(columns="seconds").round(places).to_csv(index=False))
+    table = table.drop(columns="seconds", errors="ignore").round(places)
+    if file.is_file():
+        known, same = recorded(name, folder), [c for c in ("network", "threads") if c in table]
+        replaced = known.set_index(same).index.isin(table.set_index(same).index)
+        table = pd.concat([known[~replaced], table])
+    order = table.network.map({network: place for place, network in enumerate(PATCHES)})
+    if "threads" in table:
+        order -= len(PATCHES) * table.threads  # more threads first
+    table = table.iloc[order.argsort(kind="stable")]
+    write_file(file, table.to_csv(index=False))
     return file
 
 

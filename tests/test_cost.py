@@ -50,6 +50,15 @@ def test_a_record_is_kept_and_read(tmp_path):
     timing.keep(table, tmp_path / "new")
     back = timing.recorded(folder=tmp_path / "new")
     assert "seconds" not in back and back.ratio[0] == 2.123 and back.MB[0] == 80.0
+    again, other, one = row | {"ratio": 3.0}, row | {"network": "ffanet"}, row | {"threads": 1}
+    timing.keep(pd.DataFrame([again, other, one]), tmp_path / "new")
+    back = timing.recorded(folder=tmp_path / "new")
+    assert list(zip(back.network, back.threads, back.ratio, strict=True)) == [
+        ("ffanet", 2, 2.123), ("edsr", 2, 3.0), ("edsr", 1, 2.123),
+    ]  # fmt: skip
+    peaks = table.drop(columns=["threads", "seconds", "ratio", "floor"])
+    timing.keep(peaks, tmp_path / "new", "memory")
+    assert timing.recorded("memory", tmp_path / "new").MB[0] == 80.0
     committed = timing.recorded()
     assert set(committed.network) <= set(timing.PATCHES) and (committed.ratio > 0).all()
 

@@ -45,7 +45,7 @@ def test_nafnet_keeps_channels_first():
     assert layouts and all(layouts)
 
 
-@pytest.mark.parametrize("name", [n for n in timing.PATCHES if "swinir" not in n])
+@pytest.mark.parametrize("name", timing.PATCHES)
 def test_the_reference_of_a_measurement_takes_them(name):
     parts = timing.reference(timing.OurSteps(timing.small(name, network_size="tiny"), torch.device("cpu")))
     for network in (parts.model, *parts.histories, parts.ema):

@@ -1,19 +1,21 @@
 """The paper's networks in the steps of their released code: the reference that a measurement of cost needs.
 
-`networks/` computes the same numbers with fewer passes over memory: weights are multiplied instead of maps, sums are
-made in place, equal rows of a table are looked up once. `as_released` takes that back. SwinIR has no entry: apart from
-attention (`onednn.off`), its steps are those of the released code.
+The networks beside this file compute the same numbers with fewer passes over memory: attention goes head by head,
+weights are multiplied instead of maps, sums are made in place, a bias is computed once per offset. `as_released` takes
+that back.
 
-Facts (which maps are made, in which layout): zhilin007/FFA-Net, net/models/FFA.py; IDKiro/DehazeFormer @ 7a6d600,
-models/dehazeformer.py; jiexiaou/IDT @ b256edb, model.py; megvii-research/NAFNet @ 01a4c86,
-basicsr/models/archs/NAFNet_arch.py and arch_util.py; XPixelGroup/BasicSR @ 8d56e3a, basicsr/archs/edsr_arch.py.
+Facts (which maps are made, in which layout): zhilin007/FFA-Net @ 9b4047c, net/models/FFA.py; IDKiro/DehazeFormer
+@ 7a6d600, models/dehazeformer.py; jiexiaou/IDT @ b256edb, model.py; JingyunLiang/SwinIR @ 33f6166,
+models/network_swinir.py; megvii-research/NAFNet @ 01a4c86, basicsr/models/archs/NAFNet_arch.py and arch_util.py;
+XPixelGroup/BasicSR @ 8d56e3a, basicsr/archs/edsr_arch.py.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks import dehazeformer, edsr, ffanet, idt, nafnet
+from mclir_nb.networks import dehazeformer, edsr, ffanet, idt, nafnet, swinir
+from mclir_nb.networks.windows import from_windows, to_windows
 
 
 def as_released(network: nn.Module) -> nn.Module:
@@ -79,15 +81,34 @@ class _NAFNet(nafnet.NAFNet):
     memory_format = torch.contiguous_format
 
 
+def _parts(x: Tensor, parts: int, heads: int) -> list[Tensor]:
+    """(B * n, N, parts * C) -> parts x (B * n, heads, N, d). Taken one by one, each has a gradient as large as x."""
+    stacked = x.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+    return [stacked[part] for part in range(parts)]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias + mask) v, all heads at once: (B * n, N, C)."""
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3) + bias
+    if mask is not None:
+        scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+class _SwinAttention(swinir.WindowAttention):
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        qkv = _parts(self.qkv(to_windows(x, self.window)), 3, self.heads)
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
+        return from_windows(self.proj(_attend(*qkv, bias, mask)), self.window, x.shape)
+
+
 class _IDTAttention(idt.WindowAttention):
     def forward(self, x: Tensor) -> Tensor:
-        batch, count, dim = x.shape
-        query = self.qkv.to_q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        key, value, located = self.qkv.to_kv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = query * (dim // self.num_heads) ** -0.5 @ key.transpose(2, 3) + self._position_bias()
-        out = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, count, dim)
+        (query,) = _parts(self.qkv.to_q(x), 1, self.num_heads)
+        key, value, located = _parts(self.qkv.to_kv(x), 3, self.num_heads)
+        out = _attend(query, key, value, self._position_bias())
         square = located.transpose(2, 3).reshape(
-            batch, dim, self.size, self.size
+            len(x), -1, self.size, self.size
         )  # channels first, in a copy
         return self.proj(out + self.Position_Extract(square).flatten(2).transpose(1, 2))
 
@@ -130,10 +151,14 @@ class _RLN(dehazeformer.RLN):
 
 
 class _DehazeAttention(dehazeformer.WindowAttention):
-    def _position_bias(self) -> Tensor:
-        return (
+    def forward(self, qkv: Tensor) -> Tensor:
+        pixels = qkv.permute(0, 2, 3, 1)
+        parts = _parts(to_windows(pixels, self.window_size), 3, self.num_heads)
+        bias = (
             self.meta(self.relative_positions).permute(2, 0, 1).contiguous()
         )  # every pair of pixels on its own
+        shape = (*pixels.shape[:3], pixels.shape[3] // 3)
+        return from_windows(_attend(*parts, bias), self.window_size, shape).permute(0, 3, 1, 2)
 
 
 class _DehazeBlock(dehazeformer.TransformerBlock):
@@ -160,6 +185,7 @@ _RELEASED: dict[type[nn.Module], type[nn.Module]] = {
     nafnet.LayerNorm2d: _NAFNorm,
     nafnet.Block: _NAFBlock,
     nafnet.NAFNet: _NAFNet,
+    swinir.WindowAttention: _SwinAttention,
     idt.WindowAttention: _IDTAttention,
     idt.LeFF: _LeFF,
     idt.SpatialTransformerLayer: _CrossWindow,
