@@ -48,7 +48,7 @@ def attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
         tensors = (qkv, bias, mask)
         return (_Attention.apply(*tensors) if torch.is_grad_enabled() else _heads(*tensors)[0]).flatten(2)
     query, key, value = qkv.transpose(1, 3).unbind(2)  # each (B * n, heads, N, d)
-    if fits and qkv.device.type == "cpu":
+    if fits and qkv.device.type == "cpu":  # all heads at once: under autocast, in a compiler, inside `off`
         scores = query * depth**-0.5 @ key.transpose(-2, -1) + bias
         if mask is not None:
             scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
