@@ -40,6 +40,8 @@ def test_the_table_of_the_paper_is_counted_not_typed():
     assert row["V/F"] == pytest.approx(1.50, abs=0.01)  # PAPER 4.2, EDSR x4
     assert (row["N = 0"], row["N = 1"], row["N = 4"]) == pytest.approx((1, 2.83, 5.34), abs=0.02)
     assert row["as released"] == pytest.approx(8.34, abs=0.03)
+    swin = cost.table(["swinir-light", "swinir"])
+    assert list(swin["V/F"]) == pytest.approx([2.80, 0.228], rel=0.005)  # PAPER 4.2, attention included
 
 
 def test_a_record_is_kept_and_read(tmp_path):

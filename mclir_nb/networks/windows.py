@@ -78,7 +78,8 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor, mask: Tensor | None) -> Te
     if mask is None:
         return torch.baddbmm(bias, query, key, alpha=scale)
     offset = bias + mask.expand(len(query) // len(mask), *mask.shape)  # (B, n, N, N)
-    return offset.flatten(0, 1).baddbmm_(query, key, alpha=scale)
+    offset = offset.flatten(0, 1)
+    return torch.baddbmm(offset, query, key, alpha=scale, out=offset)  # `baddbmm_` escapes torch's counter
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
