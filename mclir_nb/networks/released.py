@@ -107,9 +107,8 @@ class _IDTAttention(idt.WindowAttention):
         (query,) = _parts(self.qkv.to_q(x), 1, self.num_heads)
         key, value, located = _parts(self.qkv.to_kv(x), 3, self.num_heads)
         out = _attend(query, key, value, self._position_bias())
-        square = located.transpose(2, 3).reshape(
-            len(x), -1, self.size, self.size
-        )  # channels first, in a copy
+        # channels first, in a copy
+        square = located.transpose(2, 3).reshape(len(x), -1, self.size, self.size)
         return self.proj(out + self.Position_Extract(square).flatten(2).transpose(1, 2))
 
 
@@ -154,9 +153,8 @@ class _DehazeAttention(dehazeformer.WindowAttention):
     def forward(self, qkv: Tensor) -> Tensor:
         pixels = qkv.permute(0, 2, 3, 1)
         parts = _parts(to_windows(pixels, self.window_size), 3, self.num_heads)
-        bias = (
-            self.meta(self.relative_positions).permute(2, 0, 1).contiguous()
-        )  # every pair of pixels on its own
+        # every pair of pixels on its own
+        bias = self.meta(self.relative_positions).permute(2, 0, 1).contiguous()
         shape = (*pixels.shape[:3], pixels.shape[3] // 3)
         return from_windows(_attend(*parts, bias), self.window_size, shape).permute(0, 3, 1, 2)
 
