@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mclir_nb.networks import dehazeformer, edsr, ffanet, idt, nafnet, swinir
-from mclir_nb.networks.windows import from_windows, to_windows
+from mclir_nb.networks.windows import all_heads, from_windows, to_windows
 
 
 def as_released(network: nn.Module) -> nn.Module:
@@ -87,26 +87,18 @@ def _parts(x: Tensor, parts: int, heads: int) -> list[Tensor]:
     return [stacked[part] for part in range(parts)]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias + mask) v, all heads at once: (B * n, N, C)."""
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3) + bias
-    if mask is not None:
-        scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
-    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-
-
 class _SwinAttention(swinir.WindowAttention):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         qkv = _parts(self.qkv(to_windows(x, self.window)), 3, self.heads)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
-        return from_windows(self.proj(_attend(*qkv, bias, mask)), self.window, x.shape)
+        return from_windows(self.proj(all_heads(*qkv, bias, mask)), self.window, x.shape)
 
 
 class _IDTAttention(idt.WindowAttention):
     def forward(self, x: Tensor) -> Tensor:
         (query,) = _parts(self.qkv.to_q(x), 1, self.num_heads)
         key, value, located = _parts(self.qkv.to_kv(x), 3, self.num_heads)
-        out = _attend(query, key, value, self._position_bias())
+        out = all_heads(query, key, value, self._position_bias())
         # channels first, in a copy
         square = located.transpose(2, 3).reshape(len(x), -1, self.size, self.size)
         return self.proj(out + self.Position_Extract(square).flatten(2).transpose(1, 2))
@@ -156,7 +148,7 @@ class _DehazeAttention(dehazeformer.WindowAttention):
         # every pair of pixels on its own
         bias = self.meta(self.relative_positions).permute(2, 0, 1).contiguous()
         shape = (*pixels.shape[:3], pixels.shape[3] // 3)
-        return from_windows(_attend(*parts, bias), self.window_size, shape).permute(0, 3, 1, 2)
+        return from_windows(all_heads(*parts, bias), self.window_size, shape).permute(0, 3, 1, 2)
 
 
 class _DehazeBlock(dehazeformer.TransformerBlock):

@@ -2,6 +2,7 @@
 
 to_windows, from_windows   (B, H, W, C) to windows of tokens and back
 attention                  softmax(q k^T / sqrt(d) + bias + mask) v within each window
+all_heads                  the same written out, as the networks' authors do
 """
 
 import torch
@@ -41,22 +42,25 @@ def attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
     without a graph than with one, so that a history equal to the model would seem to differ from it. More than
     `SCORES` at once (a large image) take PyTorch's kernel and less memory; so do other devices.
     """
-    batch, count, _, heads, depth = qkv.shape
+    batch, count, _, heads, _ = qkv.shape
     bias, mask = bias.to(qkv.dtype), None if mask is None else mask.to(qkv.dtype)
     fits = batch * heads * count**2 <= SCORES
     if fits and onednn.in_use(qkv):
         tensors = (qkv, bias, mask)
         return (_Attention.apply(*tensors) if torch.is_grad_enabled() else _heads(*tensors)[0]).flatten(2)
     query, key, value = qkv.transpose(1, 3).unbind(2)  # each (B * n, heads, N, d)
-    if fits and qkv.device.type == "cpu":  # all heads at once: under autocast, in a compiler, inside `off`
-        scores = query * depth**-0.5 @ key.transpose(-2, -1) + bias
-        if mask is not None:
-            scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
-        out = scores.softmax(-1) @ value
-    else:
-        offset = bias[None] if mask is None else (bias + mask[:, None]).repeat(batch // len(mask), 1, 1, 1)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=offset)
-    return out.transpose(1, 2).flatten(2)
+    if fits and qkv.device.type == "cpu":  # under autocast, in a compiler, inside `onednn.off`
+        return all_heads(query, key, value, bias, mask)
+    offset = bias[None] if mask is None else (bias + mask[:, None]).repeat(batch // len(mask), 1, 1, 1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=offset).transpose(1, 2).flatten(2)
+
+
+def all_heads(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attention` written out for all heads at once, from three (B * n, heads, N, d)."""
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + bias
+    if mask is not None:
+        scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
 
 def _heads(qkv: Tensor, bias: Tensor, mask: Tensor | None, kept: bool = False) -> tuple[Tensor, list[Tensor]]:
