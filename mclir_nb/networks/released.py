@@ -7,7 +7,7 @@ that back.
 Facts (which maps are made, in which layout): zhilin007/FFA-Net @ 9b4047c, net/models/FFA.py; IDKiro/DehazeFormer
 @ 7a6d600, models/dehazeformer.py; jiexiaou/IDT @ b256edb, model.py; JingyunLiang/SwinIR @ 33f6166,
 models/network_swinir.py; megvii-research/NAFNet @ 01a4c86, basicsr/models/archs/NAFNet_arch.py and arch_util.py;
-XPixelGroup/BasicSR @ 8d56e3a, basicsr/archs/edsr_arch.py.
+XPixelGroup/BasicSR @ 8d56e3a, basicsr/archs/arch_util.py.
 """
 
 import torch
@@ -90,8 +90,8 @@ def _parts(x: Tensor, parts: int, heads: int) -> list[Tensor]:
 class _SwinAttention(swinir.WindowAttention):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         qkv = _parts(self.qkv(to_windows(x, self.window)), 3, self.heads)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
-        return from_windows(self.proj(all_heads(*qkv, bias, mask)), self.window, x.shape)
+        out = all_heads(*qkv, self._position_bias(), mask)
+        return from_windows(self.proj(out), self.window, x.shape)
 
 
 class _IDTAttention(idt.WindowAttention):

@@ -107,9 +107,12 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         qkv = self.qkv(to_windows(x, self.window)).unflatten(-1, (3, self.heads, -1))
-        bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, heads)
-        out = attention(qkv, bias.permute(2, 0, 1).contiguous(), mask)
+        out = attention(qkv, self._position_bias(), mask)
         return from_windows(self.proj(out), self.window, x.shape)
+
+    def _position_bias(self) -> Tensor:
+        """(heads, N, N) from the table."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
 
 class Mlp(nn.Module):
