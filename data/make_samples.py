@@ -27,7 +27,7 @@ from PIL import Image, ImageCms
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
-from mclir_nb.degrade import bicubic
+from mclir_nb.data.degrade import bicubic
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 SKIMAGE = Path(importlib.util.find_spec("skimage").origin).parent / "data"
@@ -90,9 +90,7 @@ def decode(entry: dict, content: bytes) -> np.ndarray:
     if "icc_profile" in picture.info:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
         if "sRGB" not in ImageCms.getProfileDescription(profile):
-            picture = ImageCms.profileToProfile(
-                picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
+            picture = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     return np.asarray(picture.convert("RGB"))
 
 

@@ -10,8 +10,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from mclir_nb import processes, recipes
-from mclir_nb.recipes import Recipe
+from mclir_nb import files
+from mclir_nb.training import distributed, recipes
+from mclir_nb.training.recipes import Recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
-        if processes.is_first():
+        if distributed.is_first():
             print(str(stop) or "stopped; run the same command to go on from what was saved.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
@@ -39,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
     told = commands.add_parser("findings", help="rewrite the README's findings from the committed records")
     told.set_defaults(call=_findings)
-    notebooks = commands.add_parser(
-        "notebooks", help="execute the committed notebooks at their default parameters"
-    )
+    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks at their default parameters")
     notebooks.add_argument("names", nargs="*", help="such as 03_train; none: all of them")
     notebooks.set_defaults(call=_notebooks)
     return parser
@@ -69,19 +68,15 @@ def _kind(annotation: str) -> dict:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mclir_nb.train import train
+    from mclir_nb.training.train import train
 
     own = ("recipe", "task", "out", "device", "no_resume", "tensorboard", "call")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
     run = train(
-        recipe,
-        arguments.out,
-        not arguments.no_resume,
-        device=arguments.device,
-        tensorboard=arguments.tensorboard,
+        recipe, arguments.out, not arguments.no_resume, device=arguments.device, tensorboard=arguments.tensorboard
     )
-    if processes.is_first():
+    if distributed.is_first():
         print(run.scores.to_string(index=False, float_format="%.3f"))
         print(f"written to {run.dir}")
 
@@ -96,8 +91,8 @@ def _add_check_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
-    from mclir_nb import tasks
-    from mclir_nb.checks import check_data
+    from mclir_nb.data import tasks
+    from mclir_nb.data.checks import check_data
 
     task = tasks.get(arguments.task or "sr", arguments.scale) if arguments.scale else arguments.task
     report = check_data(arguments.name, arguments.root, task, arguments.patch_size)
@@ -118,7 +113,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mclir_nb import datasets, evaluate, leaks, networks, records, tasks
+    from mclir_nb import networks
+    from mclir_nb.data import datasets, overlaps, tasks
+    from mclir_nb.evaluation import evaluate
+    from mclir_nb.training import records
 
     network, benchmark = _network(arguments), arguments.benchmark
     run = records.Run(arguments.checkpoint).recipe if arguments.checkpoint.is_dir() else None
@@ -128,12 +126,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     own = run.task if run else networks.NETWORKS[network.name].task
     task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)
     images = datasets.open_set(benchmark, task, "test", arguments.root)
-    for line in filter(None, [images.note, *leaks.between(run.dataset if run else "", benchmark)]):
+    for line in filter(None, [images.note, *overlaps.between(run.dataset if run else "", benchmark)]):
         print(line)
     scores = evaluate.evaluate(
-        network, datasets.benchmark(images, task), arguments.protocol, arguments.crop,
-        tile=arguments.tile, ensemble=arguments.ensemble,
-    )  # fmt: skip
+        network,
+        datasets.benchmark(images, task),
+        arguments.protocol,
+        arguments.crop,
+        tile=arguments.tile,
+        ensemble=arguments.ensemble,
+    )
     print(scores.to_string(index=False, float_format="%.4f"))
     print(evaluate.summary(scores).to_string(float_format="%.4f"))
     if len(by_part := evaluate.parts(scores)) > 1:
@@ -142,7 +144,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(table.to_string(index=False, float_format="%.4f", na_rep=""))
     if arguments.out:
         facts = {key: scores.attrs[key] for key in ("protocol", "crop", "ensemble")}
-        records.write_file(arguments.out, scores.assign(**facts).to_csv(index=False))
+        files.write_file(arguments.out, scores.assign(**facts).to_csv(index=False))
         print(f"written to {arguments.out}")
 
 
@@ -151,9 +153,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", help="which network the file is for; a run folder knows its own")
     parser.add_argument("--scale", type=int, default=1, help="of a super-resolution network: 2, 3 or 4")
     parser.add_argument("--tile", type=int, help="side of a tile; default: as large as memory allows")
-    parser.add_argument(
-        "--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower"
-    )
+    parser.add_argument("--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -165,7 +165,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
-    from mclir_nb.restore import restore_file
+    from mclir_nb.evaluation.restore import restore_file
 
     network = _network(arguments)
     options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
@@ -175,8 +175,9 @@ def _restore(arguments: argparse.Namespace) -> None:
 
 def _network(arguments: argparse.Namespace):
     """The trained network of a run folder, or the one named with the weights of a file, on its device."""
-    from mclir_nb import networks, records
-    from mclir_nb.train import pick_device
+    from mclir_nb import networks
+    from mclir_nb.training import records
+    from mclir_nb.training.train import pick_device
 
     device = pick_device(arguments.device)
     if arguments.checkpoint.is_dir():
@@ -200,19 +201,25 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from mclir_nb import experiments
+    from mclir_nb.experiments import evidence
 
-    experiment = experiments.get(arguments.name)
-    folder = experiments.run(
-        experiment, arguments.out, seeds=arguments.seeds, folder=arguments.record, data_root=arguments.data_root,
-        device=arguments.device, processes=arguments.processes, scheduler=arguments.scheduler,
-    )  # fmt: skip
-    print(experiments.outcome(experiments.read_record(arguments.name, folder), experiment.baseline))
+    experiment = evidence.get(arguments.name)
+    folder = evidence.run(
+        experiment,
+        arguments.out,
+        seeds=arguments.seeds,
+        folder=arguments.record,
+        data_root=arguments.data_root,
+        device=arguments.device,
+        processes=arguments.processes,
+        scheduler=arguments.scheduler,
+    )
+    print(evidence.outcome(evidence.read_record(arguments.name, folder), experiment.baseline))
     print(f"written to {folder}")
 
 
 def _findings(arguments: argparse.Namespace) -> None:
-    from mclir_nb import findings
+    from mclir_nb.experiments import findings
 
     print(f"written to {findings.write()}")
 

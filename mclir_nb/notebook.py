@@ -29,8 +29,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from mclir_nb import __version__, root
-from mclir_nb.pictures import STYLE, render
-from mclir_nb.tiles import free_memory
+from mclir_nb.evaluation.tiles import free_memory
+from mclir_nb.views.style import STYLE, render
 
 LIVE = "application/vnd.jupyter.widget-view+json"
 
@@ -48,7 +48,7 @@ def setup(seed: int, device: str = "auto", *, threads: int | None = None) -> tor
     Returns: the device.
     Raises: ValueError for a wrong seed, number of threads or device.
     """
-    from mclir_nb.train import pick_device  # here, so that figures and widgets do without the training code
+    from mclir_nb.training.train import pick_device  # here, so that figures and widgets do without the training code
 
     for name, value, low, high in (("seed", seed, 0, 2**32 - 1), ("threads", threads or 1, 1, 1024)):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -153,20 +153,12 @@ def check_machine() -> None:
     samples = root() / "data" / "samples" / "index.csv"
     checks = [
         ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
-        (
-            "torch 2.6 or newer",
-            tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6),
-            "install torch>=2.6",
-        ),
+        ("torch 2.6 or newer", tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6), "install torch>=2.6"),
         ("two processor cores or more", cores >= 2, "expect twice the stated minutes"),
         ("2 GB of memory free", memory >= 2, "close other programs, or use smaller batches and patches"),
         ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
         ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
-        (
-            "a runs folder to write to",
-            os.access(root(), os.W_OK),
-            "give every notebook an out_dir of your own",
-        ),
+        ("a runs folder to write to", os.access(root(), os.W_OK), "give every notebook an out_dir of your own"),
         ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
     ]
     for what, fine, advice in checks:
@@ -195,9 +187,7 @@ def say(text: object) -> None:
     """Print sentences with their lines broken between words, as JupyterLab does not; a line's indent is kept."""
     for line in str(text).splitlines():
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        print(
-            textwrap.fill(line, 96, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        )
+        print(textwrap.fill(line, 96, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def show_fields(fields: dict, columns: int = 3) -> None:
@@ -207,11 +197,7 @@ def show_fields(fields: dict, columns: int = 3) -> None:
     body = ""
     for row in range(rows):
         cells = items[row::rows]
-        body += (
-            "<tr>"
-            + "".join(f"<th>{html.escape(n)}</th><td>{html.escape(v)}</td>" for n, v in cells)
-            + "</tr>"
-        )
+        body += "<tr>" + "".join(f"<th>{html.escape(n)}</th><td>{html.escape(v)}</td>" for n, v in cells) + "</tr>"
     plain = "\n".join(f"{name}: {value}" for name, value in items)
     display({"text/html": f"<table>{body}</table>", "text/plain": plain}, raw=True)
 
@@ -273,9 +259,7 @@ def run_notebooks(names=()) -> None:
         _write(executed, path)
         print(f"{path.stem}: written after {time.monotonic() - started:.0f} s", flush=True)
     if failed:
-        raise RuntimeError(
-            f"{', '.join(failed)} did not run to the end and was not changed; see the traceback above"
-        )
+        raise RuntimeError(f"{', '.join(failed)} did not run to the end and was not changed; see the traceback above")
 
 
 def find_notebooks(names=()) -> list[Path]:
@@ -315,9 +299,7 @@ def execute(notebook: nbformat.NotebookNode, **variables: str) -> nbformat.Noteb
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Replace a notebook's file in one step."""
     nbformat.validate(notebook)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-    ) as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False) as file:
         nbformat.write(notebook, file)
     shutil.copymode(path, file.name)  # a temporary file is for its owner alone
     Path(file.name).replace(path)

@@ -18,9 +18,7 @@ class Progress:
     Set `note` inside the loop to show numbers. Plain lines hold no times, so that the same run prints the same text.
     """
 
-    def __init__(
-        self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False
-    ):
+    def __init__(self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False):
         self.items, self.label, self.note = items, label, ""
         self.total = len(items) if total is None else total
         self.start, self.quiet = start, quiet

@@ -12,7 +12,8 @@ import sys
 
 import torch
 
-from mclir_nb import recipes, records, train
+from mclir_nb import files
+from mclir_nb.training import recipes, records, train
 
 CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 
@@ -26,7 +27,7 @@ def short(**changes):
 
 def start(call, *arguments):
     """A process that does `call(*arguments)`."""
-    CONTEXT.set_forkserver_preload(["mclir_nb.train", "killing"])
+    CONTEXT.set_forkserver_preload(["mclir_nb.training.train", "killing"])
     process = CONTEXT.Process(target=call, args=arguments)
     process.start()
     return process
@@ -75,9 +76,7 @@ def die_at_write(recipe, folder, moment, name=""):
         real(source, target)
         pass_by(source)
 
-    records.open = lambda name, mode="r", **kw: (
-        Halting(name, mode) if mode == "wb" else open(name, mode, **kw)
-    )
+    records.open = lambda name, mode="r", **kw: Halting(name, mode) if mode == "wb" else open(name, mode, **kw)
     os.replace = replace
     work(recipe, folder)
 
@@ -88,7 +87,7 @@ def same_runs(one, other) -> None:
     assert names == sorted(file.name for file in other.iterdir())
     for name in names:
         if name.endswith(".safetensors"):
-            (a, facts), (b, others) = records.read_tensors(one / name), records.read_tensors(other / name)
+            (a, facts), (b, others) = files.read_tensors(one / name), files.read_tensors(other / name)
             assert a.keys() == b.keys() and facts == others, name
             assert not [key for key in a if not torch.equal(a[key], b[key])], name
         if name == "log.csv":

@@ -65,16 +65,12 @@ def write_all(notebooks: Path, trims: Path, trimmed: Path, out_dir: Path) -> lis
     sources = {path.stem: path for path in sorted(notebooks.glob("[0-9]*.ipynb"))}
     if set(table) != set(sources):
         differing = ", ".join(sorted(set(table) ^ set(sources)))
-        raise TrimError(
-            f"{trims.name} needs one table per notebook and variant; without a partner: {differing}"
-        )
+        raise TrimError(f"{trims.name} needs one table per notebook and variant; without a partner: {differing}")
     trimmed.mkdir(exist_ok=True)
     wanted = []
     for name, variants in table.items():
         for variant, overrides in variants.items():
-            short = trim(
-                load_notebook_node(str(sources[name])), name, overrides, str(out_dir / f"{name}-{variant}")
-            )
+            short = trim(load_notebook_node(str(sources[name])), name, overrides, str(out_dir / f"{name}-{variant}"))
             wanted.append(trimmed / f"{name}-{variant}.ipynb")
             _replace(wanted[-1], nbformat.writes(short) + "\n")
     for left in set(trimmed.glob("*.ipynb")) - set(wanted):

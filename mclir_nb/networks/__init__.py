@@ -20,20 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import onednn
-from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, onednn, promptir, swinir
 
-__all__ = [
-    "NETWORKS",
-    "Restorer",
-    "build",
-    "check_finite",
-    "load_checkpoint",
-    "names",
-    "options",
-    "own",
-    "table",
-]
+__all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "own", "table"]
 
 SMALLEST = 16  # pixels; the least height and width every network accepts
 
@@ -69,8 +58,7 @@ def own(
         options: constructor options; every size of a recipe uses them.
     """
     family = SimpleNamespace(
-        restore=restore or (lambda core, lq: core(lq)),
-        SIZES=dict.fromkeys(("paper", "demo", "tiny"), options),
+        restore=restore or (lambda core, lq: core(lq)), SIZES=dict.fromkeys(("paper", "demo", "tiny"), options)
     )
     return Network(family, core, "paper", tuple(scales), "own", 0, "own")
 
@@ -85,20 +73,12 @@ NETWORKS = {
         for size in "tsbml"
     },
     "idt": Network(idt, idt.IDT, "paper", X1, "derain", 2022, "IDT, Xiao et al., TPAMI 2022"),
-    "swinir-light": Network(
-        swinir, swinir.SwinIR, "light", SR, "sr", 2021, "SwinIR lightweight, arXiv:2108.10257"
-    ),
-    "swinir": Network(
-        swinir, swinir.SwinIR, "classical", SR, "sr", 2021, "SwinIR classical, arXiv:2108.10257"
-    ),
+    "swinir-light": Network(swinir, swinir.SwinIR, "light", SR, "sr", 2021, "SwinIR lightweight, arXiv:2108.10257"),
+    "swinir": Network(swinir, swinir.SwinIR, "classical", SR, "sr", 2021, "SwinIR classical, arXiv:2108.10257"),
     "edsr": Network(edsr, edsr.EDSR, "paper", SR, "sr", 2017, "EDSR baseline, arXiv:1707.02921"),
     "nafnet": Network(nafnet, nafnet.NAFNet, "32", X1, "deblur", 2022, "NAFNet width 32, arXiv:2204.04676"),
-    "nafnet-64": Network(
-        nafnet, nafnet.NAFNet, "64", X1, "deblur", 2022, "NAFNet width 64, arXiv:2204.04676"
-    ),
-    "promptir": Network(
-        promptir, promptir.PromptIR, "paper", X1, "denoise", 2023, "PromptIR, arXiv:2306.13090"
-    ),
+    "nafnet-64": Network(nafnet, nafnet.NAFNet, "64", X1, "deblur", 2022, "NAFNet width 64, arXiv:2204.04676"),
+    "promptir": Network(promptir, promptir.PromptIR, "paper", X1, "denoise", 2023, "PromptIR, arXiv:2306.13090"),
 }
 
 
@@ -115,9 +95,7 @@ class Restorer(nn.Module):
         super().__init__()
         self.name, self.scale, self.options = name, scale, options
         network = NETWORKS[name]
-        self.core = onednn.use(
-            network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
-        )
+        self.core = onednn.use(network.core(**options, **({} if network.scales == X1 else {"upscale": scale})))
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore a batch of images.
@@ -128,13 +106,9 @@ class Restorer(nn.Module):
             that test would make every step wait; callers at the edge use `check_finite`.
         """
         if lq.ndim != 4 or lq.shape[1] != 3:
-            raise ValueError(
-                f"{self.name} needs images of shape (B, 3, H, W), got {tuple(lq.shape)}; add or drop axes"
-            )
+            raise ValueError(f"{self.name} needs images of shape (B, 3, H, W), got {tuple(lq.shape)}; add or drop axes")
         if not lq.is_floating_point():
-            raise ValueError(
-                f"{self.name} needs floating point RGB in [0, 1], got {lq.dtype}; divide uint8 by 255.0"
-            )
+            raise ValueError(f"{self.name} needs floating point RGB in [0, 1], got {lq.dtype}; divide uint8 by 255.0")
         if min(lq.shape[2:]) < SMALLEST:
             raise ValueError(
                 f"{self.name} needs at least {SMALLEST}x{SMALLEST} pixels, got {lq.shape[2]}x{lq.shape[3]}; "
@@ -149,9 +123,7 @@ def check_finite(lq: Tensor) -> None:
     """Raise ValueError if an image holds NaN or infinity. On a GPU this waits for the device."""
     if not torch.isfinite(lq).all():
         bad = int((~torch.isfinite(lq)).sum())
-        raise ValueError(
-            f"the image holds {bad} values that are NaN or infinite; repair or leave out that image"
-        )
+        raise ValueError(f"the image holds {bad} values that are NaN or infinite; repair or leave out that image")
 
 
 def names() -> list[str]:
@@ -193,9 +165,7 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
         if option not in accepted:
-            raise ValueError(
-                f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}"
-            )
+            raise ValueError(f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}")
     return Restorer(name, scale, options(name) | overrides)
 
 
@@ -255,9 +225,7 @@ def _known() -> list[tuple[str, checkpoints.Shapes]]:
 def _network(name: str) -> Network:
     """The table's line for `name`."""
     if name not in NETWORKS:
-        raise ValueError(
-            f"unknown network {name!r}{_guess(name, names())}; choose one of {', '.join(names())}"
-        )
+        raise ValueError(f"unknown network {name!r}{_guess(name, names())}; choose one of {', '.join(names())}")
     return NETWORKS[name]
 
 

@@ -22,11 +22,7 @@ from mclir_nb import archives
 
 ENTRIES = ("params_ema", "params", "state_dict", "model")  # looked for in this order
 PREFIXES = ("module.", "_orig_mod.", "net.", "core.")  # DataParallel, torch.compile, Lightning, ours
-DERIVED = (
-    "attn_mask",
-    "relative_position_index",
-    "relative_positions",
-)  # buffers that follow from the options
+DERIVED = ("attn_mask", "relative_position_index", "relative_positions")  # buffers that follow from the options
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -60,9 +56,7 @@ def load(
     problems = differences(own, found)
     if problems:
         shapes = {k: tuple(v.shape) for k, v in found.items()}
-        fitting = [
-            label for label, wanted in known() if shapes == {k: wanted[k] for k in wanted if not _derived(k)}
-        ]
+        fitting = [label for label, wanted in known() if shapes == {k: wanted[k] for k in wanted if not _derived(k)}]
         advice = f"it fits {' or '.join(fitting)}" if fitting else "it fits no network this package knows"
         raise ValueError(f"{path} does not fit {_label(network)}: {', '.join(problems)}; {advice}")
     core.load_state_dict(found | {k: v for k, v in core.state_dict().items() if _derived(k)}, strict=True)
@@ -101,18 +95,14 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
             inner = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
             entries |= {str(name): inner} if inner else {}
     if not entries:
-        raise ValueError(
-            f"{path} holds no weights, only {_contents(content)}; a state_dict of tensors is needed"
-        )
+        raise ValueError(f"{path} holds no weights, only {_contents(content)}; a state_dict of tensors is needed")
     return entries
 
 
 def choose(entries: dict[str, dict[str, Tensor]], entry: str | None, path: str | Path) -> dict[str, Tensor]:
     """The weights of one entry, without the prefixes that wrappers put before every name."""
     if entry is None:
-        entry = next(
-            (e for e in (*ENTRIES, "") if e in entries), None if len(entries) > 1 else next(iter(entries))
-        )
+        entry = next((e for e in (*ENTRIES, "") if e in entries), None if len(entries) > 1 else next(iter(entries)))
     if entry not in entries:
         raise ValueError(f"{path} holds {', '.join(map(repr, entries))}; choose one of them with entry=")
     tensors = entries[entry]
@@ -128,20 +118,14 @@ def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[
         for k in own
         if k in found and found[k].shape != own[k].shape
     ]
-    kinds = [
-        f"{k} is {_kind(found[k])}, not {_kind(own[k])}" for k in own if k in found and _odd(own[k], found[k])
-    ]
+    kinds = [f"{k} is {_kind(found[k])}, not {_kind(own[k])}" for k in own if k in found and _odd(own[k], found[k])]
     listed = {
         f"of {len(own)} tensors missing": [k for k in own if k not in found],
         "unknown": [k for k in found if k not in own],
         "of another shape": shapes,
         "of another kind": kinds,
     }
-    return [
-        f"{len(v)} {what} ({'; '.join(v[:3])}{'; ...' if len(v) > 3 else ''})"
-        for what, v in listed.items()
-        if v
-    ]
+    return [f"{len(v)} {what} ({'; '.join(v[:3])}{'; ...' if len(v) > 3 else ''})" for what, v in listed.items() if v]
 
 
 def _load_pickle(path: Path) -> object:

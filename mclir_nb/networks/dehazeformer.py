@@ -169,9 +169,7 @@ def _narrow_normal_(layer: nn.Conv2d, gain: float) -> None:
 class TransformerBlock(nn.Module):
     """x + rescale * mix(normalised x) + rebias, then x + mlp(x); without attention nothing is normalised."""
 
-    def __init__(
-        self, network_depth, dim, num_heads, mlp_ratio, window_size, shift_size, use_attn, conv_type
-    ):
+    def __init__(self, network_depth, dim, num_heads, mlp_ratio, window_size, shift_size, use_attn, conv_type):
         super().__init__()
         self.norm1 = RLN(dim) if use_attn else None
         self.attn = Attention(network_depth, dim, num_heads, window_size, shift_size, use_attn, conv_type)
@@ -234,9 +232,7 @@ class SKFusion(nn.Module):
         super().__init__()
         hidden = max(dim // reduction, 4)
         self.mlp = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, 2 * dim, 1, bias=False),
+            nn.Conv2d(dim, hidden, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(hidden, 2 * dim, 1, bias=False)
         )
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -301,9 +297,7 @@ class DehazeFormer(nn.Module):
         """(B, 3, H, W) in [-1, 1], H and W from 9 -> the same shape, nominally [-1, 1]."""
         height, width = image.shape[-2:]
         if min(height, width) < 9:  # a 5x5 convolution cannot reflect the coarsest map
-            raise ValueError(
-                f"image is {height}x{width}; DehazeFormer needs 9 pixels a side, enlarge it first"
-            )
+            raise ValueError(f"image is {height}x{width}; DehazeFormer needs 9 pixels a side, enlarge it first")
         image = reflect_pad(image, 0, -width % self.patch_size, 0, -height % self.patch_size)
         skip1 = self.layer1(self.patch_embed(image))
         skip2 = self.layer2(self.patch_merge1(skip1))
@@ -326,9 +320,7 @@ def _check(*lists) -> None:
         if share and dim % heads:
             raise ValueError(f"{dim} channels cannot be split over {heads} heads; use a divisor of {dim}")
         if kind not in ("DWConv", "Conv") and (kind is not None or share < 1):
-            raise ValueError(
-                f"conv_type {kind!r}, attn_ratio {share}: use 'DWConv', 'Conv', or None with ratio 1"
-            )
+            raise ValueError(f"conv_type {kind!r}, attn_ratio {share}: use 'DWConv', 'Conv', or None with ratio 1")
 
 
 def restore(core: DehazeFormer, lq: torch.Tensor) -> torch.Tensor:

@@ -92,9 +92,7 @@ class FFANet(nn.Module):
     def __init__(self, gps: int = 3, blocks: int = 19, dim: int = 64):
         super().__init__()
         if gps != 3:
-            raise ValueError(
-                f"FFA-Net fuses exactly 3 groups, got gps={gps}; leave gps at 3 and change blocks or dim"
-            )
+            raise ValueError(f"FFA-Net fuses exactly 3 groups, got gps={gps}; leave gps at 3 and change blocks or dim")
         if dim < 16 or dim % 16:
             raise ValueError(f"FFA-Net's dim must be a multiple of 16, got {dim}; the official width is 64")
         self.gps, self.dim = gps, dim

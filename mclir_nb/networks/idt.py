@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb import onednn
+from mclir_nb.networks import onednn
 from mclir_nb.networks.windows import attention, from_windows, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
@@ -73,8 +73,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         reach = min(size - 1, 2)  # 5x5, but 3x3 among 2x2 windows
         self.Position_Extract = nn.Sequential(
-            nn.Conv2d(dim, dim, 2 * reach + 1, padding=reach, groups=dim),
-            nn.Conv2d(dim, dim, 1, groups=num_heads),
+            nn.Conv2d(dim, dim, 2 * reach + 1, padding=reach, groups=dim), nn.Conv2d(dim, dim, 1, groups=num_heads)
         )
         self.qkv = LinearProjection(dim, qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -286,9 +285,7 @@ class IDT(nn.Module):
         side = self.img_size
         if image.shape[-2:] != (side, side):
             found = "x".join(map(str, image.shape[-2:]))
-            raise ValueError(
-                f"image is {found}; this IDT takes {side}x{side}, use idt.restore for other sizes"
-            )
+            raise ValueError(f"image is {found}; this IDT takes {side}x{side}, use idt.restore for other sizes")
         level0 = self.encoderlayer_0(self.input_proj(image))
         level1 = self.encoderlayer_1(self.dowsample_0(level0))
         level2 = self.encoderlayer_2(self.dowsample_1(level1))
@@ -307,19 +304,13 @@ def _check(img_size, embed_dim, depths, num_heads, win_size) -> None:
         counts = f"{len(depths)} depths and {len(num_heads)} num_heads"
         raise ValueError(f"IDT has nine layers, got {counts}; give nine of each")
     if min(depths) < 1 or sum(depths[5:]) > sum(depths[:4]):
-        raise ValueError(
-            f"depths {list(depths)}: use positive ones, the last four no more than the first four"
-        )
+        raise ValueError(f"depths {list(depths)}: use positive ones, the last four no more than the first four")
     sides = [img_size >> level for level in range(5)]
     if img_size % (8 * CROSS_WINDOW) or any(side > win_size and side % win_size for side in sides):
-        raise ValueError(
-            f"img_size {img_size}, win_size {win_size}: no whole windows; use 64, 128 or 256 with 8"
-        )
+        raise ValueError(f"img_size {img_size}, win_size {win_size}: no whole windows; use 64, 128 or 256 with 8")
     for heads, factor in zip(num_heads, (1, 2, 4, 8, 16, 16, 8, 4, 2), strict=True):
         if embed_dim * factor % heads or CROSS_WINDOW**2 % heads:
-            raise ValueError(
-                f"{heads} heads must divide 64 and {embed_dim * factor} channels; use fewer heads"
-            )
+            raise ValueError(f"{heads} heads must divide 64 and {embed_dim * factor} channels; use fewer heads")
 
 
 def _drop_rates(depths, largest: float) -> list[list[float]]:

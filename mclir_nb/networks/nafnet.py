@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import onednn
+from mclir_nb.networks import onednn
 from mclir_nb.networks.pooling import channel_means
 
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
@@ -104,9 +104,7 @@ class Block(nn.Module):
         self.norm2 = LayerNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(
-            self.beta.dtype
-        )  # the running sum stays in full precision under autocast, as in the official code
+        x = x.to(self.beta.dtype)  # the running sum stays in full precision under autocast, as in the official code
         spatial = gate(self.conv2(self.conv1(self.norm1(x))))
         # a 1x1 convolution and border repetition may change places: convolving the smaller map costs less
         spatial = spatial * stretch(self.sca(spatial), spatial.shape[-2:])
@@ -143,9 +141,7 @@ class NAFNet(nn.Module):
         super().__init__()
         levels = len(enc_blk_nums)
         if len(dec_blk_nums) != levels:
-            raise ValueError(
-                f"NAFNet needs as many decoder as encoder levels, got {len(dec_blk_nums)} and {levels}"
-            )
+            raise ValueError(f"NAFNet needs as many decoder as encoder levels, got {len(dec_blk_nums)} and {levels}")
         dims = [width << level for level in range(levels + 1)]
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mclir_nb import onednn
+from mclir_nb.networks import onednn
 
 
 def channel_means(x: Tensor) -> Tensor:

@@ -77,9 +77,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, bias: bool):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(
-                f"{dim} channels do not split into {num_heads} heads; change dim, prompt_dims or heads"
-            )
+            raise ValueError(f"{dim} channels do not split into {num_heads} heads; change dim, prompt_dims or heads")
         self.num_heads = num_heads
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
@@ -122,9 +120,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Channel attention and feed-forward, both pre-normalised residual branches: (B, C, H, W) -> same."""
 
-    def __init__(
-        self, dim: int, num_heads: int, ffn_expansion_factor: float, bias: bool, LayerNorm_type: str
-    ):
+    def __init__(self, dim: int, num_heads: int, ffn_expansion_factor: float, bias: bool, LayerNorm_type: str):
         super().__init__()
         self.norm1 = LayerNorm(dim, LayerNorm_type)
         self.attn = Attention(dim, num_heads, bias)
@@ -152,9 +148,7 @@ class Downsample(nn.Module):
 
     def __init__(self, n_feat: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(n_feat, n_feat // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
-        )
+        self.body = nn.Sequential(nn.Conv2d(n_feat, n_feat // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -281,13 +275,9 @@ class PromptIR(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of 8 -> same shape, not clamped."""
         if not self.decoder:
-            raise ValueError(
-                "PromptIR(decoder=False) has nothing to make the input of up4_3; use decoder=True"
-            )
+            raise ValueError("PromptIR(decoder=False) has nothing to make the input of up4_3; use decoder=True")
         if lq.shape[-2] % 8 or lq.shape[-1] % 8:
-            raise ValueError(
-                f"an image of {lq.shape[-2]} x {lq.shape[-1]} is no multiple of 8; use promptir.restore"
-            )
+            raise ValueError(f"an image of {lq.shape[-2]} x {lq.shape[-1]} is no multiple of 8; use promptir.restore")
         # pixels in the outer axes of memory: the norms and products over channels then need no copies
         x = lq.contiguous(memory_format=torch.channels_last)
         level1 = self.encoder_level1(self.patch_embed(x))

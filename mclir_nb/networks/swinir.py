@@ -30,15 +30,9 @@ PADDINGS = ("reflect", "test-script")
 
 _SR = dict(window_size=8, img_range=1.0, mlp_ratio=2, resi_connection="1conv")
 SIZES: dict[str, dict] = {  # add `upscale=`; `img_size` fixes the attn_mask buffers: the DF2K files want 64
-    "light": dict(
-        img_size=64, embed_dim=60, depths=[6] * 4, num_heads=[6] * 4, upsampler="pixelshuffledirect", **_SR
-    ),
-    "classical": dict(
-        img_size=48, embed_dim=180, depths=[6] * 6, num_heads=[6] * 6, upsampler="pixelshuffle", **_SR
-    ),
-    "demo": dict(
-        img_size=48, embed_dim=40, depths=[4, 4], num_heads=[4, 4], upsampler="pixelshuffledirect", **_SR
-    ),
+    "light": dict(img_size=64, embed_dim=60, depths=[6] * 4, num_heads=[6] * 4, upsampler="pixelshuffledirect", **_SR),
+    "classical": dict(img_size=48, embed_dim=180, depths=[6] * 6, num_heads=[6] * 6, upsampler="pixelshuffle", **_SR),
+    "demo": dict(img_size=48, embed_dim=40, depths=[4, 4], num_heads=[4, 4], upsampler="pixelshuffledirect", **_SR),
     "tiny": dict(img_size=24, embed_dim=16, depths=[2], num_heads=[2], upsampler="pixelshuffledirect", **_SR),
 }
 
@@ -144,9 +138,7 @@ class DropPath(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and MLP, both pre-normalised residual branches; with a `mask`, in shifted windows."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, mask: Tensor | None, mlp_ratio: float, drop_path: float
-    ):
+    def __init__(self, dim: int, heads: int, window: int, mask: Tensor | None, mlp_ratio: float, drop_path: float):
         super().__init__()
         self.shift = 0 if mask is None else window // 2
         if mask is not None:  # for images of img_size; in the state_dict, so a checkpoint fixes img_size
@@ -280,15 +272,11 @@ class SwinIR(nn.Module):
     def _build_head(self, dim: int, channels: int, features: int = 64) -> None:
         """From feature maps to the image; the attribute names are the official keys."""
         if self.upsampler == "pixelshuffle":
-            self.conv_before_upsample = nn.Sequential(
-                conv3x3(dim, features), nn.LeakyReLU(0.01, inplace=True)
-            )
+            self.conv_before_upsample = nn.Sequential(conv3x3(dim, features), nn.LeakyReLU(0.01, inplace=True))
             self.upsample = upsample(features, self.upscale)
             self.conv_last = conv3x3(features, channels)
         elif self.upsampler == "pixelshuffledirect":  # one step for every factor, and no conv_last
-            self.upsample = nn.Sequential(
-                conv3x3(dim, channels * self.upscale**2), nn.PixelShuffle(self.upscale)
-            )
+            self.upsample = nn.Sequential(conv3x3(dim, channels * self.upscale**2), nn.PixelShuffle(self.upscale))
         elif self.upsampler == "" and self.upscale == 1:
             self.conv_last = conv3x3(dim, channels)
         else:
@@ -353,13 +341,9 @@ def _check(size, dim, depths, num_heads, window, resi_connection) -> None:
     if any(side < window or side % window for side in size):
         raise ValueError(f"img_size {size} is not made of windows of {window}; use multiples of window_size")
     if len(depths) != len(num_heads):
-        raise ValueError(
-            f"depths has {len(depths)} layers and num_heads {len(num_heads)}; give one number each"
-        )
+        raise ValueError(f"depths has {len(depths)} layers and num_heads {len(num_heads)}; give one number each")
     for heads in num_heads:
         if dim % heads:
-            raise ValueError(
-                f"embed_dim {dim} does not split into {heads} heads; use a multiple of num_heads"
-            )
+            raise ValueError(f"embed_dim {dim} does not split into {heads} heads; use a multiple of num_heads")
     if resi_connection != "1conv":
         raise ValueError(f"resi_connection {resi_connection!r} is not supported; use '1conv'")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mclir_nb import onednn
+from mclir_nb.networks import onednn
 
 SCORES = 2**26  # held at once when written out, 256 MB
 

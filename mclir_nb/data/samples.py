@@ -1,0 +1,159 @@
+"""Decoded pictures: one entry of a data set read, brought to one size, and kept in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from mclir_nb.data.cache import Cache
+from mclir_nb.data.images import read_depth, read_image
+from mclir_nb.data.layouts import Entry
+
+MEMORY = 1 << 30  # bytes of decoded pictures that a set keeps; more are decoded again
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded picture.
+
+    Attributes:
+        gt: (3,H,W) uint8. lq: (3,H/scale,W/scale) uint8, or None. depth: (H,W) float32 in [0,1], or None.
+        noise: standard deviation (0..255) of the Gaussian noise that makes lq, or None.
+    """
+
+    name: str
+    gt: Tensor
+    lq: Tensor | None = None
+    depth: Tensor | None = None
+    noise: float | None = None
+
+
+@dataclass
+class ImageSet:
+    """A named list of pictures, decoded on first use.
+
+    Attributes:
+        memory: bytes of decoded pictures that are kept in memory; with a cache none are.
+        note: what a reader should know, such as that less was found than is published; else empty.
+        cache: where pictures too many for memory are kept decoded on disk.
+    """
+
+    name: str
+    entries: list[Entry]
+    memory: int = MEMORY
+    note: str = ""
+    cache: Cache | None = None
+    _kept: dict[Entry, Sample] = field(default_factory=dict, repr=False)
+    _bytes: int = field(default=0, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        if self.cache:
+            return load(entry, self.cache.read)
+        if entry not in self._kept:
+            self._keep(entry, load(entry))
+        return self._kept[entry]
+
+    def _keep(self, entry: Entry, sample: Sample) -> None:
+        """Keep a sample, letting the oldest go; always at least this one."""
+        self._bytes += _size(sample)
+        while self._kept and self._bytes > self.memory:
+            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+        self._kept[entry] = sample
+
+    def files(self) -> list[Path]:
+        """Every picture file once."""
+        return list(dict.fromkeys(path for entry in self.entries for path in (entry.lq, entry.gt) if path))
+
+    def prepare(self, workers: int | None = None, quiet: bool = False) -> list[str]:
+        """Decode everything into the cache now, rather than while training; nothing to do without a cache.
+
+        Returns: one sentence for every file that cannot be read.
+        """
+        return self.cache.prepare(self.files(), workers, quiet) if self.cache else []
+
+    @property
+    def paired(self) -> bool:
+        """Whether lq comes from files."""
+        return self.entries[0].lq is not None
+
+
+def _size(sample: Sample) -> int:
+    return sum(part.nbytes for part in (sample.gt, sample.lq, sample.depth) if part is not None)
+
+
+def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
+    """Decode an entry, bring lq and gt to one size. Raises: ValueError naming the file and what is wrong."""
+    gt = read(entry.gt)
+    lq = None if entry.lq is None else gt if entry.lq == entry.gt else read(entry.lq)
+    gt, lq = FITS[entry.fit](gt, lq, entry.scale)
+    if not gt.numel() or (lq is not None and not lq.numel()):
+        raise ValueError(f"{entry.gt} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
+    if lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
+        raise ValueError(
+            f"{entry.name}: gt {entry.gt} is {shape(gt)} but lq {entry.lq} is {shape(lq)}; "
+            f"gt must be {entry.scale} times as large as lq. Repair or remove the pair."
+        )
+    depth = None if entry.depth is None else read_depth(entry.depth)
+    if depth is not None and depth.shape != gt.shape[1:]:
+        raise ValueError(f"{entry.depth} is {shape(depth)} but its picture {shape(gt)}.")
+    return Sample(entry.name, gt, lq, depth, entry.noise)
+
+
+def shape(image: Tensor) -> str:
+    return f"{image.shape[-1]}x{image.shape[-2]}"
+
+
+# ------------------------------------------------------------------------------- lq and gt brought to one
+# size
+
+
+def _fit_same(gt, lq, scale):
+    return gt, lq
+
+
+def _fit_centre(gt, lq, scale):
+    """gt centre-cropped to lq: SOTS indoor has 620x460 hazy and 640x480 clear images; never enlarged."""
+    return _middle(gt, *lq.shape[1:]), lq
+
+
+def _fit_corner(gt, lq, scale):
+    """gt cropped at the right and bottom to scale times lq, as super-resolution benchmarks do."""
+    return (gt if lq is None else gt[:, : lq.shape[1] * scale, : lq.shape[2] * scale]), lq
+
+
+def _fit_halves(gt, lq, scale):
+    """One file with both: lq the left half, gt the right."""
+    half = gt.shape[2] // 2
+    return gt[:, :, half : 2 * half], gt[:, :, :half]
+
+
+def _fit_centre_16(gt, lq, scale):
+    """Both centre-cropped to multiples of 16, as AirNet and PromptIR do."""
+    return tuple(None if x is None else _middle(x, *(side // 16 * 16 for side in x.shape[1:])) for x in (gt, lq))
+
+
+def _fit_multiple_16(gt, lq, scale):
+    """gt cropped at the right and bottom to multiples of 16: BSDS500's 481x321 become B100's 480x320."""
+    return gt[:, : gt.shape[1] // 16 * 16, : gt.shape[2] // 16 * 16], lq
+
+
+def _middle(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = max(0, (image.shape[1] - height) // 2), max(0, (image.shape[2] - width) // 2)
+    return image[:, top : top + height, left : left + width]
+
+
+FITS = {
+    "same": _fit_same,
+    "centre": _fit_centre,
+    "corner": _fit_corner,
+    "halves": _fit_halves,
+    "centre-16": _fit_centre_16,
+    "multiple-16": _fit_multiple_16,
+}

@@ -1,0 +1,116 @@
+"""The restoration tasks: how `lq` is made from `gt`, how it is scored, which network is the default.
+
+A `Task` is a value, not a class hierarchy; one of your own is a line more in `TASKS`. Its `degrade` draws every random
+quantity from the generator it is given, so the same generator state always makes the same picture.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mclir_nb.data import degrade
+
+SCALES = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One restoration task.
+
+    Attributes:
+        name: "dehaze", "derain", "deblur", "sr" or "denoise".
+        degrade: (gt (3,H,W) in [0,1], depth (H,W) or None, generator) -> lq (3,H/scale,W/scale) in [0,1].
+        network: the default network's public name.
+        protocol: the metric protocol of the paper's table for this task (a key of `metrics.PROTOCOLS`).
+        scale: integer factor between lq and gt.
+        margin: gt pixels around a patch that the degradation reads; a patch is cut with this margin, degraded and
+            trimmed, so a patch of the degraded picture equals the degraded patch. A multiple of `scale`.
+        needs_depth: whether `degrade` reads a depth layer.
+        benchmark: the benchmark the paper reports for it.
+    """
+
+    name: str
+    degrade: Callable[[Tensor, Tensor | None, torch.Generator], Tensor]
+    network: str
+    protocol: str
+    benchmark: str
+    scale: int = 1
+    margin: int = 0
+    needs_depth: bool = False
+
+    @property
+    def crop(self) -> int:
+        """Border in pixels left out when scoring: `scale` for super-resolution, else none."""
+        return self.scale if self.scale > 1 else 0
+
+
+def _haze(gt, depth, generator):
+    return degrade.haze(gt, depth, **degrade.sample_haze(generator))
+
+
+def _rain(gt, depth, generator):
+    return degrade.rain(gt, **degrade.sample_rain(generator), generator=generator)
+
+
+def _blur(gt, depth, generator):
+    return degrade.motion_blur(gt, degrade.sample_blur_kernel(generator))
+
+
+def _noise(gt, depth, generator):
+    return degrade.noise(gt, 25.0, generator=generator)
+
+
+def _bicubic(gt, depth, generator, scale):
+    """MATLAB's 8-bit bicubic, as the files of the benchmarks were made."""
+    return degrade.bicubic(to_uint8(gt), 1 / scale).float() / 255
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """[0,1] float image to 8 bits: clamp, round half away from zero as picture files do."""
+    return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+
+
+TASKS = {
+    "dehaze": Task("dehaze", _haze, "ffanet", "basicsr-rgb", "RESIDE SOTS", needs_depth=True),
+    "derain": Task("derain", _rain, "nafnet", "idt", "Rain200L/H, DID, DDN, SPA-Data"),
+    "deblur": Task("deblur", _blur, "nafnet", "nafnet", "GoPro", margin=degrade.BlurRange().size[1] // 2),
+    "sr": Task("sr", _bicubic, "edsr", "basicsr-y", "Set14, B100, Urban100, Manga109"),
+    "denoise": Task("denoise", _noise, "promptir", "basicsr-rgb", "CBSD68"),
+}
+
+
+def names() -> list[str]:
+    """The task names that `get` accepts."""
+    return list(TASKS)
+
+
+def get(name: str, scale: int | None = None) -> Task:
+    """The task called `name`.
+
+    Args:
+        name: one of `names()`.
+        scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
+    Raises: ValueError naming what is accepted.
+    """
+    if not isinstance(name, str) or name not in TASKS:
+        near = difflib.get_close_matches(str(name), TASKS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown task {name!r}{hint} The tasks are: {', '.join(TASKS)}.")
+    task = TASKS[name]
+    if name != "sr":
+        if scale not in (None, 1):
+            raise ValueError(
+                f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out or use 1."
+            )
+        return task
+    scale = 4 if scale is None else scale
+    if scale not in SCALES:
+        raise ValueError(f"super-resolution by {scale} is not supported; use scale 2, 3 or 4.")
+    # MATLAB's widened cubic reads 2*scale pixels to each side of an lq pixel's centre
+    return Task("sr", partial(_bicubic, scale=scale), task.network, task.protocol, task.benchmark, scale, 3 * scale)

@@ -1,0 +1,177 @@
+"""A network on somebody's own picture: whatever it comes as goes out as the same kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mclir_nb import files
+from mclir_nb.data import images
+from mclir_nb.evaluation import tiles
+
+
+def restore(
+    network: nn.Module,
+    image,
+    tile: int | None = None,
+    *,
+    ensemble: bool = False,
+    memory: int | None = None,
+    quiet: bool = True,
+):
+    """Restore one picture of any size; the result is of the same kind as the picture.
+
+    Args:
+        network: from `networks.build` or `records.Run(...).model()`; its output is `network.scale` times as large.
+        image: one of
+            a tensor (3,H,W) or (1,3,H,W), floating point in [0,1] or uint8;
+            an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or floating point in [0,1];
+            a PIL image (one that is neither grey nor RGB comes back as RGB).
+            Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
+            bilinearly where the network enlarges.
+        tile: side of a tile in pixels (a multiple of 64, at least 256); None: as large as memory allows.
+        ensemble: the mean over the eight flips and rotations of the picture; eight times the time.
+        memory: bytes the network may use; None: half of what is free on its device.
+        quiet: show no progress.
+    Returns: the restored picture.
+    Raises: ValueError for another kind of image, or values out of range; see also `tiles.run`.
+    """
+    options = dict(tile=tile, ensemble=ensemble, memory=memory, quiet=quiet)
+    if isinstance(image, Tensor):
+        return _tensor(network, image, options)
+    if isinstance(image, np.ndarray):
+        return _array(network, image, options)
+    if isinstance(image, Image.Image):
+        restored = Image.fromarray(_array(network, images.pixels(image), options))
+        restored.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+        return restored
+    hint = "; for a file use restore_file" if isinstance(image, (str, Path)) else ""
+    raise ValueError(f"cannot restore a {type(image).__name__}; give a tensor, an array or a PIL image{hint}.")
+
+
+def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = None, **options) -> Path:
+    """Restore a picture file and write the result as PNG, never over an existing file.
+
+    16 bits, transparency and the colour profile are kept; the EXIF orientation is applied, other EXIF data (such as
+    the place) are left out.
+
+    Args:
+        network: see `restore`.
+        path: a PNG, JPEG, TIFF, WebP or BMP file.
+        out: a new .png file, or an existing folder; None: beside the original. In a folder the name is
+            NAME_restored.png, or NAME_restored_2.png and so on when that is taken.
+        options: see `restore`.
+    Returns: the file that was written.
+    Raises: ValueError if the file cannot be read or `out` cannot be used; OSError if it cannot be written.
+    """
+    path = Path(path).expanduser()
+    picture = images.read_picture(path, upright=True)
+    _check_out(out)
+    restored = restore(network, _layers(picture), **options)
+    target = _new_file(path, out)
+    try:
+        files.write_file(target, images.png(_picture(restored, picture)))
+    except OSError:
+        target.unlink(missing_ok=True)  # the empty file that held its name
+        raise
+    return target
+
+
+# ---------------------------------------------------------------------------------------------- kinds of image
+
+
+def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
+    shape = tuple(image.shape)
+    if shape[:-2] not in ((3,), (1, 3)) or 0 in shape:
+        raise ValueError(f"a tensor of shape {shape} is not one picture; accepted are (3,H,W) and (1,3,H,W).")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise ValueError(f"a tensor of {image.dtype} is not accepted; use floating point in [0,1] or uint8.")
+    values = image.detach().cpu().float().reshape(1, *shape[-3:])
+    if image.dtype == torch.uint8:
+        values = values / 255
+    _check_range(values)
+    restored = tiles.run(network, values, **options)
+    restored = restored.reshape(*shape[:-2], *restored.shape[-2:])
+    if image.dtype == torch.uint8:
+        return (restored * 255 + 0.5).to(torch.uint8).to(image.device)
+    return restored.to(image.device, image.dtype)
+
+
+def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
+    """(H,W) or (H,W,1..4): grey, grey and alpha, RGB, RGBA."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)) or 0 in image.shape:
+        raise ValueError(f"an array of shape {image.shape} is not a picture; accepted are (H,W) and (H,W,3 or 4).")
+    if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        raise ValueError(f"an array of {image.dtype} is not accepted; use uint8, uint16 or floats in [0,1].")
+    top = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+    layers = torch.from_numpy(np.array(np.atleast_3d(image), np.float32)).permute(2, 0, 1)[None].div_(top)
+    _check_range(layers)
+    colours = layers.shape[1] - (layers.shape[1] in (2, 4))
+    restored = tiles.run(network, layers[:, :colours].expand(1, 3, -1, -1), **options)
+    parts = [restored if colours == 3 else restored.mean(1, keepdim=True)]
+    if colours < layers.shape[1]:
+        parts.append(functional.interpolate(layers[:, colours:], restored.shape[2:], mode="bilinear"))
+    values = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if top != 1:
+        values = values.mul_(top).add_(0.5)  # in place: a large picture takes its memory only once
+    values = values[0].permute(1, 2, 0).numpy().astype(image.dtype)
+    return values.reshape(*values.shape[:2], *image.shape[2:])
+
+
+def _check_range(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise ValueError("the picture holds NaN or infinite values; repair it first.")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"the picture's values run from {low:g} to {high:g}; floating point must be in [0, 1].")
+
+
+def _layers(picture: images.Picture) -> np.ndarray:
+    colour = picture.colour[:, :, :1] if picture.grey else picture.colour
+    return colour if picture.alpha is None else np.dstack([colour, picture.alpha])
+
+
+def _picture(layers: np.ndarray, original: images.Picture) -> images.Picture:
+    colours = 1 if original.grey else 3
+    colour = np.repeat(layers[:, :, :1], 3, axis=2) if original.grey else layers[:, :, :3]
+    alpha = None if original.alpha is None else layers[:, :, colours]
+    return images.Picture(np.ascontiguousarray(colour), alpha, original.grey, original.profile)
+
+
+# ------------------------------------------------------------------------------------------------ where it goes
+
+
+def _check_out(out: str | Path | None) -> None:
+    if out is None or Path(out).expanduser().is_dir():
+        return
+    out = Path(out).expanduser()
+    if out.exists():
+        raise ValueError(f"{out} exists and is never overwritten; choose another name.")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"{out} is neither an existing folder nor a .png file; results are written as PNG.")
+    if not out.parent.is_dir():
+        raise ValueError(f"the folder {out.parent} does not exist; make it first, or choose another.")
+
+
+def _new_file(original: Path, out: str | Path | None) -> Path:
+    """Create an empty file under a name that was free. Raises: ValueError if it cannot be made there."""
+    out = original.parent if out is None else Path(out).expanduser()
+    stem = f"{original.stem}_restored"
+    number = 1
+    while True:
+        ending = "" if number == 1 else f"_{number}"
+        target = out / f"{stem}{ending}.png" if out.is_dir() else out
+        try:
+            target.touch(exist_ok=False)
+            return target
+        except FileExistsError:
+            if target == out:
+                raise ValueError(f"{out} exists and is never overwritten; choose another name.") from None
+            number += 1
+        except OSError as error:
+            raise ValueError(f"cannot write {target} ({error.strerror}); choose another place with out.") from error

@@ -1,0 +1,60 @@
+"""Ablations by name: the arms of one question, relative to a recipe, for `compare.plan`."""
+
+from __future__ import annotations
+
+from mclir_nb.experiments.compare import Arm
+from mclir_nb.training.recipes import Recipe
+
+QUESTIONS = {
+    "lambda": "How strong should the push be?",
+    "histories": "How many history models?",
+    "schedule": "How often should they be refreshed?",
+    "memory": "Nearly a copy at each refresh, or a slow average?",
+    "negatives": "Does it have to be the network's own past?",
+    "start": "Exact first copies, or the official mix with a random network?",
+    "features": "In whose features is the distance measured?",
+    "rule": "The schedule, or the authors' adaptive rule?",
+    "sign": "Away from the past, or towards it?",
+}
+
+
+def names() -> list[str]:
+    """The sweeps that `arms` knows."""
+    return list(QUESTIONS)
+
+
+def arms(name: str, recipe: Recipe) -> list[Arm]:
+    """Plain, SPN as the recipe has it, and what the sweep changes.
+
+    Args: name: one of `names()`; recipe: whose lambda and intervals the arms are multiples of.
+    Raises: ValueError naming the sweeps.
+    """
+    if name not in QUESTIONS:
+        raise ValueError(f"unknown sweep {name!r}; the sweeps are {', '.join(QUESTIONS)}.")
+    spn = recipe.replace(objective="spn")
+    changed = {arm: {"objective": "spn"} | changes for arm, changes in _changes(spn)[name].items()}
+    if name == "sign":
+        changed = {"history-positive": {"objective": "history-positive"}}
+    return [Arm("plain", {"objective": "plain"}), Arm("spn", {"objective": "spn"})] + [
+        Arm(arm, changes) for arm, changes in changed.items()
+    ]
+
+
+def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
+    """What each arm of each sweep changes in the recipe."""
+    every, decay, longest = spn.history_every, spn.history_decay, max(spn.history_every)
+    frozen = {"history_every": (0,), "history_decay": decay[:1]}
+    return {
+        "lambda": {f"lambda x {factor:g}": {"lambda_neg": spn.weight * factor} for factor in (0.1, 3, 10)},
+        "histories": {
+            f"{count} of {len(every)}": {"history_every": every[-count:], "history_decay": decay[-count:]}
+            for count in range(1, len(every))
+        },
+        "schedule": {f"{f} times less often": {"history_every": tuple(f * e for e in every)} for f in (2, 4)},
+        "memory": {"slow average": {"history_every": (1,), "history_decay": (1 - 1 / longest,)}},
+        "negatives": {"first weights, frozen": frozen, "random network, frozen": frozen | {"history_start": 1.0}},
+        "start": {"official mix": {"history_start": 0.1}},
+        "features": {"random VGG16": {"features": "vgg16", "features_weights": "random"}},
+        "rule": {"adaptive": {"history_threshold": 0.022}},
+        "sign": {},
+    }

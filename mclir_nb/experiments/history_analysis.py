@@ -1,0 +1,172 @@
+"""How far the history models lag behind the network, what they get wrong, and what their disagreement knows.
+
+All functions take images (3,H,W) in [0,1] or the frames of a run (`frames.read`), and return tables or maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mclir_nb.evaluation.evaluate import enlarge
+from mclir_nb.method import losses
+from mclir_nb.training.frames import Frames
+
+
+def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) -> pd.DataFrame:
+    """How far each history is from the network at each kept moment, measured three ways.
+
+    Args:
+        kept: S moments of K histories.
+        every: the recipe's `history_every`, K intervals in steps.
+        features: frozen feature network, see `features.build`.
+    Returns: one row per moment and history:
+        step; history, counted from 1; every; age, the steps since its last refresh;
+        weights: |history - model|_2 / |model|_2;
+        pixels: mean |restored - negative|, 1 is the whole range from black to white;
+        features: sum_l w_l mean |phi_l(restored) - phi_l(negative)|, what this history adds to l_neg, before the mean;
+        aim: cosine, in [-1, 1], between the way the network went since (restored - negative) and the way that is left
+        (gt - restored); above 0 the push away from this negative points towards gt. NaN if a way has no length.
+    Raises: ValueError if `every` does not have K entries.
+    """
+    if len(every) != kept.negatives.shape[1]:
+        raise ValueError(
+            f"every has {len(every)} entries and the frames hold {kept.negatives.shape[1]} histories; give one each"
+        )
+    rows = []
+    for s, step in enumerate(kept.steps):
+        restored = kept.restored[s]
+        for k, interval in enumerate(every):
+            negative = kept.negatives[s, k]
+            rows.append(
+                {
+                    "step": step,
+                    "history": k + 1,
+                    "every": interval,
+                    "age": step % interval if interval else step,
+                    "weights": float(kept.distances[s, k]),
+                    "pixels": float((restored - negative).abs().mean()),
+                    "features": float(losses.feature_distance(restored[None], [negative[None]], features)),
+                    "aim": cosine(restored - negative, kept.gt - restored),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:
+    """How far each negative was from the restored image, pixel by pixel, at some moments of a run.
+
+    Args: shares: places among the kept moments, 0 the first, 1 the last.
+    Returns: rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean
+        over R, G, B.
+    """
+    rows, labels = [], []
+    for place in (round(share * (len(kept.steps) - 1)) for share in shares):
+        distance = (kept.negatives[place] - kept.restored[place]).abs().mean(dim=1)  # (K, H, W)
+        row = {"lq": kept.lq, "restored": kept.restored[place], "gt": kept.gt}
+        rows.append(row | {f"|restored - history {k}|": gap for k, gap in enumerate(distance, 1)})
+        labels.append(f"step {kept.steps[place]}")
+    return rows, labels
+
+
+def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.DataFrame:
+    """What the network and its histories still get wrong in one picture, and whether it is the same.
+
+    Returns: one row for the network and one per history: image; error, mean |image - gt|; same, the cosine between its
+        error (image - gt) and that of the network: 1 where they are wrong in the same way.
+    """
+    named = {"restored": restored} | {f"history {k}": n for k, n in enumerate(negatives, 1)}
+    return pd.DataFrame(
+        {
+            "image": list(named),
+            "error": [float((image - gt).abs().mean()) for image in named.values()],
+            "same": [cosine(image - gt, restored - gt) for image in named.values()],
+        }
+    )
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Cosine of the angle between two differences of images, over all pixels; NaN if one of them is zero."""
+    one, other = one.flatten().double(), other.flatten().double()
+    lengths = one.norm() * other.norm()
+    return float(one @ other / lengths) if lengths > 0 else float("nan")
+
+
+def spread(negatives: Sequence[Tensor]) -> Tensor:
+    """Standard deviation over the negatives, averaged over R, G, B: (H,W), 0 where all histories agree.
+
+    The map that "spn-uncertainty" weighs with. Raises: ValueError for less than two negatives.
+    """
+    if len(negatives) < 2:
+        raise ValueError(f"a spread needs 2 history models or more, got {len(negatives)}")
+    return torch.stack(list(negatives)).std(dim=0, correction=0).mean(dim=0)
+
+
+def edges(image: Tensor) -> Tensor:
+    """Length of the brightness gradient at each pixel, central differences with repeated borders: (H,W)."""
+    padded = F.pad(image.mean(dim=0)[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    across, down = padded[1:-1, 2:] - padded[1:-1, :-2], padded[2:, 1:-1] - padded[:-2, 1:-1]
+    return torch.hypot(across, down) / 2
+
+
+def spread_against_error(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor, lq: Tensor) -> dict[str, float]:
+    """Does the spread of the histories show where the restored image is wrong?
+
+    Rank correlations (Spearman) over all pixels between the error, mean over R, G, B of |restored - gt|, and a map that
+    needs no gt. Pixels are no independent observations, so no significance is given: compare pictures instead.
+
+    Args: restored, gt, each negative: (3,H,W); lq the same or smaller by a whole factor.
+    Returns: spread: the histories' disagreement; and two rivals that need no history: edges, the brightness gradient of
+        the restored image; change, |restored - lq|, where the network did something. spread_beyond: the partial
+        correlation of the spread with what both rivals explain taken out, in ranks.
+    Raises: ValueError if the histories agree everywhere, or another map is constant.
+    """
+    maps = {
+        "error": (restored - gt).abs().mean(dim=0),
+        "spread": spread(negatives),
+        "edges": edges(restored),
+        "change": (restored - enlarge(lq, gt)).abs().mean(dim=0),
+    }
+    for name, values in maps.items():
+        if float(values.max() - values.min()) == 0:
+            raise ValueError(f"the {name} is the same at every pixel, so it has no ranks; take another step")
+    ranks = {name: stats.rankdata(values.flatten().double().numpy()) for name, values in maps.items()}
+    found = {
+        name: float(stats.spearmanr(ranks[name], ranks["error"]).statistic) for name in ("spread", "edges", "change")
+    }
+    rivals = np.stack([np.ones_like(ranks["error"]), ranks["edges"], ranks["change"]], axis=1)
+    left = [ranks[name] - rivals @ np.linalg.lstsq(rivals, ranks[name])[0] for name in ("spread", "error")]
+    return found | {"spread_beyond": float(np.corrcoef(*left)[0, 1])}
+
+
+def spread_over_time(kept: Frames) -> pd.DataFrame:
+    """`spread_against_error` at each kept moment: its numbers and the step; no row where there is no spread."""
+    rows = []
+    for step, restored, negatives in zip(kept.steps, kept.restored, kept.negatives, strict=True):
+        if float(spread(list(negatives)).max()) > 0:  # exact copies of the network have none yet
+            rows.append({"step": step} | spread_against_error(restored, list(negatives), kept.gt, kept.lq))
+    return pd.DataFrame(rows)
+
+
+def grouped(by: Tensor, values: Tensor, groups: int = 10) -> pd.DataFrame:
+    """Means over equal groups of pixels, from the least `by` to the greatest: error by spread, gain by degradation.
+
+    Args: by, values: (H,W).
+    Returns: columns by and mean, `groups` rows: the means of `by` and of `values` in each group.
+    """
+    order = by.flatten().argsort(stable=True)
+    means = [
+        [float(by.flatten()[part].mean()), float(values.flatten()[part].mean())] for part in order.tensor_split(groups)
+    ]
+    return pd.DataFrame(means, columns=["by", "mean"])
+
+
+def improvement(before: Tensor, after: Tensor, gt: Tensor) -> Tensor:
+    """|before - gt| - |after - gt|, mean over R, G, B: (H,W), above 0 where `after` is nearer to gt."""
+    return ((before - gt).abs() - (after - gt).abs()).mean(dim=0)

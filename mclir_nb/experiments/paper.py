@@ -1,0 +1,269 @@
+"""The paper's numbers, and what is known to be wrong about them.
+
+The result tables of "Learning from History" (arXiv 2309.06023) as its official README prints them, typing
+errors included, live in `data/paper/`; nothing there is corrected. This module reads them, takes the
+differences, recomputes the averages, and puts beside each claim: paper says | arithmetic says | official code
+says | measured. Every figure under "arithmetic says" is computed from the CSV files when the function is
+called. What is not known stays in `UNKNOWN`.
+
+    tables()["dehazing"]    gains()    arithmetic()    retrainings()    claims()
+"""
+
+from decimal import ROUND_HALF_UP, Decimal
+
+import pandas as pd
+
+from mclir_nb import root
+
+RESULTS = ("dehazing", "deraining", "super_resolution", "deblurring")  # base networks with and without SPN
+HEAD_TO_HEAD = "losses_head_to_head"  # one network under several losses
+
+UNKNOWN: dict[str, str] = {
+    "ablations": "the paper's ablations: number of negatives, interval, lambda, EMA against frozen copies, "
+    "kind of negative",
+    "schedules": "lambda, number and interval of the negatives for every network except FFA-Net",
+    "seeds": "how many runs stand behind a number, and their spread",
+    "cost": "hardware, training time and memory, with or without SPN",
+    "same-recipe baseline": "a base network retrained with the SPN recipe but without the SPN term",
+    "EMA": "whether the super-resolution rows were scored with EMA weights",
+    "GoPro SSIM": "which SSIM function gave the value of NAFNet + SPN",
+    "extension": "the formula of the uncertainty-aware loss and the all-in-one table of the extended version",
+    "weights": "weights of DehazeFormer, IDT and NAFNet with SPN (EDSR, SwinIR and FFA-Net have links)",
+}
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    """The five result tables as printed, by file name: one row per network, objective and dataset.
+
+    Columns: network | objective ("none": the base as the paper quotes it; "SPN" and others: retrained with
+    it) | scale ("x2", "x4", "") | dataset ("average": the printed mean) | psnr_db | ssim; maybe `venue`.
+
+    Raises: FileNotFoundError if a file of `data/paper/` is missing.
+    Source: Aitical/MCLIR @ e42fb40, README.md (see `data/paper/README.md`).
+    """
+    return {name: _read(name) for name in (*RESULTS, HEAD_TO_HEAD)}
+
+
+def elsewhere() -> pd.DataFrame:
+    """Numbers from outside the tables that claims lean on: the abstract, other authors, users who retrained.
+
+    Columns: kind ("abstract gain" | "published" | "retrained") | network | dataset | scale | value_db | ssim
+    (NaN if not given) | source | note.
+    """
+    return _read("elsewhere")
+
+
+def gains() -> pd.DataFrame:
+    """What SPN adds to each base network on each dataset, in the paper's numbers (averages left out).
+
+    Columns: task | network | scale | dataset | psnr_base | psnr_spn | gain_db | ssim_base | ssim_spn |
+    gain_ssim.
+    """
+    key = ["network", "scale", "dataset"]
+    parts = []
+    for task in RESULTS:
+        rows = _read(task).rename(columns={"psnr_db": "psnr"}).query("dataset != 'average'")
+        base, spn = (rows.query("objective == @name")[[*key, "psnr", "ssim"]] for name in ("none", "SPN"))
+        both = base.merge(spn, on=key, suffixes=("_base", "_spn"), validate="1:1")
+        parts.append(both.assign(task=task))
+    table = pd.concat(parts, ignore_index=True)
+    table["gain_db"] = (table["psnr_spn"] - table["psnr_base"]).round(2)
+    table["gain_ssim"] = (table["ssim_spn"] - table["ssim_base"]).round(4)
+    columns = ["task", *key, "psnr_base", "psnr_spn", "gain_db", "ssim_base", "ssim_spn", "gain_ssim"]
+    return table[columns]
+
+
+def arithmetic() -> pd.DataFrame:
+    """Every printed average beside the mean of the cells it was made from, in exact decimal arithmetic.
+
+    Columns: task | network | objective | scale | metric | printed | mean (exact) | recomputed (rounded half
+    up to the printed digits) | verdict: "agrees" (no nearer value could be printed), "last digit" (off, by
+    no more than averaging unrounded cells could explain), or "wrong".
+    """
+    rows = []
+    for task in RESULTS:
+        digits = _read(task, dtype=str)  # text keeps the digits as printed
+        for key, group in digits.groupby(["network", "objective", "scale"], sort=False):
+            average = group["dataset"] == "average"
+            for metric in ("psnr_db", "ssim"):
+                for printed in group.loc[average, metric]:  # one, or none where no average is printed
+                    cells = [Decimal(cell) for cell in group.loc[~average, metric]]
+                    rows.append((task, *key, metric, *_average(Decimal(printed), cells)))
+    columns = ["task", "network", "objective", "scale", "metric", "printed", "mean", "recomputed", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def retrainings() -> pd.DataFrame:
+    """The claimed gain beside how far an independent retraining of the base landed from the quoted value.
+
+    Columns: network | scale | dataset | psnr_base | retrained | difference_db | gain_db | gain_is_larger |
+    source | note. One run each, by users: a hint of the size of the noise, not a measurement of it.
+    """
+    key = ["network", "scale", "dataset"]
+    runs = elsewhere().query("kind == 'retrained'").rename(columns={"value_db": "retrained"})
+    table = gains().merge(runs[[*key, "retrained", "source", "note"]], on=key, validate="1:1")
+    table["difference_db"] = (table["retrained"] - table["psnr_base"]).round(2)
+    table["gain_is_larger"] = table["gain_db"] > table["difference_db"].abs()
+    columns = ["psnr_base", "retrained", "difference_db", "gain_db", "gain_is_larger", "source", "note"]
+    return table[[*key, *columns]]
+
+
+def claims() -> pd.DataFrame:
+    """What the paper says, beside arithmetic, the official code, and the records of this workbook.
+
+    Index: a short key. Columns, all text, "" where there is nothing to say: claim | paper_says |
+    arithmetic_says | code_says | measured (the committed records under `data/records/` that bear on it) |
+    note | source.
+    """
+    table = _read("claims").set_index("key")
+    computed = _arithmetic_says()
+    table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
+    table["measured"] = [", ".join(filter(_recorded, ids.split())) for ids in table["experiments"]]
+    columns = ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
+    return table[columns]
+
+
+# --- reading and arithmetic -----------------------------------------------------------------------------
+
+
+def _read(name: str, **options) -> pd.DataFrame:
+    """One CSV of data/paper; empty text stays "", and a table without a scale gets an empty one."""
+    path = root() / "data" / "paper" / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout -- data/paper`")
+    table = pd.read_csv(path, keep_default_na=False, na_values={"ssim": [""]}, **options)
+    if "dataset" in table and "scale" not in table:
+        table.insert(table.columns.get_loc("dataset"), "scale", "")
+    return table
+
+
+def _recorded(experiment: str) -> bool:
+    """Whether an experiment's runs are committed."""
+    return (root() / "data" / "records" / experiment / "runs.csv").is_file()
+
+
+def _average(printed: Decimal, cells: list[Decimal]) -> tuple[float, float, float, str]:
+    """(printed, exact mean, mean rounded half up, verdict) of one printed average."""
+    mean = sum(cells) / len(cells)
+    unit = Decimal(1).scaleb(printed.as_tuple().exponent)
+    error = abs(printed - mean)
+    verdict = "agrees" if error <= unit / 2 else "last digit" if error <= unit else "wrong"
+    return float(printed), float(mean), float(mean.quantize(unit, ROUND_HALF_UP)), verdict
+
+
+def _gain(network: str, dataset: str, scale: str = "") -> pd.Series:
+    """The one row of `gains` for that network and dataset."""
+    key = ["network", "dataset", "scale"]
+    return gains().set_index(key, drop=False).sort_index().loc[(network, dataset, scale)]
+
+
+# --- the column "arithmetic says" -----------------------------------------------------------------------
+
+
+def _arithmetic_says() -> dict[str, str]:
+    """{key of a claim: the sentence that the numbers support}; claims without numbers are absent."""
+    ssim = _gain("NAFNet", "GoPro")["gain_ssim"]
+    return {
+        "all gains": _all_gains(),
+        "FFANet indoor": _against_abstract("FFANet", "SOTS-indoor"),
+        "DehazeFormer indoor": _sizes_of_dehazeformer(),
+        "IDT SPA": _against_abstract("IDT", "SPA"),
+        "SwinIR-light Manga109": _against_abstract("SwinIR-light", "Manga109", "x4"),
+        "Manga109 x2": _manga109(),
+        "SwinIR average": _swinir_average(),
+        "averages": _printed_averages(),
+        "Rain200": _rain200(),
+        "GoPro SSIM": f"{ssim:+.4f}, a gain only if both come from the same function",
+        "noise": _noise(),
+        "rivals": _rivals(),
+    }
+
+
+def _all_gains() -> str:
+    gain = gains()["gain_db"]
+    return (
+        f"{(gain > 0).sum()} of {len(gain)} printed gains are positive, {gain.min():+.2f} to "
+        f"{gain.max():+.2f} dB, median {gain.median():+.2f} dB; "
+        f"{(gain <= 0.1).sum()} of them are 0.10 dB or less"
+    )
+
+
+def _in_abstract(network: str) -> float:
+    """The gain that the abstract names for a network, in dB."""
+    rows = elsewhere().query("kind == 'abstract gain'").set_index("network")
+    return float(rows.loc[network, "value_db"])
+
+
+def _against_abstract(network: str, dataset: str, scale: str = "") -> str:
+    row, told = _gain(network, dataset, scale), _in_abstract(network)
+    found = f"{row['psnr_spn']:.2f} - {row['psnr_base']:.2f} = {row['gain_db']:+.2f} dB"
+    return found if row["gain_db"] == told else f"{found}, not {told:+.2f} dB"
+
+
+def _sizes_of_dehazeformer() -> str:
+    rows = gains().query("dataset == 'SOTS-indoor' and network.str.startswith('DehazeFormer')")
+    sizes = ", ".join(f"{row.network} {row.gain_db:+.2f}" for row in rows.itertuples())
+    told = rows[rows["gain_db"] == _in_abstract("DehazeFormer")]["network"]
+    return f"{sizes} dB; the abstract's value is that of {', '.join(told) or 'none of them'}"
+
+
+def _manga109() -> str:
+    base = gains().query("network == 'EDSR-light'").pivot(index="dataset", columns="scale", values="psnr_base")
+    step = (base["x2"] - base["x4"]).round(2)
+    others = step.drop("Manga109")
+    averages = arithmetic().query("network == 'EDSR-light' and scale == 'x2' and metric == 'psnr_db'")
+    with_slip = " and ".join(f"{row.mean:.4f} (printed {row.printed:.2f})" for row in averages.itertuples())
+    without = " and ".join(f"{mean + 8 / 4:.2f}" for mean in averages["mean"])  # 8 dB in one of four cells
+    return (
+        f"x2 lies {step['Manga109']:.2f} dB above x4, on the other sets {others.min():.2f} to "
+        f"{others.max():.2f} dB: most likely 8 dB too low, a slip of one digit. The averages contain it: the "
+        f"printed cells give {with_slip}; 8 dB more would give {without}"
+    )
+
+
+def _swinir_average() -> str:
+    rows = arithmetic().query("network == 'SwinIR' and objective == 'SPN' and metric == 'psnr_db'")
+    row = rows.squeeze(axis=0)
+    return f"the cells give {row['mean']:.4f}, so {row['recomputed']:.2f} against {row['printed']:.2f} dB"
+
+
+def _printed_averages() -> str:
+    rows = arithmetic()
+    off = rows.query("verdict != 'agrees'")
+    listed = "; ".join(
+        f"{row.network} {row.objective} {row.scale} {row.metric} {row.printed:g}, not {row.recomputed:g}"
+        for row in off.itertuples()
+    )
+    return f"{len(rows) - len(off)} of {len(rows)} agree with their cells; not so: {listed or 'none'}"
+
+
+def _rain200() -> str:
+    theirs = elsewhere().query("kind == 'published' and network == 'IDT'").rename(columns={"value_db": "psnr_db"})
+    ours = _read("deraining").query("network == 'IDT' and objective == 'none'")
+    same = ours.merge(theirs, on=["psnr_db", "ssim"], suffixes=("", "_idt")).query("dataset != dataset_idt")
+    listed = "; ".join(
+        f"'{row.dataset}' {row.psnr_db:.2f} / {row.ssim:.4f} is what IDT prints for {row.dataset_idt}"
+        for row in same.itertuples()
+    )
+    return listed or "no number is printed under two names"
+
+
+def _noise() -> str:
+    runs = retrainings()
+    listed = ", ".join(
+        f"{row.network} {row.dataset} {row.gain_db:+.2f} ({row.difference_db:+.2f})" for row in runs.itertuples()
+    )
+    return (
+        f"{runs['gain_is_larger'].sum()} of {len(runs)} gains exceed what one independent retraining of the "
+        f"base was off by; gain (retrained base minus quoted base), dB: {listed}"
+    )
+
+
+def _rivals() -> str:
+    blocks = []
+    for (network, dataset), rows in _read(HEAD_TO_HEAD).groupby(["network", "dataset"], sort=False):
+        steps = rows.set_index("objective")["psnr_db"]
+        steps = (steps - steps["none"]).drop("none")
+        listed = ", ".join(f"{objective} {step:+.2f}" for objective, step in steps.items())
+        blocks.append(f"{network} on {dataset}: {listed}")
+    return f"gain over the base, dB: {'; '.join(blocks)}"

@@ -1,0 +1,133 @@
+"""Many runs as tables: one row per run, per test picture, per logged step.
+
+Beside a run's own files, `compare` leaves arm.json in the run folder: the arm's name, the peak memory, and why a run
+was stopped, if it diverged. Folders without it count as well; their arm is their objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mclir_nb.training import records
+
+SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
+MEANS = ("psnr_input", "psnr_raw", "ssim_input", "ssim_raw", "psnr_ema", "ssim_ema")
+FACTS = ("device", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
+
+
+def collect(out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False) -> pd.DataFrame:
+    """One row per run below a folder.
+
+    Args:
+        out_dir: as given to `run`; run folders made otherwise count too, with their objective as the arm.
+        names: of the run folders; None: all.
+        finished_only: leave unfinished runs out instead of refusing.
+    Returns: columns run, arm, every field of the recipe (its name as `recipe`), lambda_used; psnr_input, ssim_input,
+        psnr_raw, ssim_raw, psnr_ema, ssim_ema (means over the test pictures); seconds_per_step, peak_memory_mb (NaN
+        where it is not known), stopped (why a run diverged, else ""), feature_network, device and versions.
+    Raises: ValueError for a folder without runs, half-written runs, files of another version.
+    """
+    return pd.DataFrame([_row(folder) for folder in _folders(out_dir, names, finished_only)])
+
+
+def images(out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False) -> pd.DataFrame:
+    """One row per run and test picture: run, arm, task, scale, network, seed, image and its scores."""
+    folders = _folders(out_dir, names, finished_only)
+    parts = [_labelled(f, _scores(f)) for f in folders if (f / "scores.csv").is_file()]
+    if not parts:
+        raise ValueError(f"no run in {out_dir} has scores: all of them diverged; use a smaller lambda_neg")
+    return pd.concat(parts, ignore_index=True)
+
+
+def curves(
+    out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False, rows: int = 12
+) -> pd.DataFrame:
+    """What the runs logged, thinned to the validated steps and about `rows` evenly spread ones per run."""
+    parts = [pd.DataFrame()]
+    for folder in _folders(out_dir, names, finished_only):
+        if not (folder / "log.csv").is_file():
+            continue  # diverged before anything was saved
+        log = records.Run(folder).log
+        every = max(1, len(log) // rows)
+        kept = log[(log.index % every == every - 1) | log["val_psnr"].notna()]
+        parts.append(_labelled(folder, kept[["step", "l_rec", "l_neg", "r", "val_psnr", "val_psnr_ema"]]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folders(out_dir: str | Path, names: Sequence[str] | None, finished_only: bool) -> list[Path]:
+    """The run folders, checked for completeness."""
+    out_dir = Path(out_dir).expanduser()
+    found = sorted(file.parent for file in out_dir.glob("*/recipe.json"))
+    if names is not None:
+        found = [out_dir / name for name in names if (out_dir / name / "recipe.json").is_file()]
+    if not found:
+        raise ValueError(f"{out_dir} holds no run folders; run the comparison first, or give its out_dir")
+    half = [folder.name for folder in found if not is_finished(folder)]
+    if half and not finished_only:
+        raise ValueError(
+            f"{len(half)} of {len(found)} runs in {out_dir} are not finished ({', '.join(half)}); run the same command "
+            "again to go on, or use finished_only=True to leave them out"
+        )
+    return [folder for folder in found if folder.name not in half]
+
+
+def _labelled(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of one run with the columns that say which."""
+    recipe, arm = records.read_recipe(folder), arm_file(folder).get("arm")
+    labels = {"run": folder.name, "arm": arm or recipe.objective}
+    labels |= {name: getattr(recipe, name) for name in ("task", "scale", "network", "seed")}
+    table = table.copy()
+    for place, (name, value) in enumerate(labels.items()):
+        table.insert(place, name, value)
+    return table
+
+
+def _scores(folder: Path) -> pd.DataFrame:
+    """scores.csv with the names that say which weights. Raises: ValueError for one of another version."""
+    table = pd.read_csv(folder / "scores.csv")
+    missing = [name for name in SCORES if name not in table]
+    if missing:
+        raise ValueError(
+            f"{folder}/scores.csv has no column {', '.join(missing)}: it was written by another version; train "
+            "this run again in a new folder"
+        )
+    return table[SCORES].rename(columns={"psnr_restored": "psnr_raw", "ssim_restored": "ssim_raw"})
+
+
+def _row(folder: Path) -> dict:
+    """Everything about one run in one line."""
+    run, note = records.Run(folder), arm_file(folder)
+    recipe, origin = run.recipe, run.provenance
+    fields = {"recipe" if f.name == "name" else f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": recipe.weight}
+    stopped = note.get("stopped", "")
+    means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
+    row |= dict(means)
+    timed = (folder / "log.csv").is_file()
+    row["seconds_per_step"] = seconds_per_step(run.log) if timed else float("nan")
+    row |= {"peak_memory_mb": note.get("peak_memory_mb", float("nan")), "stopped": stopped}
+    return row | {"feature_network": origin.get("features")} | {name: origin.get(name) for name in FACTS}
+
+
+def seconds_per_step(log: pd.DataFrame) -> float:
+    """Median over logging intervals of a run's log, so that validation, start and interruptions hardly count."""
+    steps, seconds = log["step"].diff(), log["seconds"].diff()
+    if len(log) == 1:
+        steps, seconds = log["step"], log["seconds"]
+    return float((seconds / steps).median())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds a result: scores, or the reason why it was stopped."""
+    return (folder / "scores.csv").is_file() or "stopped" in arm_file(folder)
+
+
+def arm_file(folder: Path) -> dict:
+    """What `run` noted beside a run; empty for a run that was made alone."""
+    file = folder / "arm.json"
+    return json.loads(file.read_text()) if file.is_file() else {}

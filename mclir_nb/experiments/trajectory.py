@@ -1,0 +1,113 @@
+"""Watch a training run from inside: what the model and its histories make of the same pictures, step after step.
+
+For looking only: no run folder, and no guard on the loss, so that a run can be seen to diverge. `train.train` is
+what keeps results and stops in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mclir_nb.evaluation import metrics
+from mclir_nb.method import losses
+from mclir_nb.training import frames, train
+from mclir_nb.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Watched:
+    """S frames of one run over B validation pictures and K history models.
+
+    Attributes:
+        names: of the B pictures; lq (B, 3, h, w) and gt (B, 3, H, W), in [0, 1].
+        restored: S outputs of the model, (B, 3, H, W); negatives: S lists of K outputs of the histories.
+        table: one row per frame: `step`; `l_rec`, `l_neg` and `r` = lambda l_neg / l_rec on these pictures;
+            `psnr` and `psnr_history_k`, means over the pictures in dB; `alignment`, the cosine between the push
+            on the weights and the way that the weights have come since the histories were taken (NaN at the start).
+        stopped: why the run ended early, else empty.
+    """
+
+    names: list[str]
+    lq: Tensor
+    gt: Tensor
+    restored: list[Tensor]
+    negatives: list[list[Tensor]]
+    table: pd.DataFrame
+    stopped: str
+
+    @property
+    def steps(self) -> list[int]:
+        """The training step of each frame."""
+        return self.table.step.tolist()
+
+
+def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu") -> Watched:
+    """Train as `train.train` does, without its guard and its files, and look at it now and then.
+
+    Args:
+        recipe: of an objective with history models.
+        looks: frames after the first one, the untrained network; spread as `frames.steps` does, so that they
+            meet the histories at every age.
+    Raises: ValueError for an objective without history models.
+    """
+    if recipe.objective not in losses.USES_HISTORY:
+        raise ValueError(
+            f"objective {recipe.objective!r} has no history models to watch; use one of "
+            f"{', '.join(sorted(losses.USES_HISTORY))}."
+        )
+    trainer = train.Trainer(recipe, torch.device(device))
+    names, gts, lqs = zip(*trainer.validation, strict=True)
+    gt, lq = torch.stack(gts), torch.stack(lqs)
+    at, seen, stopped = set(frames.steps(recipe.steps, looks)), [_frame(trainer, gt, lq)], ""
+    for batch in trainer.patches.batches(1, recipe.steps):
+        try:
+            trainer.advance(*batch)
+        except train.Diverged as reason:
+            stopped = str(reason)
+            break
+        if trainer.step in at:
+            seen.append(_frame(trainer, gt, lq))
+    rows, restored, negatives = zip(*seen, strict=True)
+    return Watched(list(names), lq, gt, list(restored), list(negatives), pd.DataFrame(rows), stopped)
+
+
+def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor, list[Tensor]]:
+    """One look: a row of numbers, the model's output and those of its histories, clamped, on the CPU."""
+    model, device = trainer.model, trainer.device
+    restored = model(lq.to(device))
+    negatives = trainer.history.negatives(lq.to(device))
+    parts = losses.spn_loss(
+        restored, gt.to(device), negatives, features=trainer.features, lambda_neg=trainer.recipe.weight
+    )
+    push = torch.autograd.grad(parts.l_neg, list(model.parameters()))
+    row = {"step": trainer.step, "l_rec": parts.l_rec.item(), "l_neg": parts.l_neg.item()}
+    row["r"] = trainer.recipe.weight * row["l_neg"] / row["l_rec"]
+    shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
+    row["psnr"] = mean_psnr(shown, gt)
+    row |= {f"psnr_history_{k}": mean_psnr(image, gt) for k, image in enumerate(old)}
+    row["alignment"] = _cosine(push, _way(model, trainer.history.models))
+    return row, shown, old
+
+
+def mean_psnr(images: Tensor, gt: Tensor) -> float:
+    """Mean over a batch (B, 3, H, W) of the PSNR in dB (protocol basicsr-rgb)."""
+    return sum(metrics.psnr(image, true) for image, true in zip(images, gt, strict=True)) / len(gt)
+
+
+@torch.no_grad()
+def _way(model: nn.Module, histories: Sequence[nn.Module]) -> list[Tensor]:
+    """Where the weights stand, seen from the mean of the histories: the way they have come."""
+    olds = zip(*(history.parameters() for history in histories), strict=True)
+    return [now - torch.stack(old).mean(0) for now, old in zip(model.parameters(), olds, strict=True)]
+
+
+def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Cosine of the angle between two lists of tensors taken as one long vector; NaN if one has no length."""
+    product = sum((a * b).sum() for a, b in zip(one, other, strict=True))
+    lengths = [torch.stack(torch._foreach_norm(list(x))).norm() for x in (one, other)]
+    return (product / (lengths[0] * lengths[1])).item()

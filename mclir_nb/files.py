@@ -1,0 +1,137 @@
+"""Files that survive a crash: written aside, flushed and renamed. JSON, tables of numbers, tensors as safetensors.
+
+Tensors never travel as pickles. Reading anything that is not what it should be raises ValueError with the file's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+LARGEST_JSON = 2**20  # bytes
+
+
+def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
+    """Write a file so that a crash leaves either the old or the new content, never a part.
+
+    Args: keep: where the old content is moved to, if there is any.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
+        os.replace(aside, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error.strerror or error}); the file as it was before is unchanged. "
+            "Free space or choose another out_dir, then run the same command again."
+        ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames outlive a power cut, where a folder can be flushed."""
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict | None = None, keep: Path | None = None) -> None:
+    """Tensors and short facts (as one JSON text, so that equal content gives equal bytes) as one safetensors file."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"facts": json.dumps(facts, sort_keys=True)} if facts else None
+    write_file(path, save(contiguous, metadata=header), keep)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
+
+
+def read_facts(path: Path) -> dict:
+    """The facts of a safetensors file alone. Raises: ValueError if it is not one."""
+    with _safetensors(path) as file:
+        return _facts(file)
+
+
+def _facts(file) -> dict:
+    return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+
+
+@contextmanager
+def _safetensors(path: Path):
+    """The open file; safetensors raises its own type for damaged files and OSError for missing ones."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A table of numbers, every digit as it was written; an empty cell is NaN. Raises: ValueError for anything else."""
+    try:
+        with open(path, newline="") as file:
+            rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+        return [row | {"step": int(row["step"])} for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: it is no table of numbers with a column step ({error}).") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Any table. Raises: ValueError if the file is none."""
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError, OverflowError) as error:  # the parser's own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as a table ({error}).") from error
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, without its index: numbers to the right, an empty cell for NaN."""
+
+    def cell(value) -> str:
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return ""
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    rows = [table.columns, ["--:" if number else "---" for number in numbers]]
+    rows += table.itertuples(index=False)
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
+
+
+def read_json(file: Path) -> dict:
+    """A small JSON file with an object in it. Raises: ValueError if it is anything else."""
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it is larger than {LARGEST_JSON} bytes")
+        content = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as a JSON object ({error}); copy it again.") from error

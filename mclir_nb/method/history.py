@@ -1,0 +1,185 @@
+"""History models: frozen copies of the model's own past, whose outputs are the negatives of the SPN loss.
+
+`every` and `decay` are two tuples read in pairs: history k is refreshed at every multiple of `every[k]`
+optimiser steps by `history = decay[k] * history + (1 - decay[k]) * model`. The official 0.1 makes it almost a
+fresh copy (90 % new), not a slow average; its mean age is about 0.6 `every`. Other kinds of history come from
+the same four arguments:
+
+    exact snapshots      decay=(0.0,) * N
+    one slow average     every=(1,), decay=(0.999,)
+    never updated        every=(None,)
+    a random network     every=(None,), start=1.0, fresh=...
+
+Source: Aitical/MCLIR @ e42fb40, basicsr/models/image_restoration_ffanet_neg_model.py and
+sr_neg_multi_model.py. Differs in: the intervals travel with their decays (the official code reverses one list
+and not the other), float buffers are averaged too (official: parameters only), the first copies are exact by
+default (official: start=0.1) and the state can be saved.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mclir_nb.training import distributed
+
+
+class HistoryModels:
+    """Frozen copies of `model` with their schedule.
+
+    Args:
+        model: the model being trained; copied, never changed.
+        every: optimiser steps between two refreshes, one entry per history; None or 0 freezes that history.
+        decay: weight in [0, 1] kept from the old copy at a refresh, one entry per history.
+        start: share in [0, 1] of a fresh random network in each first copy,
+            `history = start * fresh() + (1 - start) * model`; 0 is an exact copy, 0.1 official.
+        fresh: function returning a newly initialised network like `model`; called once per history, in order.
+            Needed if start > 0.
+    Raises: ValueError if the pairs do not match or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        every: Sequence[int | None] = (1000, 500, 200, 100),
+        decay: Sequence[float] = (0.1,) * 4,
+        start: float = 0.0,
+        fresh: Callable[[], nn.Module] | None = None,
+    ):
+        self.every = tuple(int(e or 0) for e in every)
+        self.decay = tuple(float(d) for d in decay)
+        self.start, self.turn = float(start), 0
+        _check(self.every, self.decay, self.start, fresh)
+        self.models: list[nn.Module] = []
+        for _ in self.every:
+            history = copy.deepcopy(model).requires_grad_(False).eval()
+            if start > 0:
+                _average_into(history, fresh().to(_device(model)), 0.0)
+                _average_into(history, model, self.start)
+            self.models.append(history)
+
+    def negatives(self, lq: Tensor, only: int | None = None) -> list[Tensor]:
+        """Outputs of the histories for `lq`, without a graph.
+
+        Args:
+            lq: (B, 3, H, W) degraded images, as given to the model.
+            only: index of the single history to ask; the mean over a uniformly drawn index is the mean over
+                all.
+
+        Returns: one (B, 3, scale * H, scale * W) tensor per history asked.
+        """
+        with torch.inference_mode():
+            outputs = [history(lq) for history in (self.models if only is None else [self.models[only]])]
+        return [
+            output.clone() for output in outputs
+        ]  # an inference tensor cannot be saved for the backward of the loss
+
+    def first(self, count: int) -> "HistoryModels":
+        """The first `count` histories with their schedule; the networks themselves, not copies."""
+        part = copy.copy(self)
+        part.models, part.every, part.decay = self.models[:count], self.every[:count], self.decay[:count]
+        return part
+
+    def update(self, model: nn.Module, step: int) -> list[int]:
+        """Refresh the histories that are due. Call after `optimizer.step()`, with steps counted from 1.
+
+        Returns: the indices of the refreshed histories.
+        """
+        if step < 1:
+            raise ValueError(f"step {step} is not a finished optimiser step; count from 1")
+        due = [k for k, every in enumerate(self.every) if every and step % every == 0]
+        for k in due:
+            _average_into(self.models[k], model, self.decay[k])
+        return due
+
+    def adaptive_update(
+        self, model: nn.Module, restored: Tensor, gt: Tensor, threshold: float = 0.022, decay: float = 0.001
+    ) -> list[int]:
+        """The authors' adaptive rule, in place of `update`: while the error spreads widely, refresh one
+        history in turn.
+
+        Call before `optimizer.step()`, as the official class does. Reading the spread waits for the device.
+
+        Args:
+            restored, gt: (B, 3, H, W), [0, 1], of this step.
+            threshold: spread (see `error_spread`) above which a history is refreshed; official 0.022.
+            decay: weight kept from the old copy; official 0.001, nearly an exact copy.
+
+        Returns: the index of the refreshed history in a list, or an empty list.
+        Source: Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
+        """
+        if not self.models or distributed.mean(error_spread(restored, gt)).item() <= threshold:
+            return []
+        k, self.turn = self.turn, (self.turn + 1) % len(self.models)
+        _average_into(self.models[k], model, decay)
+        return [k]
+
+    def distances(self, model: nn.Module) -> Tensor:
+        """Relative distance of the weights, |history - model|_2 / |model|_2, shape (number of histories,).
+
+        Stays on the device: nothing waits until the result is read. A history at distance 0 gives a negative
+        without signal.
+        """
+        own = [p.detach() for p in model.parameters()]
+        size = torch.stack(torch._foreach_norm(own)).norm()
+        gaps = [torch._foreach_norm(torch._foreach_sub(list(h.parameters()), own)) for h in self.models]
+        return torch.stack([torch.stack(gap).norm() / size for gap in gaps]) if gaps else size.new_zeros(0)
+
+    def state_dict(self) -> dict:
+        """Schedule, turn of the adaptive rule and the state dict of every history."""
+        schedule = {"every": list(self.every), "decay": list(self.decay), "start": self.start, "turn": self.turn}
+        return schedule | {"models": [history.state_dict() for history in self.models]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises: ValueError if it was saved with another schedule.
+        """
+        saved, own = (tuple(state["every"]), tuple(state["decay"])), (self.every, self.decay)
+        if saved != own:
+            raise ValueError(
+                f"saved history models have every, decay = {saved}, this run has {own}; resume with the saved schedule"
+            )
+        for history, weights in zip(self.models, state["models"], strict=True):
+            history.load_state_dict(weights)
+        self.turn = state["turn"]
+
+
+def error_spread(restored: Tensor, gt: Tensor) -> Tensor:
+    """Batch mean of the unbiased standard deviation over C, H, W of 2 (restored - gt), a scalar tensor."""
+    return (2 * (restored.detach() - gt)).flatten(1).std(dim=1).mean()
+
+
+@torch.no_grad()
+def _average_into(history: nn.Module, model: nn.Module, decay: float) -> None:
+    """history = decay * history + (1 - decay) * model for parameters and float buffers; copies integers."""
+    old = [*history.parameters(), *history.buffers()]
+    new = [*model.parameters(), *model.buffers()]
+    averaged = [(h, m) for h, m in zip(old, new, strict=True) if h.is_floating_point() and decay > 0]
+    copied = [(h, m) for h, m in zip(old, new, strict=True) if not (h.is_floating_point() and decay > 0)]
+    if averaged:  # the official order of operations: mul_, then add_ with alpha
+        kept, added = map(list, zip(*averaged, strict=True))
+        torch._foreach_mul_(kept, decay)
+        torch._foreach_add_(kept, added, alpha=1 - decay)
+    for h, m in copied:
+        h.copy_(m)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lives."""
+    return next(model.parameters()).device
+
+
+def _check(every: tuple, decay: tuple, start: float, fresh: Callable | None) -> None:
+    """Refuse schedules that cannot be meant."""
+    if len(every) != len(decay):
+        raise ValueError(f"every has {len(every)} entries and decay {len(decay)}; give one pair per history model")
+    if any(e < 0 for e in every):
+        raise ValueError(f"every = {every} has a negative interval; use steps >= 1, or None for a frozen history")
+    if any(not 0 <= d <= 1 for d in decay):
+        raise ValueError(f"decay = {decay} leaves [0, 1]; it is the weight kept from the old copy (official 0.1)")
+    if not 0 <= start <= 1:
+        raise ValueError(f"start = {start} leaves [0, 1]; it is the share of a fresh random network (official 0.1)")
+    if start > 0 and fresh is None:
+        raise ValueError(f"start = {start} mixes in a fresh random network; give fresh=, a function that builds one")

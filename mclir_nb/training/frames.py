@@ -1,0 +1,139 @@
+"""Moments of a run, kept to be looked at: what the network and its history models made of one picture.
+
+At most `COUNT` moments per run, one file, a few megabytes. Which steps are kept depends on the recipe alone, and what
+is kept at a step depends on the weights at that step, so a killed and resumed run ends with the same file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mclir_nb import files
+from mclir_nb.method.history import HistoryModels
+from mclir_nb.training import records
+
+FILE = "frames.safetensors"
+COUNT = 16  # moments of a run
+SIDE = 96  # gt pixels of the picture, centre square
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a run kept: S moments of K history models on one picture. Outputs are not clamped.
+
+    Attributes:
+        name, lq, gt: the picture; (3,H/scale,W/scale) and (3,H,W) in [0,1].
+        steps: training steps, S of them.
+        restored: (S,3,H,W); negatives: (S,K,3,H,W).
+        distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
+    """
+
+    name: str
+    lq: Tensor
+    gt: Tensor
+    steps: list[int]
+    restored: Tensor
+    negatives: Tensor
+    distances: Tensor
+
+
+def steps(total: int, count: int = COUNT) -> list[int]:
+    """The steps at which a run of `total` steps keeps a moment: one in each equal part of it, the last at its end.
+
+    The place within a part moves on by the golden ratio from part to part. Evenly spaced steps would be multiples of
+    the histories' intervals, and show every history just after its refreshing, at its youngest.
+    """
+    parts = min(count, total)
+    places = [(k + (k + 1) * GOLDEN % 1) * total / parts for k in range(parts - 1)]
+    return sorted({1 + int(place) for place in places} | {total})
+
+
+def centre(pair: tuple[str, Tensor, Tensor], side: int = SIDE) -> tuple[str, Tensor, Tensor]:
+    """The centre square of a picture (name, gt, lq), at most `side` gt pixels; a multiple of the scale."""
+    name, gt, lq = pair
+    scale = gt.shape[-1] // lq.shape[-1]
+    size = [min(side // scale, length) for length in lq.shape[1:]]
+    top, left = ((length - part) // 2 for length, part in zip(lq.shape[1:], size, strict=True))
+    lq = lq[:, top : top + size[0], left : left + size[1]]
+    rows, columns = (
+        slice(scale * first, scale * (first + part)) for first, part in zip((top, left), size, strict=True)
+    )
+    return name, gt[:, rows, columns], lq
+
+
+def keep(run_dir: Path, step: int, model: nn.Module, history: HistoryModels, pair: tuple[str, Tensor, Tensor]) -> None:
+    """Add the moment after `step` to the run's file; moments of an earlier life at or after this step go.
+
+    A negative is kept as its difference from the restored image, in float16: relative to that difference it is exact
+    to 0.0005, however small the difference is. The restored image itself is kept to 0.0003.
+
+    Args:
+        pair: name, gt and lq of the picture, see `centre`.
+    Raises: OSError if it cannot be written.
+    """
+    name, gt, lq = pair
+    earlier = {key: value for key, value in _kept(run_dir / FILE).items() if _step_of(key) < step}
+    restored, *negatives = _outputs([model, *history.models], lq)
+    tensors = earlier | {
+        "lq": lq.float(),
+        "gt": gt.float(),
+        f"{step}/restored": restored.half(),
+        f"{step}/gaps": (torch.stack(negatives) - restored).half(),
+        f"{step}/distances": history.distances(model).float(),
+    }
+    files.write_tensors(run_dir / FILE, tensors, {"name": name})
+
+
+def _kept(file: Path) -> dict[str, Tensor]:
+    """What the file holds so far. A damaged file is no reason to stop a training: it is said, and begun again."""
+    try:
+        return files.read_tensors(file)[0] if file.exists() else {}
+    except ValueError as error:
+        print(f"{error} The moments in it are lost; those from here on are kept.")
+        return {}
+
+
+def _step_of(key: str) -> int:
+    """The step a tensor of the file belongs to; the picture itself, without a step, comes before all."""
+    return int(key.split("/")[0]) if "/" in key else 0
+
+
+@torch.inference_mode()
+def _outputs(networks: Sequence[nn.Module], lq: Tensor) -> list[Tensor]:
+    """What each network makes of the picture, in eval mode, not clamped, on the CPU; the modes are put back."""
+    outputs = []
+    for network in networks:
+        training = network.training
+        network.eval()
+        try:
+            outputs.append(network(lq[None].to(next(network.parameters()).device))[0].float().cpu())
+        finally:
+            network.train(training)
+    return outputs
+
+
+def read(run_dir: str | Path) -> Frames:
+    """The moments a run has kept so far. Raises: ValueError if there are none, saying why and what to do."""
+    file = Path(run_dir).expanduser() / FILE
+    if not file.is_file():
+        recipe = records.read_recipe(file.parent)  # not a run folder? say that first
+        raise ValueError(
+            f"{file.parent} holds no {FILE}. Only runs with history models keep moments (this one: objective "
+            f"{recipe.objective}), from their first on; train with objective 'spn', or take another run."
+        )
+    tensors, facts = files.read_tensors(file)
+    try:
+        kept = sorted({_step_of(key) for key in tensors} - {0})
+        restored = torch.stack([tensors[f"{step}/restored"].float() for step in kept])
+        gaps = torch.stack([tensors[f"{step}/gaps"].float() for step in kept])
+        distances = torch.stack([tensors[f"{step}/distances"] for step in kept])
+        return Frames(facts["name"], tensors["lq"], tensors["gt"], kept, restored, restored[:, None] + gaps, distances)
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{file} is damaged or of another version ({type(error).__name__}: {error}).") from error

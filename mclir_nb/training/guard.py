@@ -1,0 +1,72 @@
+"""The guard of a run: it watches the loss, stops with an explanation, and lowers lambda where that was asked for.
+
+A subtracted term has no lower bound: once it outweighs the reconstruction, the network is rewarded for leaving the
+images. The guard looks at three things where a run looks anyway, so that no step waits for it:
+
+    the loss and the weights   finite
+    r = lambda l_neg / l_rec   at most `guard_r` (1; the authors keep it between 0.01 and 0.1)
+    validation PSNR            no more than `guard_drop` dB below the best so far, with a subtracted term
+
+Stopped, the run keeps its last checkpoint, which was good. With the recipe's `guard="lower-lambda"` it goes back to
+that checkpoint instead and continues with half the lambda, at most `TIMES` times. The factor is part of the
+checkpoint, so a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mclir_nb.training.recipes import Recipe
+
+TIMES = 10  # halvings of lambda before a run gives up: 1/1024
+
+
+class Diverged(RuntimeError):
+    """Training was stopped because going on would only do damage; the last good checkpoint is kept."""
+
+
+class Guard:
+    """Watches one run. Attributes: factor, by which lambda is multiplied: 1, or less after a rescue."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.factor = recipe, 1.0
+
+    def check(self, row: dict) -> None:
+        """Look at a row of the log. Raises: Diverged."""
+        recipe, step = self.recipe, row["step"]
+        advice = f"Use a smaller lambda_neg: now {recipe.weight * self.factor:g}."
+        if not math.isfinite(row["total"]):
+            raise Diverged(f"step {step}: the loss is not finite. {advice} Or use a smaller learning_rate.")
+        if _subtracts(row) and row["r"] > recipe.guard_r:
+            raise Diverged(
+                f"step {step}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep it "
+                "between 0.01 and 0.1), so the loss rewards the network for leaving the images. " + advice
+            )
+
+    def check_validation(self, row: dict, best: float) -> None:
+        """Look at a row with a validation; `best` is the highest PSNR so far, dB. Raises: Diverged."""
+        psnr = row["val_psnr"]
+        if _subtracts(row) and not psnr >= best - self.recipe.guard_drop:
+            raise Diverged(
+                f"step {row['step']}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "
+                f"{self.recipe.guard_drop:g} dB: the network is leaving the images. "
+                f"Use a smaller lambda_neg: now {self.recipe.weight * self.factor:g}; or a smaller learning_rate."
+            )
+
+    def lower(self, factor: float) -> bool:
+        """After going back: continue with half of `factor`? False if it was not asked for, or too often done."""
+        if self.recipe.guard != "lower-lambda" or factor <= 0.5**TIMES:
+            return False
+        self.factor = factor / 2
+        return True
+
+    def state_dict(self) -> dict:
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.factor = state.get("factor", 1.0)
+
+
+def _subtracts(row: dict) -> bool:
+    """Whether the second term is subtracted, by the numbers: so an objective of one's own is known too."""
+    return row["total"] < row["l_rec"]

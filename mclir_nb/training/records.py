@@ -1,0 +1,225 @@
+"""The run folder: what a run writes (see `FILES`), and reading it back.
+
+Files are written aside, flushed and renamed; tensors never travel as pickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mclir_nb import __version__, files, networks, root
+from mclir_nb.training import distributed
+from mclir_nb.training.recipes import Recipe
+
+FILES = {
+    "recipe.json": "every field of the recipe",
+    "own.json": "source of your own network, task or objective",
+    "provenance.json": "versions, device, revision, feature network",
+    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "scores.csv": "input, restored and EMA scores: one row per test picture",
+    "checkpoint.safetensors": "everything a resumed run needs",
+    "checkpoint-previous.safetensors": "the checkpoint before it, in case that is damaged",
+    "model.safetensors": "the trained network",
+    "ema.safetensors": "its evaluation EMA",
+    "history.safetensors": "the history models",
+    "frames.safetensors": "moments of the run: what network and histories made of one picture",
+}
+
+
+def make(run_dir: Path) -> None:
+    """Make the run folder. Raises: OSError if that cannot be."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
+
+
+def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Raises: ValueError if the folder holds another recipe's run or, without `resume`, any run."""
+    if not (run_dir / "recipe.json").exists():
+        return
+    if not resume:
+        raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
+    differing = different_fields(read_recipe(run_dir), recipe)
+    if differing:
+        raise ValueError(f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir.")
+
+
+def adopt(run_dir: Path, recipe: Recipe, resume: bool) -> None:
+    """Make a folder this recipe's, and remove what a killed process was writing. Raises: as `check`."""
+    check(run_dir, recipe, resume)
+    if not (run_dir / "recipe.json").exists():
+        files.write_json(run_dir / "recipe.json", dataclasses.asdict(recipe))
+    for name in FILES:
+        for left in run_dir.glob(f".{name}.*.part"):
+            left.unlink()
+
+
+def note_provenance(run_dir: Path, facts: dict, step: int) -> None:
+    """Keep where and with what a run was begun; what differs when it goes on is added to its list `continued`."""
+    file = run_dir / "provenance.json"
+    try:
+        first = files.read_json(file)
+    except ValueError:
+        files.write_json(file, facts)
+        return
+    last = first | {key: value for entry in first.get("continued", []) for key, value in entry.items()}
+    changed = {key: value for key, value in facts.items() if last.get(key) != value}
+    if changed:
+        files.write_json(file, first | {"continued": [*first.get("continued", []), {"step": step} | changed]})
+
+
+def different_fields(old: Recipe, new: Recipe) -> str:
+    """The fields in which two recipes differ, as one readable phrase; empty if none."""
+    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(Recipe)]
+    return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if a != b)
+
+
+def read_recipe(run_dir: Path) -> Recipe:
+    """The recipe of a run folder."""
+    file = run_dir / "recipe.json"
+    if not file.exists():
+        raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
+    fields = files.read_json(file)
+    try:
+        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except TypeError as error:
+        raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
+            "it keeps the source."
+        ) from error
+
+
+def provenance(device: torch.device, features_source: str) -> dict:
+    """Where and with what a run was made."""
+    return {
+        "mclir_nb": __version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world(),
+        "features": features_source,
+    }
+
+
+def _revision() -> str:
+    """The git commit of the workbook, "+" when files differ from it, or "unknown" outside a checkout."""
+    try:
+        where = root()
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def runs_dir() -> Path:
+    """The folder runs/ of the workbook, or the one that the variable MCLIR_NB_RUNS names."""
+    return Path(os.environ.get("MCLIR_NB_RUNS") or root() / "runs")
+
+
+def default_dir(recipe: Recipe) -> Path:
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder.
+
+    The variable MCLIR_NB_RUNS names another folder instead of runs/ (for the tests and the committed notebooks,
+    which shall neither find nor leave runs of the reader).
+    """
+    parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
+    return runs_dir() / "-".join(map(str, parts))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run, read from its folder."""
+
+    dir: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.dir)
+
+    @property
+    def provenance(self) -> dict:
+        return files.read_json(self.dir / "provenance.json")
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row per logging step: step, l_rec, l_neg, r, lr, distances of the histories, validation PSNR, seconds."""
+        return pd.DataFrame(files.read_rows(self.dir / "log.csv"))
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per test image: image, psnr_input, psnr_restored, ssim_input, ssim_restored, psnr_ema, ssim_ema."""
+        return files.read_table(self.dir / "scores.csv")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training and scoring came to their end; the scores are written last."""
+        return all((self.dir / name).is_file() for name in ("model.safetensors", "ema.safetensors", "scores.csv"))
+
+    def files(self) -> pd.DataFrame:
+        """What the folder holds: file, size in kB, content."""
+        rows = [
+            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
+            for name, what in FILES.items()
+            if (self.dir / name).is_file()
+        ]
+        return pd.DataFrame(rows)
+
+    def model(self) -> nn.Module:
+        """The trained network (raw weights), in eval mode on the CPU."""
+        return self._network("model.safetensors")
+
+    def ema_model(self) -> nn.Module:
+        """The evaluation EMA of the trained network."""
+        return self._network("ema.safetensors")
+
+    def history_models(self) -> list[nn.Module]:
+        """The history models as they stood after the last step, in the order of `recipe.history_every`."""
+        tensors, _ = self._tensors("history.safetensors")
+        state: list[dict] = [{} for _ in self.recipe.history_every]
+        for name, tensor in tensors.items():
+            number, _, key = name.partition(".")
+            if number not in map(str, range(len(state))):
+                raise ValueError(f"{self.dir / 'history.safetensors'} is not of this run: it holds {name!r}.")
+            state[int(number)][key] = tensor
+        return [self._load(weights, "history.safetensors") for weights in state]
+
+    def _tensors(self, name: str):
+        if not (self.dir / name).is_file():
+            raise ValueError(
+                f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
+            )
+        return files.read_tensors(self.dir / name)
+
+    def _network(self, name: str) -> nn.Module:
+        return self._load(self._tensors(name)[0], name)
+
+    def _load(self, state: dict[str, Tensor], name: str) -> nn.Module:
+        network = build_network(self.recipe)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.dir / name} does not fit the recipe beside it ({reason}).") from error
+        return network.eval()
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """The network a recipe names, with torch's current random state deciding its initial weights."""
+    return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))

@@ -1,0 +1,1 @@
+"""Figures and widgets: functions from tables and images to a `Figure` or a view. They train nothing."""

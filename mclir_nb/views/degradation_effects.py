@@ -1,0 +1,110 @@
+"""The degradations as an explorer shows them: an equation, its symbols with ranges, its pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from mclir_nb.data import degrade
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One slider of a degradation: argument name, label with symbol and unit, range, first value."""
+
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A degradation to explore.
+
+    Attributes:
+        name: short, for a button.
+        equation: in the symbols of the knobs; J is the clear picture, I the degraded one.
+        knobs: its arguments.
+        apply: (gt (3, H, W), **knobs) -> {name: picture}; the last is I, the others its parts.
+    """
+
+    name: str
+    equation: str
+    knobs: tuple[Knob, ...]
+    apply: Callable[..., dict]
+
+
+def standard(depth=None, seed: int = 0) -> list[Effect]:
+    """Haze, rain, camera shake, noise and low resolution; moving a knob keeps the random numbers.
+
+    Args:
+        depth: (H, W) tensor in [0, 1], for haze; None leaves haze out.
+        seed: of the rain, the shake and the noise.
+    """
+    chosen = [effect for effect in _EFFECTS if depth is not None or effect.apply is not _haze]
+    return [replace(effect, apply=partial(effect.apply, depth=depth, seed=seed)) for effect in chosen]
+
+
+def _chance(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _haze(gt, *, depth, seed, beta, airlight):
+    t = degrade.transmission(depth, beta)
+    return {"t, what gets through": t, "I, hazy": degrade.haze(gt, depth, beta, airlight)}
+
+
+def _rain(gt, *, depth, seed, density, length, angle, brightness):
+    knobs = {"density": density, "length": length, "angle": angle, "brightness": brightness}
+    a = degrade.rain(torch.zeros_like(gt), **knobs, generator=_chance(seed))  # rain before black is a itself
+    return {"a, streaks": a, "I, rainy": gt * (1 - a) + a}
+
+
+def _shake(gt, *, depth, seed, reach):
+    kernel = degrade.camera_shake_kernel(2 * int(reach) + 1, generator=_chance(seed))
+    return {"k, path of the light": kernel / kernel.max(), "I, shaken": degrade.motion_blur(gt, kernel)}
+
+
+def _noise(gt, *, depth, seed, sigma):
+    noisy = degrade.noise(gt, sigma, generator=_chance(seed), clip=False)
+    return {"n + 0.5, noise": 0.5 + noisy - gt, "I, noisy": noisy}
+
+
+def _shrink(gt, *, depth, seed, scale):
+    height, width = (n - n % int(scale) for n in gt.shape[1:])
+    return {"I, low resolution": degrade.bicubic(gt[:, :height, :width], 1 / int(scale))}
+
+
+_EFFECTS = (
+    Effect(
+        "haze",
+        "I = J·t + A·(1 − t),  t = exp(−β·d)",
+        (Knob("beta", "β, haze density", 0, 3, 0.1, 1.2), Knob("airlight", "A, airlight", 0, 1, 0.02, 0.9)),
+        _haze,
+    ),
+    Effect(
+        "rain",
+        "I = J·(1 − a) + a,  a: opacity of the streaks",
+        (
+            Knob("density", "streaks per 1000 px", 0, 10, 0.5, 5),
+            Knob("length", "length (px)", 2, 60, 1, 20),
+            Knob("angle", "angle (°)", -45, 45, 1, 10),
+            Knob("brightness", "brightness of a", 0, 1, 0.05, 0.7),
+        ),
+        _rain,
+    ),
+    Effect(
+        "camera shake",
+        "I = srgb(k ∗ linear(J)),  k: path of a point of light",
+        (Knob("reach", "reach of k (px)", 1, 15, 1, 6),),
+        _shake,
+    ),
+    Effect("noise", "I = J + n,  n ~ N(0, (σ/255)²)", (Knob("sigma", "σ (levels of 255)", 0, 75, 1, 25),), _noise),
+    Effect(
+        "low resolution", "I = J shrunk to 1/s, cubic kernel", (Knob("scale", "s, times smaller", 2, 8, 1, 4),), _shrink
+    ),
+)

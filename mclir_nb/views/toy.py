@@ -1,0 +1,184 @@
+"""Two parameters instead of millions: descent, history models and the push, small enough to draw.
+
+The landscape is a tilted valley, steep across and shallow along its floor, with the answer at the origin. Its
+walls are straight, as those of an L1 loss: the pull has a largest value, so a push that is stronger wins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mclir_nb.views.style import COLOURS, styled
+
+START = (-1.75, -0.35)
+TILT = np.deg2rad(25.0)
+AXES = np.array([[np.cos(TILT), np.sin(TILT)], [-np.sin(TILT), np.cos(TILT)]])  # rows: along, across the valley
+SLOPE = np.array([0.15, 1.0])  # how steep the walls are: along, across
+ROUND = 0.1  # width of the rounded bottom
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One descent of T steps with K history models; entry t is the state before step t + 1.
+
+    Attributes:
+        lambda_neg: weight of the push.
+        theta: (T + 1, 2), the path of the parameters.
+        history: (T + 1, K, 2), where the history models stand.
+        pull: (T + 1, 2), minus the gradient of l_rec; push: (T + 1, 2), plus lambda_neg times that of l_neg.
+        inertia: (T + 1, 2), what momentum adds to them, in the same units; zero without momentum.
+        l_rec: (T + 1,), height of the landscape.
+    """
+
+    lambda_neg: float
+    theta: np.ndarray
+    history: np.ndarray
+    pull: np.ndarray
+    push: np.ndarray
+    inertia: np.ndarray
+    l_rec: np.ndarray
+
+
+def landscape(theta) -> np.ndarray:
+    """l_rec of parameters (..., 2): sum over the two directions of slope (sqrt(x^2 + ROUND^2) - ROUND)."""
+    x = np.asarray(theta, dtype=float) @ AXES.T
+    return (SLOPE * (np.sqrt(x**2 + ROUND**2) - ROUND)).sum(-1)
+
+
+def gradient(theta) -> np.ndarray:
+    """Gradient of `landscape`, (..., 2)."""
+    x = np.asarray(theta, dtype=float) @ AXES.T
+    return (SLOPE * x / np.sqrt(x**2 + ROUND**2)) @ AXES
+
+
+def descend(
+    lambda_neg: float = 0.0,
+    *,
+    every=(16, 8, 4, 2),
+    decay: float = 0.1,
+    steps: int = 120,
+    learning_rate: float = 0.05,
+    momentum: float = 0.0,
+    start=START,
+) -> Descent:
+    """Gradient descent on L = l_rec - lambda_neg l_neg, l_neg = mean over k of |theta - history_k|_1.
+
+    The features are the parameters themselves. The gradient of l_neg is the mean of sign(theta - history_k):
+    it points away from where the model was, and its size does not fade as the histories catch up.
+
+    Args:
+        lambda_neg: >= 0. every: steps between the refreshes of each history model, >= 1.
+        decay: weight a history model keeps of itself at a refresh, 0 to 1; it starts as an exact copy.
+        steps: >= 1. learning_rate: > 0. momentum: heavy-ball momentum to compare with, 0 to below 1.
+        start: first parameters.
+    Returns: Descent.
+    Raises: ValueError for a number outside its range.
+    """
+    if lambda_neg < 0 or not 0 <= momentum < 1 or not 0 <= decay <= 1 or steps < 1 or min(every, default=1) < 1:
+        raise ValueError(
+            f"lambda_neg {lambda_neg}, momentum {momentum}, decay {decay}, steps {steps} or every "
+            f"{tuple(every)} is out of range; use lambda_neg >= 0, momentum in [0, 1), "
+            "decay in [0, 1], steps and every >= 1"
+        )
+    theta, velocity = np.array(start, dtype=float), np.zeros(2)
+    history, rows = np.tile(theta, (len(every), 1)), []
+    for step in range(1, steps + 2):
+        pull = -gradient(theta)
+        push = lambda_neg * np.sign(theta - history).mean(0) if len(every) else np.zeros(2)
+        rows.append((theta, history, pull, push, momentum * velocity / learning_rate, landscape(theta)))
+        velocity = momentum * velocity + learning_rate * (pull + push)
+        theta = theta + velocity
+        due = step % np.array(every, dtype=int) == 0
+        history = np.where(due[:, None], decay * history + (1 - decay) * theta, history)
+    return Descent(lambda_neg, *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+class Scene:
+    """The toy's landscape drawn once; each frame adds only what moves, in a few milliseconds."""
+
+    def __init__(self, descents):
+        self.reference = descents[0]
+        self._prepare(max(d.l_rec.max() for d in descents))
+        self.canvas.draw()
+        self.size = self.canvas.get_width_height()[::-1]
+        self.background = self.canvas.copy_from_bbox(self.map.figure.bbox)
+
+    @styled
+    def _prepare(self, highest: float) -> None:
+        """The still parts, and the artists that move."""
+        figure = Figure((7.6, 3.3), dpi=100, layout="constrained")
+        self.canvas = FigureCanvasAgg(figure)
+        self.map, self.graph = figure.subplots(1, 2, width_ratios=(3, 2))
+        x, y = np.meshgrid(np.linspace(-2.1, 1.9, 161), np.linspace(-1.3, 1.3, 105))
+        self.map.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#bbbbbb", linewidths=0.7)
+        self.map.plot(0, 0, "x", color="black", markersize=9, mew=2)
+        self.map.set(xlabel="parameter 1", ylabel="parameter 2", aspect="equal", xlim=(-2.1, 1.9), ylim=(-1.3, 1.3))
+        self.map.grid(False)
+        plain = self.reference
+        self.map.plot(*plain.theta.T, color=COLOURS["plain"], lw=1, ls=":")
+        self.graph.plot(plain.l_rec, color=COLOURS["plain"], ls=":", label=f"λ = {plain.lambda_neg:g}")
+        self.graph.set(xlabel="step", ylabel="l_rec", ylim=(0, 1.05 * highest))
+        self._add_moving(len(plain.theta))
+
+    def _add_moving(self, count: int) -> None:
+        """Artists that `pixels` moves; animated: left out of the background."""
+        moving = {"animated": True, "zorder": 5}
+        self.path = self.map.plot([], [], color=COLOURS["restored"], **moving)[0]
+        self.olds = self.map.plot([], [], "s", color=COLOURS["history"], markersize=7, mfc="none", mew=1.8, **moving)[0]
+        self.here = self.map.plot([], [], "o", color=COLOURS["restored"], markersize=8, **moving)[0]
+        arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.008, **moving}
+        self.arrows = [self.map.quiver([0], [0], [0], [0], color=COLOURS[role], **arrow) for role in ("gt", "history")]
+        self.curve = self.graph.plot([], [], color=COLOURS["restored"], label="chosen λ", **moving)[0]
+        self.dot = self.graph.plot([], [], "o", color=COLOURS["restored"], **moving)[0]
+        self.state = self.map.text(0.02, 0.93, "", transform=self.map.transAxes, **moving)
+        self.graph.set_xlim(0, count - 1)
+        self.graph.legend(loc="upper right")
+
+    def pixels(self, descent, step: int) -> np.ndarray:
+        """One frame, (H, W, 3) in [0, 1]. Arrows are 4 times as long as the forces, at most 1."""
+        here, until = descent.theta[step], slice(0, step + 1)
+        self.path.set_data(*descent.theta[until].T)
+        self.olds.set_data(*descent.history[step].T)
+        self.here.set_data(*here[:, None])
+        for arrow, force in zip(self.arrows, (descent.pull[step], descent.push[step]), strict=True):
+            arrow.set_offsets(here)
+            arrow.set_UVC(*(4 * force[:, None] * min(1, 0.25 / max(np.linalg.norm(force), 1e-9))))
+        self.curve.set_data(np.arange(step + 1), descent.l_rec[until])
+        self.dot.set_data([step], [descent.l_rec[step]])
+        self.state.set_text(f"λ = {descent.lambda_neg:g}, step {step}")
+        self.canvas.restore_region(self.background)
+        for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot, self.state):
+            artist.axes.draw_artist(artist)
+        return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
+
+
+@styled
+def paths(descents: dict[str, Descent]) -> Figure:
+    """Several descents: their paths with the last history models, l_rec, and the size of what helps the pull.
+
+    Args:
+        descents: {name: descent}, at most five.
+    Returns: Figure, 10 inches wide.
+    """
+    figure = Figure((10, 3.0), layout="constrained")
+    where, height, force = figure.subplots(1, 3, width_ratios=(3, 2, 2))
+    x, y = np.meshgrid(np.linspace(-2.1, 2.4, 181), np.linspace(-1.3, 1.3, 105))
+    where.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#cccccc", linewidths=0.6)
+    where.plot(0, 0, "x", color="black", markersize=9, mew=2)
+    roles = ("plain", "history", "restored", "ema", "gt")
+    for (name, descent), role in zip(descents.items(), roles, strict=False):
+        colour = COLOURS[role]
+        where.plot(*descent.theta.T, color=colour, lw=1.4, ls=":" if role == "plain" else "-")
+        where.plot(*descent.theta[-1], "o", color=colour, markersize=6)
+        if descent.push.any():
+            where.plot(*descent.history[-1].T, "s", color=colour, mfc="none", markersize=7)
+        height.plot(descent.l_rec, color=colour, ls=":" if role == "plain" else "-", label=name)
+        force.plot(np.linalg.norm(descent.push + descent.inertia, axis=1), color=colour)
+    where.set(xlabel="parameter 1", ylabel="parameter 2", xlim=(-2.1, 2.4), ylim=(-1.3, 1.3))
+    where.grid(False)
+    height.set(title="Pull: height of the landscape", xlabel="step", ylabel="l_rec")
+    force.set(title="Push or momentum: its size", xlabel="step", ylabel="force beside the pull")
+    height.legend(fontsize=7)
+    return figure

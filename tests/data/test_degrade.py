@@ -1,0 +1,398 @@
+"""Degradations: by hand on toys, by their physics, against official resizing and shipped benchmark files."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from golden import SHARED, needs_shared
+from PIL import Image
+
+from mclir_nb.data import degrade
+
+DATA = SHARED / "data"
+needs_data = pytest.mark.skipif(not (DATA / "Set5").is_dir(), reason="needs ../shared/data")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def picture(height=64, width=64, dtype=torch.float32):
+    return torch.rand(3, height, width, generator=seeded(7), dtype=dtype)
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+# --- haze ---
+
+
+def test_haze_by_hand():
+    gt = torch.tensor([0.5, 0.2, 0.0]).view(3, 1, 1)
+    half = torch.tensor([[np.log(2.0)]])  # with beta 1 half of the light arrives
+    lq = degrade.haze(gt, half, 1.0, 0.8)
+    assert torch.allclose(lq.flatten(), torch.tensor([0.65, 0.5, 0.4]))
+    coloured = degrade.haze(gt, half, 1.0, (1.0, 0.8, 0.6))
+    assert torch.allclose(coloured.flatten(), torch.tensor([0.75, 0.5, 0.3]))
+
+
+def test_haze_limits_and_direction():
+    gt, depth = picture(), torch.rand(1, 64, 64, generator=seeded(1))
+    assert torch.equal(degrade.haze(gt, depth, 0.0, 0.9), gt)
+    assert torch.allclose(degrade.haze(gt, depth + 1, 1e4, 0.9), torch.full_like(gt, 0.9))
+    thin, thick = (degrade.haze(gt, depth, beta, 0.9) for beta in (0.5, 1.5))
+    assert ((thick - gt).abs() >= (thin - gt).abs() - 1e-6).all()
+    assert torch.equal(degrade.haze(gt, depth[0], 0.5, 0.9), thin)
+    near, far = degrade.transmission(torch.tensor([0.1, 0.9]), 1.0)
+    assert near > far
+
+
+def test_haze_keeps_float64():
+    assert degrade.haze(picture(dtype=torch.float64), torch.zeros(64, 64), 1.0, 1.0).dtype == torch.float64
+
+
+@needs_data
+def test_outdoor_range_covers_a_real_pair():
+    """SOTS 0001_0.8_0.2 with A = 0.8: the optical depths found in it lie in the range named after the set."""
+    folder = DATA / "sots_sample" / "outdoor"
+    hazy, clear = (pixels(folder / f) / 255 for f in ("hazy/0001_0.8_0.2.jpg", "clear/0001.png"))
+    sure = np.abs(clear - 0.8) > 0.25
+    t = (hazy - 0.8)[sure] / (clear - 0.8)[sure]
+    low, high = np.percentile(-np.log(t.clip(1e-3)), [1, 99])
+    assert 0.4 < low < high < 1.03 * degrade.RESIDE_OUTDOOR.beta[1]
+
+
+# --- rain ---
+
+
+def test_rain_is_deterministic_and_seeded():
+    gt = picture()
+    one, two, other = (degrade.rain(gt, generator=seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_rain_only_brightens_and_stays_in_range():
+    gt = picture(50, 70)
+    lq = degrade.rain(gt, density=60, brightness=1.0, generator=seeded())
+    assert lq.shape == gt.shape and (lq >= gt - 1e-6).all() and lq.max() <= 1
+    assert torch.equal(degrade.rain(gt, density=0, generator=seeded()), gt)
+    assert torch.equal(degrade.rain(gt, brightness=0, generator=seeded()), gt)
+
+
+@pytest.mark.parametrize("name, less, more", [("density", 2, 8), ("length", 8, 24), ("brightness", 0.2, 0.6)])
+def test_more_rain_adds_more_light(name, less, more):
+    black = torch.zeros(3, 256, 256)
+    low, high = (degrade.rain(black, **{name: v}, generator=seeded()).mean() for v in (less, more))
+    assert high / low == pytest.approx(more / less, rel=0.25)
+
+
+def test_a_thin_streak_is_fainter():
+    black = torch.zeros(3, 256, 256)
+    thin, thick = (degrade.rain(black, width=w, generator=seeded()).amax() for w in (0.4, 3.0))
+    assert thin < 0.6 * thick
+
+
+@pytest.mark.parametrize("angle", [-40, 0, 25, 90])
+def test_streaks_lean_as_told(angle):
+    """The structure tensor's direction of least change is that of the streaks, within 4 degrees."""
+    black = torch.zeros(3, 256, 256, dtype=torch.float64)
+    layer = degrade.rain(black, density=2, length=60, width=6, angle=angle, generator=seeded())[0]
+    dy, dx = (layer[2:, 1:-1] - layer[:-2, 1:-1], layer[1:-1, 2:] - layer[1:-1, :-2])
+    tensor = torch.tensor([[(dx * dx).sum(), (dx * dy).sum()], [(dx * dy).sum(), (dy * dy).sum()]])
+    x, y = torch.linalg.eigh(tensor).eigenvectors[:, 0].tolist()  # smallest eigenvalue; y points down
+    found = np.degrees(np.arctan2(x, y))
+    assert abs((found - angle + 90) % 180 - 90) < 4
+
+
+@needs_data
+def test_sampled_rain_is_as_strong_as_in_the_data_sets():
+    """Rain100L's pair is at 26.0 dB, DDN's at 25.3 and 19.5: the sampler's mean lies between."""
+    gt = torch.from_numpy(pixels(DATA / "rain100l_sample" / "target" / "1.png")).permute(2, 0, 1) / 255
+    generator = seeded()
+    errors = [degrade.rain(gt, **degrade.sample_rain(generator), generator=generator) - gt for _ in range(12)]
+    psnr = [-10 * float((e**2).mean().log10()) for e in errors]
+    assert 20 < np.mean(psnr) < 27
+
+
+# --- camera shake and noise ---
+
+
+def test_srgb_curve():
+    steps = torch.linspace(0, 1, 257, dtype=torch.float64)
+    assert torch.allclose(degrade.linear_to_srgb(degrade.srgb_to_linear(steps)), steps, atol=1e-7)
+    assert float(degrade.srgb_to_linear(torch.tensor(0.5))) == pytest.approx(0.2140, abs=1e-4)
+
+
+def test_a_point_of_light_shows_the_kernel():
+    """True convolution: the blurred point is the kernel itself, not its mirror image."""
+    kernel = torch.tensor([[0.1, 0.3, 0.0], [0.0, 0.4, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
+    gt = torch.zeros(3, 9, 11, dtype=torch.float64)
+    gt[:, 4, 5] = 1
+    light = degrade.srgb_to_linear(degrade.motion_blur(gt, kernel))
+    assert torch.allclose(light[:, 3:6, 4:7], kernel.expand(3, 3, 3), atol=1e-6)
+    assert light.sum() == pytest.approx(3, abs=1e-5)
+
+
+def test_blur_equals_a_direct_sum_in_linear_light():
+    gt, kernel = picture(20, 17, torch.float64), degrade.camera_shake_kernel(7, generator=seeded()).double()
+    kernel = kernel / kernel.sum()
+    light = degrade.srgb_to_linear(gt)
+    for border, mode in (("reflect", "reflect"), ("replicate", "edge")):
+        wide = np.pad(light.numpy(), [(0, 0), (3, 3), (3, 3)], mode=mode)
+        total = sum(float(kernel[i, j]) * wide[:, 6 - i : 26 - i, 6 - j : 23 - j] for i in range(7) for j in range(7))
+        lq = degrade.motion_blur(gt, kernel, border)
+        assert torch.allclose(degrade.srgb_to_linear(lq), torch.from_numpy(total), atol=1e-9)
+
+
+def test_blur_in_linear_light_keeps_bright_points_bright():
+    """Half black, half white under one kernel pixel each: 0.735 in sRGB, not 0.5."""
+    gt = torch.zeros(3, 5, 8)
+    gt[:, :, 4:] = 1
+    lq = degrade.motion_blur(gt, torch.tensor([[0, 0, 0], [0.5, 0.5, 0], [0, 0, 0.0]]))
+    assert float(lq[0, 2, 3]) == pytest.approx(0.7354, abs=1e-3)
+
+
+def test_blur_of_a_flat_picture_and_the_identity_kernel():
+    delta = torch.zeros(5, 5)
+    delta[2, 2] = 1
+    gt = picture()
+    assert torch.allclose(degrade.motion_blur(gt, delta), gt, atol=2e-5)
+    flat = torch.full((3, 32, 32), 0.3)
+    kernel = degrade.sample_blur_kernel(seeded())
+    assert torch.allclose(degrade.motion_blur(flat, kernel), flat, atol=1e-5)
+
+
+def spread(kernel):
+    """Root mean square distance from the centre of mass, as a share of the kernel's side; and that centre."""
+    kernel = torch.as_tensor(kernel).double()
+    at = torch.arange(len(kernel)) - len(kernel) // 2
+    rows, columns = kernel.sum(1), kernel.sum(0)
+    y, x = (rows * at).sum(), (columns * at).sum()
+    return float((rows * (at - y) ** 2 + columns * (at - x) ** 2).sum().sqrt()) / len(kernel), (float(y), float(x))
+
+
+@pytest.mark.parametrize("size", [3, 9, 15, 27])
+def test_shake_kernels_are_kernels(size):
+    for seed in range(10):
+        kernel = degrade.camera_shake_kernel(size, generator=seeded(seed))
+        assert kernel.shape == (size, size) and (kernel >= 0).all()
+        assert float(kernel.sum()) == pytest.approx(1, abs=1e-6)
+        assert np.abs(spread(kernel)[1]).max() < 1e-3  # centred: blurring moves nothing
+        reach = (kernel > 0).nonzero().sub(size // 2).abs().max()
+        assert 0.5 * (size // 2) <= reach <= size // 2
+    assert torch.equal(kernel, degrade.camera_shake_kernel(size, generator=seeded(seed)))
+
+
+@needs_data
+def test_shake_kernels_spread_like_measured_ones():
+    """Mean spread within a quarter of that of Levin's eight kernels; each inside 0.1 to 0.4 of the side."""
+    with np.load(DATA / "blur_kernels" / "levin09_kernels.npz") as file:
+        measured = [spread(file[name])[0] for name in file]
+    ours = [spread(degrade.camera_shake_kernel(19, generator=seeded(s)))[0] for s in range(40)]
+    assert np.mean(ours) == pytest.approx(np.mean(measured), rel=0.25)
+    assert min(ours) > 0.1 and max(ours) < 0.4 and max(measured) < 0.4
+
+
+def test_noise_has_the_named_strength():
+    gt = torch.full((3, 128, 128), 0.5)
+    lq = degrade.noise(gt, 25, generator=seeded())
+    assert float((lq - gt).std() * 255) == pytest.approx(25, rel=0.02)
+    assert torch.equal(lq, degrade.noise(gt, 25, generator=seeded()))
+    assert torch.equal(degrade.noise(gt, 0, generator=seeded()), gt)
+    dark = torch.zeros(3, 32, 32)
+    assert degrade.noise(dark, 25, generator=seeded()).min() == 0
+    assert degrade.noise(dark, 25, generator=seeded(), clip=False).min() < 0
+
+
+# --- bicubic ---
+
+
+def test_bicubic_by_hand():
+    """Doubling [0, 1]: each output pixel lies a quarter pixel beside an input one; Keys' weights."""
+    row = torch.tensor([0.0, 1.0], dtype=torch.float64).view(1, 1, 2)
+    wide = degrade.bicubic(row, 2)[0, 0]
+    near, next_, far, farther = 0.8671875, 0.2265625, -0.0703125, -0.0234375
+    assert float(wide[1]) == pytest.approx(next_ + farther)  # taps at 0 | 0 1 | 1: pixel 0 and its mirror are 0
+    assert float(wide[2]) == pytest.approx(near + far)
+    assert torch.allclose(wide + wide.flip(0), torch.ones(4, dtype=torch.float64))
+    assert degrade.bicubic(row, 2).shape == (1, 2, 4)
+
+
+def test_bicubic_keeps_flat_pictures_and_ramps():
+    assert torch.allclose(degrade.bicubic(torch.full((3, 31, 45), 0.7), 1 / 3), torch.tensor(0.7))
+    ramp = torch.arange(48.0).expand(1, 8, 48)
+    for scale in (0.25, 0.5, 2, 3):
+        inner = degrade.bicubic(ramp, scale)[0, 0]
+        steps = inner.diff()[6:-6] if scale > 1 else inner.diff()[2:-2]
+        assert torch.allclose(steps, torch.tensor(1 / scale), atol=1e-4)
+
+
+def test_bicubic_sizes_are_exact_thirds():
+    for side in range(3, 300, 3):
+        assert degrade.bicubic(torch.zeros(1, 1, side), 1 / 3).shape[-1] == side // 3
+    assert degrade.bicubic(torch.zeros(3, 31, 45), 0.25).shape == (3, 8, 12)  # ceil
+
+
+def test_bicubic_takes_batches_arrays_and_grey():
+    batch = torch.stack([picture(24, 36), picture(24, 36).flip(0)])
+    small = degrade.bicubic(batch, 0.5)
+    assert small.shape == (2, 3, 12, 18) and torch.equal(small[1], degrade.bicubic(batch[1], 0.5))
+    array = degrade.bicubic(batch[0].permute(1, 2, 0).numpy(), 0.5)
+    assert np.array_equal(array, small[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(degrade.bicubic(batch[0, 0].numpy(), 0.5), small[0, 0].numpy())
+    eight = (batch[0] * 255).round().to(torch.uint8)
+    assert degrade.bicubic(eight, 2).dtype == torch.uint8
+    read_only = eight.numpy()
+    read_only.flags.writeable = False
+    assert np.array_equal(degrade.bicubic(read_only[0], 2), degrade.bicubic(eight, 2)[0].numpy())
+
+
+def test_bicubic_rounds_between_only_when_told():
+    eight = (picture(40, 40) * 255).round().to(torch.uint8)
+    matlab, late = degrade.bicubic(eight, 0.5), degrade.bicubic(eight, 0.5, round_between=False)
+    exact = degrade.bicubic(eight.double(), 0.5)
+    assert torch.equal(late.double(), (exact + 0.5).floor().clamp(0, 255))
+    assert not torch.equal(matlab, late) and (matlab.int() - late.int()).abs().max() <= 2
+
+
+@needs_shared
+@pytest.mark.parametrize("size", ["36x48", "31x45"])
+@pytest.mark.parametrize("name, scale", [("x1_2", 1 / 2), ("x1_3", 1 / 3), ("x1_4", 1 / 4), ("x2", 2)])
+def test_bicubic_equals_basicsr(size, name, scale):
+    with np.load(SHARED / "golden" / "metrics.npz") as file:
+        image, single, double = (
+            file[f"imresize/{size}/{n}"] for n in ("input", f"{name}_official_float32", f"{name}_float64")
+        )
+    assert np.abs(degrade.bicubic(image / 255, scale) - double).max() < 1e-12
+    assert np.abs(degrade.bicubic((image / 255).astype(np.float32), scale) - single).max() < 1e-6
+
+
+def check_low_resolution(pairs, scale, border):
+    """Every pixel of every shipped low-resolution file is reproduced."""
+    pairs = list(pairs)
+    assert pairs
+    for high, low in pairs:
+        high = high[: high.shape[0] // scale * scale, : high.shape[1] // scale * scale]
+        assert np.array_equal(degrade.bicubic(high, 1 / scale, border=border), low)
+
+
+@needs_data
+@pytest.mark.parametrize("scale", [2, 4])
+def test_bicubic_reproduces_set5(scale):
+    low = DATA / "Set5" / "LR_bicubic" / f"X{scale}"
+    high = sorted((DATA / "Set5" / "HR").glob("*.png"))
+    check_low_resolution(((pixels(p), pixels(low / f"{p.stem}x{scale}.png")) for p in high), scale, "symmetric")
+
+
+@needs_data
+@pytest.mark.parametrize("scale", [2, 4])
+def test_bicubic_reproduces_set14(scale):
+    high = sorted((DATA / "Set14" / f"image_SRF_{scale}").glob("*_HR.png"))
+    pairs = ((pixels(p), pixels(p.with_name(p.name.replace("_HR", "_LR")))) for p in high)
+    check_low_resolution(pairs, scale, "replicate")
+
+
+ALL2, ALL4 = (pytest.param(scale, 1, marks=pytest.mark.slow) for scale in (2, 4))
+
+
+@needs_data
+@pytest.mark.parametrize("scale, every", [(2, 20), (4, 20), ALL2, ALL4])
+def test_bicubic_reproduces_b100(scale, every):
+    with open(DATA / "B100_LR" / "id_map.csv", newline="") as file:
+        names = [(row["b100_name"], row["bsds500_val_file"]) for row in csv.DictReader(file)][::every]
+    low = DATA / "B100_LR" / f"image_SRF_{scale}"
+    high = DATA / "BSDS500" / "images" / "val"
+    pairs = ((pixels(high / file), pixels(low / f"{name}_SRF_{scale}_LR.png")) for name, file in names)
+    check_low_resolution(pairs, scale, "replicate")
+
+
+# --- samplers, errors, devices ---
+
+
+def test_samplers_stay_in_their_ranges():
+    generator = seeded()
+    for _ in range(50):
+        for ranges, drawn in (
+            (degrade.RESIDE_INDOOR, degrade.sample_haze(generator)),
+            (degrade.RESIDE_OUTDOOR, degrade.sample_haze(generator, degrade.RESIDE_OUTDOOR)),
+            (degrade.RainRange(), degrade.sample_rain(generator)),
+        ):
+            for name, value in drawn.items():
+                low, high = getattr(ranges, name)
+                assert low <= value <= high
+        side = len(degrade.sample_blur_kernel(generator))
+        assert side % 2 == 1 and 5 <= side <= 11
+    assert degrade.sample_rain(seeded(1)) == degrade.sample_rain(seeded(1))
+
+
+GT, FLAT, SEED = picture(16, 16), torch.zeros(16, 16), seeded()
+DELTA = torch.zeros(3, 3).index_put((torch.tensor(1), torch.tensor(1)), torch.tensor(1.0))
+WRONG = {
+    "gt is torch.uint8": lambda: degrade.haze(GT.to(torch.uint8), FLAT, 1, 1),
+    "gt is ndarray": lambda: degrade.noise(GT.numpy(), 1, generator=SEED),
+    "gt has shape": lambda: degrade.haze(GT[None], FLAT, 1, 1),
+    "gt has values from 0": lambda: degrade.rain(255 * GT.round(), generator=SEED),
+    "gt has values from nan": lambda: degrade.noise(GT * float("nan"), 1, generator=SEED),
+    "beta is -1": lambda: degrade.haze(GT, FLAT, -1, 1),
+    "beta is nan": lambda: degrade.transmission(FLAT, float("nan")),
+    "depth is no float tensor": lambda: degrade.haze(GT, FLAT.byte(), 1, 1),
+    "depth has values from -1": lambda: degrade.haze(GT, FLAT - 1, 1, 1),
+    "depth has values from 0 to inf": lambda: degrade.haze(GT, FLAT.clone().index_fill(0, SECOND, torch.inf), 1, 1),
+    "depth has shape": lambda: degrade.haze(GT, torch.zeros(16, 15), 1, 1),
+    "airlight is 1.5": lambda: degrade.haze(GT, FLAT, 1, 1.5),
+    "airlight is .0.5, 0.5.": lambda: degrade.haze(GT, FLAT, 1, (0.5, 0.5)),
+    "density is -1": lambda: degrade.rain(GT, density=-1, generator=SEED),
+    "length is 0": lambda: degrade.rain(GT, length=0, generator=SEED),
+    "angle is 91": lambda: degrade.rain(GT, angle=91, generator=SEED),
+    "brightness is nan": lambda: degrade.rain(GT, brightness=float("nan"), generator=SEED),
+    "width is 0": lambda: degrade.rain(GT, width=0, generator=SEED),
+    "kernel has shape .4, 4.": lambda: degrade.motion_blur(GT, torch.full((4, 4), 1 / 16)),
+    "kernel has minimum 1 and sum 9": lambda: degrade.motion_blur(GT, torch.ones(3, 3)),
+    "kernel has minimum nan": lambda: degrade.motion_blur(GT, DELTA * float("nan")),
+    "kernel .3, 3. is too large": lambda: degrade.motion_blur(GT[:, :1], DELTA),
+    "border is 'wrap'": lambda: degrade.motion_blur(GT, DELTA, "wrap"),
+    "size is 8": lambda: degrade.camera_shake_kernel(8, generator=SEED),
+    "sigma is -1": lambda: degrade.noise(GT, -1, generator=SEED),
+    "image is torch.int32": lambda: degrade.bicubic(GT.int(), 2),
+    "image is list": lambda: degrade.bicubic([1], 2),
+    "image has shape .16, 16.": lambda: degrade.bicubic(FLAT, 2),
+    "image has NaN": lambda: degrade.bicubic(GT * float("nan"), 2),
+    "scale is 0": lambda: degrade.bicubic(GT, 0),
+    "border is 'reflect'": lambda: degrade.bicubic(GT, 2, border="reflect"),
+    "round_between=True needs a uint8": lambda: degrade.bicubic(GT, 2, round_between=True),
+}
+SECOND = torch.tensor([1])
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_bad_input_is_named(message):
+    with pytest.raises(ValueError, match=message):
+        WRONG[message]()
+
+
+def test_inputs_are_not_changed():
+    gt, kernel = picture(), degrade.sample_blur_kernel(seeded())
+    kept = gt.clone()
+    degrade.rain(gt, generator=seeded())
+    degrade.motion_blur(gt, kernel)
+    degrade.haze(gt, torch.ones(64, 64), 1, 1)
+    degrade.bicubic(gt, 0.5)
+    assert torch.equal(gt, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_same_pictures():
+    gt, kernel = picture(), degrade.sample_blur_kernel(seeded())
+    for make in (
+        lambda image: degrade.rain(image, generator=seeded()),
+        lambda image: degrade.noise(image, 25, generator=seeded()),
+        lambda image: degrade.motion_blur(image, kernel),
+        lambda image: degrade.haze(image, torch.ones(64, 64), 1, 0.8),
+        lambda image: degrade.bicubic(image, 0.25),
+    ):
+        assert torch.allclose(make(gt), make(gt.cuda()).cpu(), atol=2e-5)
+    on_device = torch.Generator("cuda").manual_seed(0)
+    assert degrade.rain(gt.cuda(), **degrade.sample_rain(on_device), generator=on_device).is_cuda

@@ -1,0 +1,386 @@
+"""PSNR and SSIM: the official numbers, a second implementation, values by hand, directions, bad input."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import skimage.metrics
+import torch
+from golden import SHARED, needs_shared
+from PIL import Image
+
+from mclir_nb.evaluation import metrics
+
+needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
+EIGHT_BIT = [name for name, rules in metrics.PROTOCOLS.items() if rules.eight_bit]
+FLOAT = [name for name, rules in metrics.PROTOCOLS.items() if not rules.eight_bit]
+
+
+@pytest.fixture
+def pair():
+    """A smooth picture and a noisy copy, float64 (40, 52, 3)."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[0:40, 0:52] / 52
+    gt = np.stack([0.2 + 0.6 * columns, 0.5 + 0.3 * np.sin(9 * rows), 0.8 - 0.7 * rows * columns], -1)
+    return np.clip(gt + rng.normal(0, 0.04, gt.shape), 0, 1), gt
+
+
+def as_bytes(image):
+    return np.round(image * 255).astype(np.uint8)
+
+
+# --- the official numbers --------------------------------------------------------------------------------
+
+
+def official(name):
+    """[(protocol, crop, psnr, ssim, tolerance dB, tolerance SSIM)] of one golden pair."""
+    values = json.loads((SHARED / "golden/metrics.json").read_text())["values"][name]
+    rows = [
+        (f"basicsr-{colour}", crop, *values["basicsr"][f"crop{crop}_{colour}"].values(), 1e-6, 1e-6)
+        for crop in (0, 2, 4)
+        for colour in ("rgb", "y")
+    ]
+    rows.append(("idt", 0, *values["idt_rain_matlab_port"].values(), 1e-6, 1e-6))
+    rows.append(("skimage", 0, *values["promptir_airnet"].values(), 1e-6, 1e-6))
+    rows.append(("ffanet", 0, *values["ffanet"].values(), 1e-4, 1e-5))
+    rows.append(("dehazeformer", 0, values["dehazeformer"]["psnr"], values["dehazeformer"]["ssim"], 1e-4, 1e-5))
+    nafnet = values["nafnet"]
+    rows.append(("nafnet", 0, nafnet["psnr_rgb_crop0"], nafnet["ssim_rgb_crop0_default_3d"], 1e-6, 1e-5))
+    return rows
+
+
+def golden_pair(name):
+    arrays = np.load(SHARED / "golden/metrics.npz")
+    return arrays[f"{name}/restored_rgb"], arrays[f"{name}/gt_rgb"]
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["small_48x56", "odd_101x87", "large_396x388"])
+def test_official_values(name):
+    restored, gt = golden_pair(name)
+    rows = official(name)
+    assert {row[0] for row in rows} == set(metrics.PROTOCOLS)
+    for protocol, crop, psnr, ssim, decibels, similarity in rows:
+        assert metrics.psnr(restored, gt, protocol, crop) == pytest.approx(psnr, abs=decibels), (protocol, crop)
+        assert metrics.ssim(restored, gt, protocol, crop) == pytest.approx(ssim, abs=similarity), (protocol, crop)
+
+
+@needs_shared
+def test_rgb_at_the_door_not_bgr():
+    restored, gt = golden_pair("small_48x56")
+    values = json.loads((SHARED / "golden/metrics.json").read_text())["values"]["small_48x56"]
+    # what the official code says when it is fed the other order
+    swapped = values["basicsr_crop4_y_if_RGB_is_passed_instead_of_BGR"]
+    mistaken = metrics.score(restored[..., ::-1], gt[..., ::-1], "basicsr-y", 4)
+    assert mistaken["psnr"] == pytest.approx(swapped["psnr"], abs=1e-6)
+    assert mistaken["ssim"] == pytest.approx(swapped["ssim"], abs=1e-6)
+    assert abs(mistaken["psnr"] - metrics.psnr(restored, gt, "basicsr-y", 4)) > 0.3
+
+
+# Degraded input against ground truth, the values of data/README.md: (RGB PSNR, SSIM, rounded-Y PSNR, SSIM)
+DEGRADED = {
+    ("sots_sample/outdoor/hazy/0001_0.8_0.2.jpg", "sots_sample/outdoor/clear/0001.png"): (
+        (16.1293, 0.8497, 17.7459, 0.8754)
+    ),
+    ("rain100l_sample/input/1.png", "rain100l_sample/target/1.png"): (25.9660, 0.8507, 27.2911, 0.8580),
+    ("ddn_sample/1rain.jpg", "ddn_sample/1ground_truth.jpg"): (25.3101, 0.7317, 26.8936, 0.7804),
+    ("ddn_sample/2rain.jpg", "ddn_sample/2ground_truth.jpg"): (19.5082, 0.5333, 21.1937, 0.5959),
+}
+
+
+def read(path):
+    with Image.open(SHARED / "data" / path) as image:
+        return np.array(image.convert("RGB"))
+
+
+@needs_data
+@pytest.mark.parametrize("files", DEGRADED, ids=lambda files: files[0].split("/")[0] + "-" + files[0][-10:])
+def test_degraded_inputs(files):
+    lq, gt = (read(path) for path in files)
+    rgb, y = metrics.score(lq, gt, "basicsr-rgb"), metrics.score(lq, gt, "idt")
+    found = (rgb["psnr"], rgb["ssim"], y["psnr"], y["ssim"])
+    # JPEG decoders differ by a level here and there
+    assert found == pytest.approx(DEGRADED[files], abs=6e-4), found
+
+
+@needs_data
+def test_one_pair_under_five_ssims():
+    lq, gt = (read(path) for path in next(iter(DEGRADED)))
+    expected = {"basicsr-rgb": 0.8497, "ffanet": 0.8468, "dehazeformer": 0.8561, "nafnet": 0.7989, "skimage": 0.8486}
+    ssims = metrics.table(lq, gt)["ssim"]
+    assert {name: round(ssims[name], 4) for name in expected} == expected
+
+
+SET5 = {  # bicubic upscaling, PSNR / SSIM per image, data/README.md
+    2: {
+        "baby": (37.0875, 0.95259),
+        "bird": (36.8294, 0.97262),
+        "butterfly": (27.4374, 0.91587),
+        "head": (34.8826, 0.86299),
+        "woman": (32.1529, 0.94802),
+    },
+    4: {
+        "baby": (31.7861, 0.85766),
+        "bird": (30.1843, 0.87381),
+        "butterfly": (22.0995, 0.73748),
+        "head": (31.6151, 0.75467),
+        "woman": (26.4677, 0.83270),
+    },
+}
+
+
+@needs_data
+@pytest.mark.parametrize("scale", [2, 4])
+def test_bicubic_baseline_on_set5(scale):
+    degrade = pytest.importorskip("mclir_nb.data.degrade")
+    for name, (psnr, ssim) in SET5[scale].items():
+        gt = read(f"Set5/HR/{name}.png")
+        lq = torch.from_numpy(read(f"Set5/LR_bicubic/X{scale}/{name}x{scale}.png")).permute(2, 0, 1) / 255
+        restored = degrade.bicubic(lq, scale)  # float, overshooting: the protocol clamps and rounds
+        gt = gt[: restored.shape[1], : restored.shape[2]]
+        assert metrics.psnr(restored, gt, "basicsr-y", crop=scale) == pytest.approx(psnr, abs=5e-4), name
+        assert metrics.ssim(restored, gt, "basicsr-y", crop=scale) == pytest.approx(ssim, abs=2e-5), name
+
+
+# --- a second implementation, and values by hand ---------------------------------------------------------
+
+
+def test_agrees_with_scikit_image(pair):
+    restored, gt = pair
+    both = {"data_range": 1, "channel_axis": -1}
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "win_size": 11}
+    psnr = skimage.metrics.peak_signal_noise_ratio(gt, restored, data_range=1)
+    assert metrics.psnr(restored, gt, "skimage") == pytest.approx(psnr, abs=1e-10)
+    assert metrics.psnr(restored, gt, "ffanet") == metrics.psnr(restored, gt, "dehazeformer") == pytest.approx(psnr)
+    ssim = skimage.metrics.structural_similarity(gt, restored, **both)
+    assert metrics.ssim(restored, gt, "skimage") == pytest.approx(ssim, abs=1e-10)
+    # Gaussian, valid area: DehazeFormer's for a picture this small
+    ssim = skimage.metrics.structural_similarity(gt, restored, **both, **gaussian)
+    assert metrics.ssim(restored, gt, "dehazeformer") == pytest.approx(ssim, abs=1e-10)
+    eight = [as_bytes(image) for image in pair]
+    ssim = skimage.metrics.structural_similarity(*eight, **{**both, "data_range": 255}, **gaussian)
+    assert metrics.ssim(*eight, "basicsr-rgb") == pytest.approx(ssim, abs=1e-10)
+
+
+def test_psnr_by_hand():
+    gt = np.full((20, 20, 3), 100, np.uint8)
+    restored = gt.copy()
+    restored[..., 0] += 30  # one of three channels off by 30 levels: mse = 900 / 3
+    assert metrics.psnr(restored, gt) == pytest.approx(10 * np.log10(255**2 / 300))
+    # Y moves by 65.481 * 30 / 255 = 7.7036, or by 8 levels when rounded (101.88 -> 109.59: 102 -> 110)
+    assert metrics.psnr(restored, gt, "basicsr-y") == pytest.approx(20 * np.log10(255 / (65.481 * 30 / 255)))
+    assert metrics.psnr(restored, gt, "idt") == pytest.approx(20 * np.log10(255 / 8))
+
+
+def test_ssim_of_flat_pictures_by_hand():
+    """Without structure only the luminance term is left: (2 a b + c1) / (a^2 + b^2 + c1)."""
+    a, b, c1 = 0.2, 0.6, 0.01**2
+    expected = (2 * a * b + c1) / (a * a + b * b + c1)
+    flat = [np.full((24, 30, 3), value) for value in (a, b)]
+    for name in metrics.PROTOCOLS:
+        if metrics.PROTOCOLS[name].colour == "rgb" and name != "ffanet":
+            assert metrics.ssim(*flat, name) == pytest.approx(expected, abs=1e-9), name
+    assert metrics.ssim(*flat, "ffanet") < expected - 0.01  # its zero border is structure that both share unequally
+
+
+def test_volume_window_against_three_dimensional_convolution(pair):
+    """The matrix over colours is the third axis of an explicit 11x11x11 convolution with repeated edges."""
+    taps = torch.tensor(metrics._weights(), dtype=torch.float64)
+    kernel = torch.einsum("i,j,k->ijk", taps, taps, taps)[None, None]
+    x = torch.from_numpy(pair[0].transpose(2, 0, 1).copy())
+    padded = torch.nn.functional.pad(x[None, None], (5,) * 6, mode="replicate")
+    explicit = torch.nn.functional.conv3d(padded, kernel)[0, 0]
+    np.testing.assert_allclose(metrics._gaussian_volume(x.numpy()), explicit.numpy(), atol=1e-12)
+
+
+def test_zero_border_against_a_padded_convolution(pair):
+    """FFA-Net: every moment is taken over a picture surrounded by zeros, and the map keeps its size."""
+    taps = torch.tensor(metrics._weights(), dtype=torch.float64)
+    x, y = (torch.from_numpy(image.transpose(2, 0, 1).copy())[:, None] for image in pair)
+
+    def mean(planes):
+        return torch.nn.functional.conv2d(planes, torch.outer(taps, taps)[None, None], padding=5)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert metrics.ssim(*pair, "ffanet") == pytest.approx(float(ssim.mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sides, pooled", [((383, 700), (383, 700)), ((384, 500), (192, 250)), ((641, 896), (213, 298))]
+)
+def test_pooling_ratio_rounds_half_to_even(sides, pooled):
+    image = np.random.default_rng(0).random((1, *sides))
+    result = metrics._pool(image)
+    assert result.shape == (1, *pooled)
+    if pooled == (192, 250):
+        np.testing.assert_allclose(result, image.reshape(1, 192, 2, 250, 2).mean((2, 4)), atol=1e-12)
+
+
+def test_crop_is_slicing(pair):
+    for name in metrics.PROTOCOLS:
+        inside = [image[4:-4, 4:-4] for image in pair]
+        assert metrics.score(*pair, name, 4)["psnr"] == metrics.psnr(*inside, name)
+        assert metrics.score(*pair, name, 4)["ssim"] == metrics.ssim(*inside, name)
+
+
+# --- rounding and clamping -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EIGHT_BIT)
+def test_eight_bit_protocols_round_float_input(pair, name):
+    """Float in, the score of the saved PNG out; also where a float overshoots the range."""
+    restored, gt = pair
+    wild = restored.copy()
+    wild[0, 0], wild[1, 1] = 1.3, -0.2
+    saved = as_bytes(np.clip(wild, 0, 1))
+    assert metrics.score(wild, gt, name) == metrics.score(saved, as_bytes(gt), name)
+    assert metrics.psnr(gt + 0.4 / 255 * (gt < 0.9), as_bytes(gt) / 255, name) > 40
+    halves = np.full((12, 12, 3), 0.5)  # 127.5 becomes 128, the even neighbour; 126.5 becomes 126
+    assert metrics.psnr(halves, np.full((12, 12, 3), 128, np.uint8), name) == np.inf
+    assert metrics.psnr(np.full((12, 12, 3), 126.5 / 255), np.full((12, 12, 3), 126, np.uint8), name) == np.inf
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_float_protocols_clamp_but_do_not_round(pair, name):
+    restored, gt = pair
+    wild = restored.copy()
+    wild[0, 0], wild[1, 1] = 1.3, -0.2
+    clamped = np.clip(wild, 0, 1)
+    assert metrics.score(wild, gt, name) == metrics.score(clamped, gt, name)
+    assert metrics.score(wild, gt, name) != metrics.score(as_bytes(clamped) / 255, gt, name)
+    shifted = np.full((12, 12, 3), 0.5 + 0.25 / 255)  # a quarter of a level counts
+    assert metrics.psnr(shifted, np.full((12, 12, 3), 0.5), name) == pytest.approx(20 * np.log10(4 * 255))
+
+
+@pytest.mark.parametrize("name", metrics.PROTOCOLS)
+def test_same_picture_in_every_form(pair, name):
+    """uint8, float array, tensor (C, H, W), half precision and non-contiguous views score alike."""
+    eight = [as_bytes(image) for image in pair]
+    expected = metrics.score(*eight, name)
+    restored, gt = (torch.from_numpy(image).permute(2, 0, 1) for image in eight)
+    for form in (
+        [image.astype(np.float64) / 255 for image in eight],
+        [restored, gt],
+        [restored.double().div(255).requires_grad_(), gt],
+        [np.asfortranarray(eight[0]), gt.double() / 255],
+    ):
+        assert metrics.score(*form, name) == pytest.approx(expected)
+    assert metrics.psnr((restored / 255).float(), gt, name) == pytest.approx(expected["psnr"], abs=1e-5)
+    assert metrics.psnr((restored / 255).bfloat16(), gt, name) == pytest.approx(expected["psnr"], abs=0.2)
+
+
+@pytest.mark.parametrize("name", metrics.PROTOCOLS)
+def test_grey_is_compared_as_it_is(pair, name):
+    restored, gt = (as_bytes(image[..., 1]) for image in pair)
+    expected = metrics.score(restored, gt, "basicsr-rgb")
+    assert metrics.psnr(restored, gt, name) == pytest.approx(expected["psnr"], abs=1e-9)
+    assert metrics.score(restored[..., None], torch.from_numpy(gt)[None], name) == metrics.score(restored, gt, name)
+    if name in ("basicsr-y", "idt", "dehazeformer"):
+        assert metrics.ssim(restored, gt, name) == pytest.approx(expected["ssim"], abs=1e-9)
+
+
+# --- directions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", metrics.PROTOCOLS)
+def test_identical_pictures(pair, name):
+    assert metrics.psnr(pair[0], pair[0], name) == (100 if name == "ffanet" else np.inf)
+    assert metrics.ssim(pair[0], pair[0], name) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", metrics.PROTOCOLS)
+def test_a_noisier_picture_scores_worse(pair, name):
+    gt = pair[1]
+    noise = np.random.default_rng(1).normal(0, 1, gt.shape)
+    scores = [metrics.score(np.clip(gt + sigma * noise, 0, 1), gt, name) for sigma in (0.01, 0.03, 0.09)]
+    for key in ("psnr", "ssim"):
+        values = [row[key] for row in scores]
+        assert values == sorted(values, reverse=True) and values[0] > values[-1] + 0.1
+    assert metrics.score(gt, pair[0], name) == pytest.approx(metrics.score(pair[0], gt, name))  # symmetric
+
+
+def test_table_shows_the_folklore(pair):
+    table = metrics.table(*pair, crop=2)
+    assert list(table.index) == list(metrics.PROTOCOLS)
+    assert list(table.columns) == ["crop", "psnr", "ssim", "rule"]
+    assert table.loc["idt", "psnr"] == metrics.psnr(*pair, "idt", 2)
+    assert table["psnr"].max() - table["psnr"].min() > 1.5
+    assert table["ssim"].max() - table["ssim"].min() > 0.02
+
+
+def test_fast_enough_for_a_benchmark():
+    """A 500x600 picture in about 0.1 s per metric on an idle core; the limit leaves room for a busy one."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 500, 600, 3), np.uint8)
+    for name in metrics.PROTOCOLS:
+        started = time.process_time()
+        metrics.score(*pictures, name)
+        assert time.process_time() - started < 1, name
+
+
+# --- bad input -------------------------------------------------------------------------------------------
+
+IMAGE = np.full((16, 20, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+    "restored, gt, arguments, message",
+    [
+        (IMAGE[:, :-1], IMAGE, {}, r"differ in size: restored 19x16 \(RGB\), gt 20x16 \(RGB\)"),
+        (IMAGE[..., 0], IMAGE, {}, r"restored 20x16 \(grey\), gt 20x16 \(RGB\)"),
+        (IMAGE, np.where(np.eye(16, 20)[..., None] > 0, np.nan, IMAGE), {}, "gt has 48 values that are NaN"),
+        (np.full_like(IMAGE, np.inf), IMAGE, {}, "restored has 960 values"),
+        (IMAGE, IMAGE * 2 - 1.5, {}, r"gt goes from -0.5 to -0.5; .*map -1..1"),
+        (IMAGE, IMAGE * 255, {}, "gt goes from 127.5 to 127.5; .*divide 0..255 by 255"),
+        (IMAGE * 255, IMAGE, {}, "restored has the mean 127.5; .*divide 0..255 by 255"),
+        ((IMAGE * 255).astype(int), IMAGE, {}, "restored has type int64; accepted is uint8"),
+        (IMAGE > 0, IMAGE, {}, "restored has type bool"),
+        (IMAGE.transpose(2, 0, 1), IMAGE, {}, r"restored has shape \(3, 16, 20\); accepted is \(H, W, 3\)"),
+        (IMAGE, torch.from_numpy(IMAGE), {}, r"gt has shape \(16, 20, 3\); accepted is \(3, H, W\)"),
+        (torch.rand(2, 3, 16, 16), IMAGE, {}, "one picture at a time"),
+        (IMAGE[:0], IMAGE[:0], {}, r"restored has shape \(0, 20, 3\)"),
+        ("photo.png", IMAGE, {}, "restored has shape str; accepted"),
+        (IMAGE, IMAGE, {"crop": 8}, r"crop 8 leaves nothing of a 20x16 \(RGB\) picture"),
+        (IMAGE, IMAGE, {"crop": -1}, "crop is -1; give a whole number"),
+        (IMAGE, IMAGE, {"crop": 1.5}, "crop is 1.5; give a whole number"),
+        (IMAGE, IMAGE, {"crop": True}, "crop is True"),
+        (
+            IMAGE,
+            IMAGE,
+            {"protocol": "basic-y"},
+            "unknown protocol 'basic-y'; known .*skimage; did you mean 'basicsr-y'",
+        ),
+        (IMAGE, IMAGE, {"protocol": "?"}, r"known are basicsr-rgb, .*skimage$"),
+    ],
+)
+def test_bad_input(restored, gt, arguments, message):
+    for metric in (metrics.psnr, metrics.ssim):
+        with pytest.raises(ValueError, match=message):
+            metric(restored, gt, **arguments)
+
+
+def test_a_picture_smaller_than_the_window():
+    tiny = np.full((10, 30, 3), 0.5)
+    for name in ("basicsr-rgb", "basicsr-y", "dehazeformer", "idt"):
+        with pytest.raises(ValueError, match=r"needs at least 11x11 pixels, found 30x10; score a larger"):
+            metrics.ssim(tiny, tiny, name)
+    with pytest.raises(ValueError, match=r"needs at least 7x7 pixels, found 26x6 after the crop of 2"):
+        metrics.ssim(tiny, tiny, "skimage", crop=2)
+    for name in ("ffanet", "nafnet"):  # their windows reach over the border, as in the official code
+        assert metrics.ssim(tiny, tiny, name) == pytest.approx(1)
+    assert metrics.psnr(tiny, tiny) == np.inf
+
+
+def test_a_slight_overshoot_of_the_truth_is_float_noise():
+    assert metrics.psnr(IMAGE, np.clip(IMAGE + 1e-8, 0, 1 + 1e-8)) == np.inf
+
+
+def test_protocols_are_frozen():
+    with pytest.raises(AttributeError):
+        metrics.PROTOCOLS["idt"].crop = "scale"
+    assert [name for name, rules in metrics.PROTOCOLS.items() if rules.crop == "scale"] == ["basicsr-y"]
+    assert all("@" in rules.source and len(rules.sentence) > 30 for rules in metrics.PROTOCOLS.values())

@@ -1,0 +1,166 @@
+"""Lags, mistakes, spread and gains, on pictures small enough to know the answer."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mclir_nb.experiments import history_analysis
+from mclir_nb.method import features
+from mclir_nb.training.frames import Frames
+from mclir_nb.views import history_figures
+
+GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return features.build("lite0")
+
+
+def kept(restored, negatives, gt, steps=(30, 40)) -> Frames:
+    """Moments with the same outputs at every step."""
+    count = len(steps)
+    return Frames(
+        "x",
+        gt,
+        gt,
+        list(steps),
+        restored.expand(count, -1, -1, -1),
+        torch.stack(negatives).expand(count, -1, -1, -1, -1),
+        torch.full((count, len(negatives)), 0.5),
+    )
+
+
+def test_lags_are_those_of_a_picture_made_by_hand(lite0):
+    restored, gt = GRADIENT * 0.5, GRADIENT
+    negatives = [restored - 0.01, restored.clone(), restored + 0.1 * (restored - gt)]
+    table = history_analysis.over_time(kept(restored, negatives, gt), (20, 7, None), lite0)
+    assert len(table) == 6 and table.weights.eq(0.5).all()
+    first = table[table.step == 30].reset_index()
+    assert first.age.tolist() == [10, 2, 30] and first.history.tolist() == [1, 2, 3]
+    assert first.pixels[0] == pytest.approx(0.01) and first.pixels[1] == 0
+    assert first.features[1] == 0 and first.features[0] > 0
+    assert math.isnan(first.aim[1])  # no way gone
+    assert first.aim[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
+
+
+def test_gaps_are_rows_for_a_figure():
+    frames = kept(GRADIENT, [GRADIENT - 0.2, GRADIENT], GRADIENT, steps=(3, 7, 9))
+    rows, labels = history_analysis.gaps(frames, shares=(0, 1))
+    assert labels == ["step 3", "step 9"] and list(rows[0])[:3] == ["lq", "restored", "gt"]
+    assert torch.allclose(rows[1]["|restored - history 1|"], torch.full((32, 32), 0.2))
+    assert rows[0]["|restored - history 2|"].max() == 0
+
+
+def test_the_features_are_those_of_the_loss(lite0):
+    from mclir_nb.method import losses
+
+    torch.manual_seed(0)
+    restored, one, two, gt = torch.rand(4, 3, 32, 32)
+    table = history_analysis.over_time(kept(restored, [one, two], gt, steps=(1,)), (1, 1), lite0)
+    loss = losses.spn_loss(restored[None], gt[None], [one[None], two[None]], features=lite0, lambda_neg=1.0)
+    assert table.features.mean() == pytest.approx(float(loss.l_neg), rel=1e-5)
+
+
+def test_intervals_must_fit_the_frames(lite0):
+    with pytest.raises(ValueError, match="every has 1 entries and the frames hold 2"):
+        history_analysis.over_time(kept(GRADIENT, [GRADIENT, GRADIENT], GRADIENT), (5,), lite0)
+
+
+def test_a_mistake_shared_and_a_mistake_of_its_own():
+    gt = GRADIENT
+    table = history_analysis.mistakes(gt + 0.1, [gt + 0.2, gt - 0.1], gt).set_index("image")
+    assert table.error.tolist() == pytest.approx([0.1, 0.2, 0.1])
+    assert table.same.tolist() == pytest.approx([1, 1, -1])
+
+
+def test_a_spread_that_knows_the_error_and_one_that_does_not():
+    torch.manual_seed(0)
+    gt, lq = torch.rand(2, 3, 24, 24)
+    size = torch.rand(24, 24)  # of the error, different at every pixel
+    knowing = history_analysis.spread_against_error(gt + size, [gt + size * f for f in (0.5, 1.0, 1.5)], gt, lq)
+    assert knowing["spread"] > 0.99 and abs(knowing["edges"]) < 0.6 and knowing["spread_beyond"] > 0.98
+    blind = history_analysis.spread_against_error(gt + size, [gt + torch.rand(24, 24) * f for f in (0.5, 1.0)], gt, lq)
+    assert abs(blind["spread"]) < 0.2
+
+
+@pytest.mark.parametrize("rival", ["edges", "change"])
+def test_a_spread_that_only_follows_a_rival_has_nothing_beyond_it(rival):
+    torch.manual_seed(0)
+    restored, lq = torch.rand(2, 3, 40, 40)
+    strength = history_analysis.edges(restored) if rival == "edges" else (restored - lq).abs().mean(0)
+    gt = restored - strength * (1 + 0.5 * torch.rand(40, 40))  # wrong where the rival is large
+    same = [restored + strength * f * (1 + 0.5 * torch.rand(40, 40)) for f in (1, 2)]
+    found = history_analysis.spread_against_error(restored, same, gt, lq)
+    assert found["spread"] > 0.5 and found[rival] > 0.8 and abs(found["spread_beyond"]) < 0.15
+
+
+def test_the_spread_over_time_has_a_row_per_moment_with_a_spread():
+    torch.manual_seed(0)
+    gt, error = torch.rand(3, 16, 16), torch.rand(16, 16)
+    frames = kept(gt + error, [gt + error * f for f in (0.5, 1.5)], gt)
+    table = history_analysis.spread_over_time(replace(frames, lq=torch.rand(3, 8, 8)))  # super-resolution
+    assert table.step.tolist() == [30, 40] and (table.spread > 0.99).all()
+    (axes,) = history_figures.correlations(table).axes
+    assert axes.lines[0].get_ydata() == pytest.approx(table.spread) and axes.get_ylim() == (-1, 1)
+    none = history_analysis.spread_over_time(kept(gt, [gt, gt], gt))
+    assert none.empty
+    with pytest.raises(ValueError, match="no moment has a spread"):
+        history_figures.correlations(none)
+
+
+def test_edges_are_the_slope_and_flat_pictures_have_none():
+    assert torch.allclose(history_analysis.edges(GRADIENT)[:, 1:-1], torch.tensor(1 / 31), atol=1e-6)
+    assert history_analysis.edges(torch.full((3, 8, 8), 0.4)).max() == 0
+
+
+def test_maps_without_ranks_are_refused():
+    with pytest.raises(ValueError, match="the spread is the same at every pixel"):
+        history_analysis.spread_against_error(GRADIENT * 0.9, [GRADIENT, GRADIENT], GRADIENT, GRADIENT)
+    with pytest.raises(ValueError, match="needs 2 history models or more, got 1"):
+        history_analysis.spread([GRADIENT])
+
+
+def test_the_spread_is_that_of_the_weighted_objective():
+    one, two = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
+    assert torch.equal(history_analysis.spread([one, two]), torch.full((2, 2), 0.5))
+
+
+def test_groups_go_from_little_to_much():
+    by = torch.arange(100.0).view(10, 10)
+    table = history_analysis.grouped(by, by * 2, groups=4)
+    assert table.by.tolist() == pytest.approx([12, 37, 62, 87]) and table["mean"].tolist() == pytest.approx(
+        [24, 74, 124, 174]
+    )
+
+
+def test_an_improvement_is_positive_where_the_second_is_nearer():
+    gt = torch.zeros(3, 2, 2)
+    before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
+    assert torch.allclose(history_analysis.improvement(before, after, gt), torch.full((2, 2), 0.3))
+    assert torch.allclose(history_analysis.improvement(after, before, gt), torch.full((2, 2), -0.3))
+
+
+# --- figures ---
+
+
+def test_the_figure_of_lags_draws_every_history_and_leaves_zero_lags_out(lite0):
+    restored, gt = GRADIENT * 0.5, GRADIENT
+    table = history_analysis.over_time(kept(restored, [restored - 0.01, restored.clone()], gt), (20, None), lite0)
+    *logs, aim = history_figures.lags(table).axes
+    assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
+    assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
+    assert aim.get_ylim() == (-1, 1)
+    with pytest.raises(ValueError, match="no rows"):
+        history_figures.lags(table.iloc[:0])
+
+
+def test_groups_are_drawn_as_they_are():
+    table = history_analysis.grouped(GRADIENT[0], GRADIENT[0])
+    (axes,) = history_figures.by_groups({"one": table}, by="spread", mean="error").axes
+    assert axes.lines[0].get_ydata() == pytest.approx(table["mean"])
+    assert "10 equal groups" in axes.get_xlabel() and "greatest spread" in axes.get_xlabel()
+    with pytest.raises(ValueError, match="no table"):
+        history_figures.by_groups({}, by="", mean="")

@@ -1,0 +1,215 @@
+"""The paper's numbers: digits as printed, and every statement about them recomputed here."""
+
+import hashlib
+import re
+
+import pytest
+from golden import SHARED
+
+from mclir_nb import root
+from mclir_nb.experiments import paper
+
+FOLDER = root() / "data" / "paper"
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return paper.claims()
+
+
+def cell(table, metric="psnr_db", **where):
+    """The one value of a table where the columns have these values."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, where
+    return table[metric].iloc[0]
+
+
+def test_digits_are_as_recorded():
+    """The folder's README.md holds a checksum per file: a corrected digit is not the paper's any more."""
+    listed = dict(re.findall(r"\| `(\w+\.csv)` \|.*\| `([0-9a-f]{64})` \|", (FOLDER / "README.md").read_text()))
+    assert set(listed) == {path.name for path in FOLDER.glob("*.csv")}
+    for name, checksum in listed.items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == checksum, name
+
+
+@pytest.mark.skipif(not (SHARED / "paper").is_dir(), reason="needs ../shared/paper")
+def test_digits_equal_the_shared_copy():
+    for name in (*paper.RESULTS, paper.HEAD_TO_HEAD):
+        assert (FOLDER / f"{name}.csv").read_text() == (SHARED / "paper" / f"{name}.csv").read_text()
+
+
+def test_tables():
+    tables = paper.tables()
+    assert list(tables) == [*paper.RESULTS, paper.HEAD_TO_HEAD]
+    sizes = {name: len(table) for name, table in tables.items()}
+    assert sizes == {"dehazing": 22, "deraining": 48, "super_resolution": 40, "deblurring": 7, "losses_head_to_head": 7}
+    for name, table in tables.items():
+        assert {"network", "objective", "scale", "dataset", "psnr_db", "ssim"} <= set(table.columns)
+        assert not table.isna().any().any()
+        assert table["psnr_db"].between(25, 50).all() and table["ssim"].between(0.7, 1).all()
+        assert not table.duplicated(["network", "objective", "scale", "dataset"]).any(), name
+    assert cell(tables["dehazing"], network="FFANet", objective="SPN", dataset="SOTS-indoor") == 39.80
+    assert cell(tables["losses_head_to_head"], network="EDSR", objective="PCL") == 26.07
+
+
+def test_the_head_to_head_table_repeats_the_others():
+    """The same networks in two tables: the same numbers, up to the digits printed there."""
+    tables = paper.tables()
+    rivals = tables[paper.HEAD_TO_HEAD]
+    for objective in ("none", "SPN"):
+        ffanet = {"network": "FFANet", "objective": objective, "dataset": "SOTS-indoor"}
+        edsr = {"objective": objective, "dataset": "Urban100", "scale": "x4"}
+        for metric in ("psnr_db", "ssim"):
+            expected = cell(tables["dehazing"], metric, **ffanet)
+            assert round(cell(rivals, metric, **ffanet), 3) == expected
+            light = cell(tables["super_resolution"], metric, network="EDSR-light", **edsr)
+            assert cell(rivals, metric, network="EDSR", **edsr) == light
+
+
+def test_gains():
+    gains = paper.gains()
+    assert len(gains) == 8 + 5 + 16 + 1
+    assert "average" not in set(gains["dataset"])
+    row = gains[(gains["network"] == "IDT") & (gains["dataset"] == "SPA")].squeeze(axis=0)
+    assert (row["task"], row["psnr_base"], row["psnr_spn"], row["gain_db"]) == ("deraining", 47.34, 48.04, 0.70)
+    assert row["gain_ssim"] == 0.0009
+    by_hand = paper.tables()["super_resolution"].query("network == 'SwinIR' and dataset != 'average'")
+    by_hand = by_hand.pivot(index="dataset", columns="objective", values="psnr_db")
+    swinir = gains.query("network == 'SwinIR'").set_index("dataset")["gain_db"]
+    for dataset, values in by_hand.iterrows():
+        assert swinir[dataset] == pytest.approx(values["SPN"] - values["none"], abs=1e-9)
+
+
+def test_averages_recomputed():
+    averages = paper.arithmetic()
+    assert len(averages) == 2 * (8 + 8)  # PSNR and SSIM of eight deraining and eight super-resolution rows
+    tables = paper.tables()
+    for row in averages.itertuples():
+        table = tables[row.task]
+        table = table[(table["network"] == row.network) & (table["objective"] == row.objective)]
+        table = table[table["scale"] == row.scale].set_index("dataset")[row.metric]
+        assert row.printed == table["average"]
+        assert row.mean == pytest.approx(table.drop("average").mean(), abs=1e-12)
+        unit = 0.01 if row.metric == "psnr_db" else 0.0001
+        error = abs(row.printed - row.mean)
+        assert (row.verdict == "agrees") == (error < unit / 2 + 1e-9), row
+        assert abs(row.recomputed - row.mean) < unit / 2 + 1e-9
+        assert error <= unit, "no printed average is off by more than its last digit"
+    off = averages[averages["verdict"] == "last digit"]
+    assert {(r.network, r.objective, r.metric) for r in off.itertuples()} == {
+        ("SwinIR", "SPN", "psnr_db"),
+        ("SwinIR", "none", "ssim"),
+    }
+
+
+def test_the_verdict_on_an_average():
+    from decimal import Decimal
+
+    cells = [Decimal("10.00"), Decimal("10.01")]  # exact mean 10.005: both neighbours are nearest
+    assert paper._average(Decimal("10.00"), cells) == (10.0, 10.005, 10.01, "agrees")
+    assert paper._average(Decimal("10.01"), cells)[-1] == "agrees"
+    assert paper._average(Decimal("9.998"), [Decimal("9.999")])[-1] == "last digit"
+    assert paper._average(Decimal("10.02"), cells)[-1] == "wrong"
+
+
+def test_the_slip_on_manga109_is_inside_the_averages(claims):
+    table = paper.tables()["super_resolution"].query("network == 'EDSR-light' and objective == 'none'")
+    steps = table.pivot(index="dataset", columns="scale", values="psnr_db").diff(axis=1)["x4"]
+    assert steps["Manga109"] == pytest.approx(-0.19) and steps.drop("Manga109").max() < -3.5
+    x2 = table.query("scale == 'x2'").set_index("dataset")["psnr_db"]
+    assert x2.drop("average").mean() == pytest.approx(32.0625)  # with 38.54 it would be 34.06
+    assert x2["average"] == 32.06
+    says = claims.loc["Manga109 x2", "arithmetic_says"]
+    for figure in ("0.19 dB", "4.59 to 5.94", "32.0625 (printed 32.06)", "34.06 and 34.19"):
+        assert figure in says
+
+
+def test_retrainings():
+    runs = paper.retrainings().set_index(["network", "dataset"])
+    assert runs.loc[("SwinIR", "Urban100"), "difference_db"] == pytest.approx(26.94 - 27.07)
+    assert runs.loc[("SwinIR", "Manga109"), "difference_db"] == pytest.approx(31.49 - 31.67)
+    assert runs.loc[("DehazeFormer-T", "SOTS-mix"), "difference_db"] == pytest.approx(30.09 - 30.36)
+    assert not runs.loc[("SwinIR", "Urban100"), "gain_is_larger"]
+    assert runs.loc[("DehazeFormer-S", "SOTS-indoor"), "gain_is_larger"]
+    assert len(runs) == len(paper.elsewhere().query("kind == 'retrained'"))
+
+
+def test_every_claim_has_a_second_opinion(claims):
+    assert list(claims.columns) == ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
+    assert claims.index.is_unique and len(claims) == 15
+    assert all(isinstance(value, str) for value in claims.to_numpy().ravel())
+    assert (claims[["claim", "paper_says", "note", "source"]] != "").all().all()
+    said = (claims["arithmetic_says"] != "") | (claims["code_says"] != "")
+    assert said.all()
+    assert list(claims.index[claims["arithmetic_says"] == ""]) == ["recipe", "EMA", "sign"]
+
+
+def test_what_arithmetic_says(claims):
+    arithmetic = claims["arithmetic_says"]
+    assert arithmetic["IDT SPA"] == "48.04 - 47.34 = +0.70 dB, not +0.47 dB"
+    assert arithmetic["FFANet indoor"] == "39.80 - 36.39 = +3.41 dB"
+    assert arithmetic["SwinIR-light Manga109"] == "31.04 - 30.92 = +0.12 dB"
+    assert arithmetic["DehazeFormer indoor"].endswith("that of DehazeFormer-B")
+    assert "28.9375, so 28.94 against 28.93" in arithmetic["SwinIR average"]
+    assert "'Rain100L' 40.74 / 0.9884 is what IDT prints for Rain200L" in arithmetic["Rain200"]
+    assert "'Rain100H' 32.10 / 0.9343 is what IDT prints for Rain200H" in arithmetic["Rain200"]
+    assert arithmetic["noise"].startswith("3 of 6 gains exceed")
+    assert arithmetic["all gains"].startswith("30 of 30 printed gains are positive, +0.02 to +3.41 dB")
+    assert "SPN +3.41" in arithmetic["rivals"] and "PCL +0.03" in arithmetic["rivals"]
+    assert "minus" in claims.loc["sign", "code_says"] and "plus" in claims.loc["sign", "paper_says"]
+
+
+def test_what_the_paper_says_is_in_the_tables(claims):
+    """Numbers quoted in claims.csv are the printed ones, of the tables or of the abstract."""
+    printed = {f"{value:.2f}" for table in paper.tables().values() for value in table["psnr_db"]}
+    printed |= {f"{value:.4f}" for table in paper.tables().values() for value in table["ssim"]}
+    printed |= {f"{value:.2f}" for value in paper.elsewhere().query("kind == 'abstract gain'")["value_db"]}
+    quoted = [number for text in claims["paper_says"] for number in re.findall(r"\d+\.\d+", text)]
+    assert len(quoted) >= 12
+    assert set(quoted) <= printed
+
+
+def test_arithmetic_follows_the_files(monkeypatch):
+    """Nothing under "arithmetic says" is typed: another table, another sentence."""
+    read = paper._read
+
+    def edited(name, **options):
+        table = read(name, **options)
+        if name == "deraining":
+            spa = (table["network"] == "IDT") & (table["objective"] == "SPN") & (table["dataset"] == "SPA")
+            table.loc[spa, "psnr_db"] = "47.81" if options.get("dtype") is str else 47.81
+        return table
+
+    monkeypatch.setattr(paper, "_read", edited)
+    says = paper.claims()["arithmetic_says"]
+    assert says["IDT SPA"] == "47.81 - 47.34 = +0.47 dB"
+    assert "IDT SPN  psnr_db 38.03, not 37.99" in says["averages"]
+
+
+def test_measured_names_only_committed_records(tmp_path, monkeypatch):
+    for name in ("C1", "E2"):
+        (tmp_path / "data/records" / name).mkdir(parents=True)
+    (tmp_path / "data/records/C1/runs.csv").write_text("seed\n0\n")  # E2 was begun, without runs
+    (tmp_path / "data/paper").symlink_to(FOLDER)
+    monkeypatch.setattr(paper, "root", lambda: tmp_path)
+    measured = paper.claims()["measured"]
+    assert measured["FFANet indoor"] == "C1"
+    assert measured["SwinIR average"] == ""
+
+
+def test_unknown_stays_unknown():
+    assert {"ablations", "schedules", "seeds", "cost", "EMA", "GoPro SSIM"} <= set(paper.UNKNOWN)
+    for name, sentence in paper.UNKNOWN.items():
+        assert len(sentence) > 30 and not re.search(r"\d\.\d", sentence), name
+
+
+def test_a_missing_file_says_how_to_get_it_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper, "root", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"dehazing.csv is missing; restore it with `git checkout"):
+        paper.tables()
+
+
+def test_sources_are_named(claims):
+    for table in (paper.elsewhere(), claims):
+        assert table["source"].str.contains(r"@ [0-9a-f]{7}|github.com/|arXiv").all()

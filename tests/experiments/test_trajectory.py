@@ -1,0 +1,57 @@
+"""A watched run is the run that `train` makes, looked at; nothing stops it but numbers that are not finite."""
+
+import math
+
+import pytest
+import torch
+
+from mclir_nb.experiments import trajectory
+from mclir_nb.training import recipes, train
+from mclir_nb.views import explain_figures
+
+SMALL = dict(network="nafnet", steps=6, patch_size=32, val_side=32, batch_size=1, history_every=(4, 2))
+
+
+@pytest.fixture(scope="module")
+def watched():
+    return trajectory.watch(recipes.get("tiny", "dehaze", **SMALL), looks=3)
+
+
+def test_frames_show_the_run_of_train(watched):
+    recipe = recipes.get("tiny", "dehaze", **SMALL)
+    trainer = train.Trainer(recipe, torch.device("cpu"))
+    for batch in trainer.patches.batches(1, recipe.steps):
+        trainer.advance(*batch)
+    assert watched.steps[0] == 0 and watched.steps[-1] == 6 and len(watched.steps) == 4
+    with torch.no_grad():
+        torch.testing.assert_close(watched.restored[-1], trainer.model(watched.lq).clamp(0, 1))
+    expected = [image.clamp(0, 1) for image in trainer.history.negatives(watched.lq)]
+    torch.testing.assert_close(watched.negatives[-1], expected)
+
+
+def test_the_table_says_how_the_histories_stand(watched):
+    first, last = watched.table.iloc[0], watched.table.iloc[-1]
+    assert first.l_neg == 0 and first.psnr == first.psnr_history_0 == first.psnr_history_1
+    assert math.isnan(first.alignment) and -1 <= last.alignment <= 1
+    assert last.r == pytest.approx(3e-4 * last.l_neg / last.l_rec)
+    assert last.psnr == pytest.approx(trajectory.mean_psnr(watched.restored[-1], watched.gt))
+
+
+def test_going_back_the_whole_way_gives_the_mean_of_the_past(watched):
+    gains = explain_figures.extrapolations(watched, reach=(-1, 0.5))
+    past = torch.stack(watched.negatives[-1]).mean(0)
+    expected = trajectory.mean_psnr(past, watched.gt) - watched.table.psnr.iloc[-1]
+    assert gains[-1].iloc[-1] == pytest.approx(expected) and gains[0.5].iloc[0] == 0
+
+
+def test_a_run_may_diverge_before_ones_eyes():
+    recipe = recipes.get("tiny", "dehaze", **SMALL | {"steps": 3}, lambda_neg=10.0)
+    watched = trajectory.watch(recipe, looks=3)
+    assert watched.table.r.max() > 1 and watched.stopped == ""
+    recipe = recipe.replace(lambda_neg=1e38)
+    assert "not finite" in trajectory.watch(recipe, looks=3).stopped
+
+
+def test_an_objective_without_histories_is_refused():
+    with pytest.raises(ValueError, match="'plain' has no history models to watch; use one of c2r"):
+        trajectory.watch(recipes.get("tiny", "dehaze", objective="plain"))

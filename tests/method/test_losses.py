@@ -1,0 +1,334 @@
+"""Objectives against hand-made numbers and the official implementations."""
+
+import re
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from golden import load, needs_shared, part
+from torch import nn
+
+from mclir_nb.method import features as feature_networks
+from mclir_nb.method import losses, sharpness
+from mclir_nb.method.losses import OBJECTIVES, spn_loss
+
+
+class Pixels(nn.Module):
+    """Features that can be computed by hand: the image itself and twice its horizontal differences."""
+
+    def forward(self, x):
+        return {"pixels": x, "edges": 2 * (x[..., 1:] - x[..., :-1])}
+
+
+def image(value=0.0, size=4):
+    return torch.full((1, 3, size, size), float(value))
+
+
+def photo(seed, shape=(2, 3, 16, 16), dtype=torch.float32):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_spn_by_hand_on_4x4():
+    restored, gt, near, far = image(0.5), image(0.4), image(0.4), image(0.2)
+    far[..., 2:] = 0.4  # an edge of 0.2 between the second and the third column
+    parts = spn_loss(restored, gt, [near, far], features=Pixels(), lambda_neg=0.1)
+    # pixels: 0.1 from near, (0.3 + 0.1) / 2 from far; edges: 0, and 2 * 0.2 at one of three places
+    l_neg = (0.5 * 0.1 + 0.5 * 0.2 + 0.5 * 0.4 / 3) / 2
+    assert parts.l_rec.item() == pytest.approx(0.1)
+    assert parts.l_neg.item() == pytest.approx(l_neg)
+    assert parts.total.item() == pytest.approx(0.1 - 0.1 * l_neg)
+
+
+def test_layer_weights_are_taken_by_name():
+    network = Pixels()
+    network.layer_weights = {"edges": 0.0, "pixels": 3.0}
+    assert spn_loss(image(0.5), image(), [image(0.3)], features=network, lambda_neg=1).l_neg.item() == pytest.approx(
+        0.6
+    )
+
+
+def test_moving_away_from_the_negative_lowers_the_total():
+    gt, negative = image(0.5), image(0.4)
+    close, away = (spn_loss(image(v), gt, [negative], features=Pixels(), lambda_neg=0.1) for v in (0.45, 0.55))
+    assert close.l_rec.item() == pytest.approx(away.l_rec.item())
+    assert away.total < close.total
+    pulled = [
+        OBJECTIVES["history-positive"](image(v), gt, [negative], features=Pixels(), lambda_neg=0.1)
+        for v in (0.45, 0.55)
+    ]
+    assert pulled[1].total > pulled[0].total
+
+
+def test_no_negatives_is_the_baseline():
+    restored, gt = photo(1), photo(2)
+    assert (
+        spn_loss(restored, gt, [], features=Pixels(), lambda_neg=0.1).total
+        == OBJECTIVES["plain"](restored, gt, []).total
+    )
+
+
+def test_chunks_of_the_batch_change_nothing():
+    restored, gt, negatives = (
+        photo(1, (5, 3, 16, 16)).requires_grad_(),
+        photo(2, (5, 3, 16, 16)),
+        [photo(k, (5, 3, 16, 16)) for k in (3, 4)],
+    )
+    network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.25}, imagenet_input=True)
+    results = []
+    for network.pixels_at_once in (1, 2 * 3 * 256, 10**9):  # one image, two images, all at a time
+        l_neg = spn_loss(restored, gt, negatives, features=network, lambda_neg=1.0).l_neg
+        results.append((l_neg.detach(), torch.autograd.grad(l_neg, restored)[0]))
+    plainly = losses.layer_distances(restored, negatives, network)
+    expected = (0.5 * plainly["relu1_1"] + 0.25 * plainly["relu2_2"]).mean()
+    for value, gradient in results:
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, restored, retain_graph=True)[0])
+
+
+def test_no_feature_map_waits_for_the_backward_pass():
+    restored = photo(1).requires_grad_()
+    network = feature_networks.Vgg(((4,),), {"relu1_1": 1.0}, imagenet_input=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        distance = losses.feature_distance(restored, [photo(2), photo(3)], network)
+    assert max(kept) > restored.numel()  # feature maps while it computes ...
+    assert [t.numel() for t in distance.grad_fn.saved_tensors] == [restored.numel()]  # ... one image afterwards
+
+
+def test_validation_needs_no_gradient():
+    with torch.no_grad():
+        parts = spn_loss(photo(1), photo(2), [photo(3)], features=Pixels(), lambda_neg=0.1)
+    assert not parts.total.requires_grad and parts.l_neg > 0
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES])
+def test_every_objective_answers_the_same_call(name):
+    """Only `restored` is trained, half precision is lifted and total = l_rec -/+ lambda * l_neg."""
+    network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.5}, imagenet_input=True)
+    restored, gt, lq = photo(1).half().requires_grad_(), photo(2), photo(5)
+    options = dict(features=network, lambda_neg=0.5, lq=lq, best_psnr=20.0, generator=torch.Generator())
+    parts = OBJECTIVES[name](restored, gt, [photo(3).half(), photo(4).half()], **options)
+    sign = 0 if name == "plain" else -1 if name.startswith("spn") else 1
+    assert parts.total.dtype == torch.float32
+    torch.testing.assert_close(parts.total, parts.l_rec + sign * 0.5 * parts.l_neg)
+    assert parts.l_neg.requires_grad == (name != "plain")  # released PCL fails this
+    parts.total.backward()
+    assert restored.grad.abs().sum() > 0
+    assert all(p.grad is None for p in network.parameters()) and gt.grad is None
+    if sign:
+        l_neg = OBJECTIVES[name](restored, gt, [photo(3), photo(4)], **options).l_neg
+        assert torch.autograd.grad(l_neg, restored)[0].abs().sum() > 0
+
+
+def test_vgg_by_hand():
+    parts = OBJECTIVES["vgg"](image(0.5), image(0.3), [], features=Pixels(), lambda_neg=0.04)
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.2**2)
+    assert parts.total.item() == pytest.approx(0.2 + 0.04 * 0.5 * 0.2**2)
+
+
+def test_cr_by_hand():
+    parts = OBJECTIVES["cr"](image(0.5), image(0.4), [], features=Pixels(), lambda_neg=2, lq=image(0.1))
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.1 / 0.4, rel=1e-5)
+    assert parts.total.item() == pytest.approx(0.1 + 2 * 0.5 * 0.1 / 0.4, rel=1e-5)
+
+
+def test_c2r_with_history_models_weighs_them_alike():
+    negatives, lq = [image(0.4), image(0.2)], image(0.1)
+    parts = OBJECTIVES["c2r"](image(0.5), image(0.4), negatives, features=Pixels(), lambda_neg=1, lq=lq, best_psnr=30.0)
+    far = (0.1 + 0.3 + 2 * 0.4) / 4  # the degraded input counts as much as both negatives
+    assert parts.l_neg.item() == pytest.approx(0.5 * 0.1 / far, rel=1e-5)
+
+
+def test_curriculum_is_strict():
+    assert losses.curriculum_weights(17.0, (17.0,)) == pytest.approx([0.75 / 1.75, 1 / 1.75])
+    assert losses.curriculum_weights(17.1, (17.0,)) == pytest.approx([1.25 / 2.25, 1 / 2.25])
+
+
+def test_uncertainty_weighs_where_the_histories_disagree():
+    gt, calm, torn = image(), image(0.5), image(0.5)
+    torn[..., 2:] = 0.9
+    left, right = image(), image()
+    left[..., :2] = 0.2
+    right[..., 2:] = 0.2
+    common = dict(features=Pixels(), lambda_neg=0.0)
+    run = OBJECTIVES["spn-uncertainty"]
+    # spread 0 on the left, 0.2 on the right, mean 0.1: weights 1/2 and 3/2
+    assert run(left, gt, [calm, torn], **common).l_rec.item() == pytest.approx(0.1 * 0.5, rel=1e-4)
+    assert run(right, gt, [calm, torn], **common).l_rec.item() == pytest.approx(0.1 * 1.5, rel=1e-4)
+    assert run(right, gt, [calm, calm], **common).l_rec.item() == pytest.approx(0.1)  # agreement: plain L1
+
+
+def test_pcl_by_hand(monkeypatch):
+    """With positives equal to the anchor and negatives orthogonal to it: -log(e / (e + 4))."""
+    directions = torch.eye(3).view(3, 3, 1, 1)
+    red, green = (directions[k : k + 1].expand(1, 3, 4, 4) for k in (0, 1))
+    monkeypatch.setattr(sharpness, "sharpen", lambda image, factor: image)
+    monkeypatch.setattr(sharpness, "blur", lambda image, size, sigma: green)
+    network = nn.Module()
+    network.forward = lambda x: {"colour": x}
+    parts = OBJECTIVES["pcl"](red, red, [], features=network, lambda_neg=5.0, lq=green)
+    assert parts.l_neg.item() == pytest.approx(-np.log(np.e / (np.e + 4)), rel=1e-5)
+    assert parts.total.item() == pytest.approx(5 * parts.l_neg.item())
+
+
+def test_pcl_draws_from_the_generator():
+    def term(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return OBJECTIVES["pcl"](
+            photo(1), photo(2), [], features=Pixels(), lambda_neg=1.0, lq=photo(3), generator=generator
+        ).l_neg
+
+    assert term(0) == term(0) != term(1)
+
+
+def test_sharpening_and_blurring():
+    edge = torch.zeros(1, 3, 8, 8)
+    edge[..., 4:] = 0.5
+    assert torch.equal(sharpness.sharpen(edge, 1.0), edge)
+    assert sharpness.sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
+    blurred = sharpness.blur(edge, 5, 1.0)
+    assert blurred[0, 0, 4].diff().min() >= 0 and blurred[0, 0, 4, 4] < 0.5
+    torch.testing.assert_close(sharpness.blur(image(0.3), 11, 2.0), image(0.3))
+
+
+@pytest.mark.parametrize("name", ["cr", "c2r", "pcl"])
+def test_small_input_of_super_resolution_is_upscaled(name):
+    lq = photo(5, (2, 3, 4, 4))
+    large = nn.functional.interpolate(lq, size=(16, 16), mode="bicubic", align_corners=False).clamp(0, 1)
+    terms = []
+    for given in (lq, large):
+        options = dict(features=Pixels(), lambda_neg=1.0, lq=given, generator=torch.Generator().manual_seed(0))
+        terms.append(OBJECTIVES[name](photo(1), photo(2), [photo(3)], **options).l_neg)
+    assert terms[0] == terms[1]
+
+
+def test_bad_input_speaks():
+    gt, trained = image(), image().requires_grad_()
+    named = Pixels()
+    named.layer_weights = {"pixels": 1.0}
+    for call, message in (
+        (
+            lambda: spn_loss(image(size=5), gt, [], features=Pixels(), lambda_neg=1),
+            r"restored has shape \(1, 3, 5, 5\)",
+        ),
+        (lambda: spn_loss(gt, gt, [gt, image(size=5)], features=Pixels(), lambda_neg=1), r"negatives\[1\] has shape"),
+        (lambda: spn_loss(gt, gt, [trained], features=Pixels(), lambda_neg=1), "carries a gradient; detach it"),
+        (lambda: spn_loss(gt, gt, [gt], features=Pixels(), lambda_neg=-1), "not >= 0"),
+        (lambda: spn_loss(gt, gt, [gt], features=named, lambda_neg=1), "make them equal"),
+        (lambda: OBJECTIVES["cr"](gt, gt, [], features=Pixels(), lambda_neg=1), "'cr' uses the degraded input"),
+        (
+            lambda: OBJECTIVES["c2r"](gt, gt, [gt], features=Pixels(), lambda_neg=1, lq=gt, thresholds=(1, 2)),
+            "one PSNR per",
+        ),
+        (
+            lambda: OBJECTIVES["spn-uncertainty"](gt, gt, [gt], features=Pixels(), lambda_neg=1),
+            "needs 2 or more history",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_facts_name_known_objectives():
+    assert set(losses.OFFICIAL_LAMBDA) | {
+        "plain",
+        "history-positive",
+        "spn-uncertainty",
+        "spn-squared",
+        "spn-huber",
+    } == set(OBJECTIVES)
+    assert losses.USES_HISTORY < set(OBJECTIVES)
+    assert all(
+        fact.value > 0 and "@" in fact.source or "unverified" in fact.source for fact in losses.OFFICIAL_LAMBDA.values()
+    )
+
+
+@needs_shared
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_spn_agrees_with_the_official_code(precision):
+    described, tensors = load("losses")
+    dtype, expected = getattr(torch, precision), described["cases"]["spn"][precision]
+    network = official_vgg16(tensors).to(dtype)
+    data = {k: v.to(dtype) for k, v in part(tensors, "spn/").items() if "grad" not in k}
+    restored, negatives = data["output"].requires_grad_(), [data[f"negative_{k}"] for k in range(4)]
+    close = dict(rtol=0, atol=1e-12) if dtype == torch.float64 else dict(rtol=2e-6, atol=1e-9)
+
+    parts = spn_loss(restored, data["gt"], negatives, features=network, lambda_neg=0.001)
+    values = torch.stack([parts.l_rec, 0.001 * parts.l_neg, parts.total])
+    torch.testing.assert_close(
+        values, torch.tensor([expected["l_pix"], expected["l_neg"], expected["total"]], dtype=dtype), **close
+    )
+    layers = torch.stack(list(losses.layer_distances(restored, negatives, network).values()), dim=1)
+    torch.testing.assert_close(layers, torch.tensor(expected["per_layer"], dtype=dtype), **close)
+    grad_neg = torch.autograd.grad(0.001 * parts.l_neg, restored, retain_graph=True)[0]
+    grad = torch.autograd.grad(parts.total, restored)[0]
+    if dtype == torch.float64:
+        torch.testing.assert_close(grad_neg, tensors["spn/grad_l_neg_wrt_output_f64"], rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(grad, tensors["spn/grad_total_wrt_output_f64"], rtol=1e-9, atol=1e-15)
+    else:
+        torch.testing.assert_close(grad, tensors["spn/grad_total_wrt_output"], rtol=0, atol=3e-9)
+        torch.testing.assert_close(grad_neg.double(), tensors["spn/grad_l_neg_wrt_output_f64"], rtol=0, atol=3e-9)
+
+
+def official_vgg16(tensors):
+    network = feature_networks.build("vgg16", "random")
+    network.load_state_dict({k: v.float() for k, v in part(tensors, "vgg16/").items()})
+    return network
+
+
+def official_vgg19(tensors, size):
+    """The fixture's VGG19s: narrow with stored weights, or full and filled by golden/README's rule."""
+    weights = {f"relu{i}_1": 2.0 ** (i - 6) for i in range(1, 5)} | {"relu5_1": 1.0}
+    if size == "full":
+        network = feature_networks.build("vgg19", "random")
+        network.load_state_dict({k: filled(k, v.shape) for k, v in network.state_dict().items()})
+        return network
+    blocks = ((8, 8), (16, 16), (32,) * 4, (64,) * 4, (64,))
+    network = feature_networks.Vgg(blocks, weights, imagenet_input=False)
+    network.load_state_dict({k: v.float() for k, v in part(tensors, "vgg19_small/").items()})
+    return network
+
+
+def filled(key, shape):
+    assert not re.search(r"norm", key)
+    draw = np.random.default_rng(zlib.crc32(("vgg19:" + key).encode())).standard_normal(tuple(shape))
+    value = 0.05 * draw if key.endswith("bias") else 2**0.5 * draw / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(value.astype(np.float32))
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "size, name, best",
+    [
+        ("small", "CR", None),
+        ("small", "C2R_difficulty_0", 0),
+        ("small", "C2R_difficulty_31.5", 31.5),
+        ("full", "C2R_difficulty_31.5", 31.5),
+    ],
+)
+def test_cr_and_c2r_agree_with_the_official_code(size, name, best):
+    described, tensors = load("losses")
+    network = official_vgg19(tensors, size).double()
+    data = {k: v.double() for k, v in part(tensors, "contrastive_small_vgg19/").items() if "grad" not in k}
+    restored, gt, lq = data["anchor"].requires_grad_(), data["positive"], data["hazy_input"]
+    common = dict(features=network, lambda_neg=0.2, lq=lq)
+    if best is None:
+        parts = OBJECTIVES["cr"](restored, gt, [], **common)
+    else:
+        six = [data[f"negative_{k}"] for k in range(1, 7)]
+        parts = OBJECTIVES["c2r"](restored, gt, six, best_psnr=best, thresholds=losses.C2R_INDOOR, **common)
+    folder = f"contrastive_{size}_vgg19"
+    assert parts.l_neg.item() == pytest.approx(described["cases"][folder][name]["float64"]["value"], rel=1e-9)
+    assert parts.total.item() == pytest.approx(parts.l_rec.item() + 0.2 * parts.l_neg.item())
+    expected = tensors[f"{folder}/{name.lower()}_grad_float64"].double()
+    grad = torch.autograd.grad(parts.l_neg, restored)[0]
+    torch.testing.assert_close(grad, expected, rtol=1e-6, atol=1e-7 * expected.abs().max().item())
+
+
+@needs_shared
+def test_curriculum_weights_agree_with_the_official_code():
+    expected = load("losses")[0]["cases"]["curriculum_weights"]
+    for name, thresholds in (("its_test", losses.C2R_INDOOR), ("OTS_test_list", losses.C2R_OUTDOOR)):
+        for best, weights in expected[name].items():
+            assert losses.curriculum_weights(float(best), thresholds) == pytest.approx(weights, abs=1e-12)

@@ -1,0 +1,275 @@
+"""IDT: the official keys, numbers and tiles, any image size, and training."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import SHARED, load, needs_shared, part
+from torch import nn
+
+from mclir_nb.networks import idt
+from mclir_nb.networks.idt import IDT, SIZES, DropPath, SpatialTransformerLayer, WindowAttention, restore
+
+
+def build(size: str = "tiny", seed: int = 0, device: str = "cpu", **options) -> IDT:
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return IDT(**{**SIZES[size], **options})
+
+
+def image(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def official() -> tuple[dict, dict, IDT]:
+    description, tensors = load("idt")
+    core = IDT(**description["constructor"]).eval()
+    core.load_state_dict(part(tensors, "weights/"))
+    return description, tensors, core
+
+
+@needs_shared
+@torch.no_grad()
+def test_agrees_with_the_official_network():
+    description, tensors, core = official()
+    for case in description["cases"]:
+        given, expected = tensors[f"input/{case}"], tensors[f"output/{case}"]
+        torch.testing.assert_close(core(given), expected, rtol=1e-4, atol=description["recommended_atol"])
+        out, expected = core.double()(given[:1].double()), tensors[f"output_f64/{case}"][:1]  # one is enough
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-9)
+        core.float()
+
+
+@needs_shared
+@torch.no_grad()
+def test_agrees_with_the_official_tiling():
+    description, tensors, core = official()
+    found = part(tensors, "tiling/")
+    height, width = found["input"].shape[-2:]
+    origins = idt.tile_origins(height, width, 128)
+    assert origins == [tuple(start) for start in found["starts"].tolist()]
+    torch.testing.assert_close(idt.tile_weights(128, found["input"]), found["score"])
+    cuts = [found["input"][..., top : top + 128, left : left + 128] for top, left in origins]
+    cuts = torch.stack([cut * (1 + 0.05 * index) for index, cut in enumerate(cuts)])
+    torch.testing.assert_close(idt.merge_tiles(cuts, origins, height, width), found["merged"])
+    out = restore(core, found["input"])
+    torch.testing.assert_close(out, found["network_merged"], rtol=1e-4, atol=description["recommended_atol"])
+
+
+@needs_shared
+def test_state_dict_is_the_official_one():
+    published = json.loads((SHARED / "golden" / "state_dicts.json").read_text())["idt"]
+    core = build("paper", device="meta")
+    found = [[key, list(value.shape), str(value.dtype)[6:]] for key, value in core.state_dict().items()]
+    assert found == published["state_dict"]
+
+
+def test_published_parameter_count():
+    assert sum(p.numel() for p in build("paper", device="meta").parameters()) == 16_416_463
+
+
+def test_small_members_are_small():
+    counts = [sum(p.numel() for p in build(size).parameters()) for size in ("tiny", "demo")]
+    assert counts == sorted(counts) and counts[1] < 1_200_000
+
+
+def test_tiles_cover_and_stay_inside():
+    for height, width in [(128, 128), (129, 300), (236, 237), (500, 344)]:
+        covered = torch.zeros(height, width)
+        for top, left in idt.tile_origins(height, width, 128):
+            assert 0 <= top <= height - 128 and 0 <= left <= width - 128
+            covered[top : top + 128, left : left + 128] += 1
+        assert covered.min() > 0
+    assert idt.tile_origins(128, 128, 128) == [(0, 0)]
+    assert idt.tile_origins(128, 237, 128) == [(0, 0), (0, 108), (0, 109)]
+
+
+def test_merging_equal_tiles_gives_the_image_back():
+    picture = image(2, 3, 80, 130)
+    origins = idt.tile_origins(80, 130, 64)
+    tiles = torch.stack([picture[..., top : top + 64, left : left + 64] for top, left in origins])
+    torch.testing.assert_close(idt.merge_tiles(tiles, origins, 80, 130), picture)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (64, 64), (20, 65), (100, 70)])
+@torch.no_grad()
+def test_any_size_comes_back(height, width):
+    core = build().eval()
+    lq = image(2, 3, height, width)
+    out = restore(core, lq)
+    assert out.shape == lq.shape and out.isfinite().all()
+    torch.testing.assert_close(restore(core, lq[1:]), out[1:], rtol=1e-5, atol=1e-6)  # images do not meet
+
+
+@torch.no_grad()
+def test_a_small_image_is_mirrored_into_one_tile():
+    core, lq = build().eval(), image(1, 3, 33, 40)
+    mirrored = torch.cat([lq, lq[:, :, 1:-1].flip(2)], 2)[:, :, :64]
+    mirrored = torch.cat([mirrored, mirrored[..., 1:-1].flip(3)], 3)[..., :64]
+    torch.testing.assert_close(core(mirrored)[..., :33, :40], restore(core, lq))
+
+
+def test_a_tile_goes_straight_through(monkeypatch):
+    monkeypatch.setattr(idt, "merge_tiles", None)
+    core, lq = build(), image(2, 3, 64, 64)
+    core.eval()
+    assert torch.equal(restore(core, lq), core(lq))
+
+
+def test_tiles_run_in_bounded_batches(monkeypatch):
+    seen = []
+
+    class Recorder(nn.Module):
+        img_size = 64
+
+        def forward(self, x):
+            seen.append(len(x))
+            return x
+
+    lq = image(3, 3, 100, 200)
+    torch.testing.assert_close(restore(Recorder(), lq), lq)
+    assert max(seen) == idt.TILES_AT_ONCE and sum(seen) == 3 * 8
+
+
+@torch.no_grad()
+def test_window_attention_by_hand():
+    attention = WindowAttention(8, 3, 2, True, k_bound=2)
+    nn.init.normal_(attention.relative_position_bias_table)
+    x = image(1, 9, 8)
+    qkv, located = attention.qkv(x)
+    query, key, value = qkv.chunk(3, -1)
+    out = torch.zeros(1, 9, 8)
+    for head in range(2):
+        part_ = slice(4 * head, 4 * head + 4)
+        scores = query[0, :, part_] @ key[0, :, part_].T / 2
+        for i in range(9):
+            for j in range(9):
+                down, right = (max(-1, min(1, d)) + 1 for d in (i // 3 - j // 3, i % 3 - j % 3))
+                scores[i, j] += attention.relative_position_bias_table[3 * down + right, head]
+        out[0, :, part_] = scores.softmax(-1) @ value[0, :, part_]
+    position = attention.Position_Extract(located.transpose(1, 2).reshape(1, 8, 3, 3))
+    expected = attention.proj(out + position.reshape(1, 8, 9).transpose(1, 2))
+    torch.testing.assert_close(attention(x), expected)
+
+
+@torch.no_grad()
+def test_cross_window_attention_is_not_folded_back():
+    layer = SpatialTransformerLayer(4, 16, 1, 1.0, True, 0.0, 2).eval()
+    layer.attn, layer.mlp = nn.Identity(), nn.Identity()
+    layer.norm2 = nn.Module()
+    layer.norm2.forward = torch.zeros_like
+    x = image(2, 16, 16, 4)
+    windows = F.unfold(x.permute(0, 3, 1, 2), 8, stride=8).view(2, 4, 64, 4)  # (B, C, pixel, window)
+    added = windows.permute(0, 3, 2, 1).reshape(2, 16, 16, 4)
+    torch.testing.assert_close(layer(x), x + added)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    drop, x = DropPath(0.25), torch.ones(4000, 2, 3)
+    torch.manual_seed(0)
+    out = drop(x)
+    torch.manual_seed(0)
+    assert torch.equal(drop(x), out)
+    assert torch.equal(out, out[:, :1, :1].expand_as(out))
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x
+
+
+def test_drop_path_rates_rise_to_the_middle():
+    core = build("paper", device="meta")
+    rates = [[block.drop_path.rate for block in core.get_submodule(f"encoderlayer_{i}").blocks] for i in range(4)]
+    assert rates[0] == pytest.approx([0, 0, 0, 0.2 / 9]) and rates[3] == pytest.approx([0.8 / 9, 0.8 / 9, 0.1])
+    assert core.bottle.blocks[0].drop_path.rate == 0.1
+    assert [b.drop_path.rate for b in core.decoderlayer_3.blocks] == pytest.approx([0.4 / 9] * 3 + [0.2 / 9])
+
+
+def test_gradient_reaches_every_parameter():
+    core = build(img_size=128, drop_path_rate=0.0)
+    restore(core, image(1, 3, 128, 128)).square().mean().backward()
+    for name, parameter in core.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_training_learns():
+    core, gt = build(), image(1, 3, 64, 64, seed=1) * 0.5
+    lq = gt + 0.3
+    optimiser = torch.optim.Adam(core.parameters(), 3e-3)
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = (restore(core, lq) - gt).abs().mean()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.2
+
+
+def test_bfloat16_autocast_trains():
+    core, lq = build(drop_path_rate=0.0), image(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = restore(core, lq)
+    out.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in core.parameters())
+    assert (out - restore(core, lq)).abs().max() < 0.05
+
+
+@torch.no_grad()
+def test_copies_and_late_weights_compute_the_same():
+    core, lq = build().eval(), image(1, 3, 64, 64)
+    expected = core(lq)
+    late = build(device="meta").to_empty(device="cpu").eval()
+    late.load_state_dict(core.state_dict())
+    for other in (copy.deepcopy(core), late):
+        assert torch.equal(other(lq), expected)
+
+
+@torch.no_grad()
+def test_a_layer_is_one_graph_without_breaks():
+    layer, x = build().eval().decoderlayer_0, image(1, 8, 8, 128)
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_tiled_restoration_is_one_graph_without_breaks():
+    class Restorer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.core = build()
+
+        def forward(self, lq):
+            return restore(self.core, lq)
+
+    restorer, lq = Restorer().eval(), image(1, 3, 40, 70)
+    exported = torch.export.export(restorer, (lq,)).module()
+    torch.testing.assert_close(exported(lq), restorer(lq))
+
+
+def test_official_initialisation():
+    core = build("demo")
+    block = core.bottle.blocks[0]
+    assert block.mlp.linear1[0].weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert block.attn.relative_position_bias_table.std().item() == pytest.approx(0.02, rel=0.2)
+    assert block.attn.proj.bias.eq(0).all() and block.norm1.weight.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"depths": [2, 2]}, "nine layers"),
+        ({"depths": [1, 1, 1, 1, 1, 2, 2, 2, 2]}, "last four no more"),
+        ({"img_size": 96}, "img_size 96"),
+        ({"num_heads": [3] * 9}, "3 heads must divide 64"),
+    ],
+)
+def test_options_that_cannot_be_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        IDT(**{**SIZES["tiny"], **options})
+
+
+def test_core_refuses_other_sizes():
+    with pytest.raises(ValueError, match="image is 64x65"):
+        build()(image(1, 3, 64, 65))

@@ -1,0 +1,241 @@
+"""Networks: the official numbers and names, any image size, training, and bad input."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from golden import SHARED, load, needs_shared, part
+
+from mclir_nb import networks
+from mclir_nb.networks import edsr, ffanet, nafnet
+
+FIXTURES = {"ffanet": ffanet.FFANet, "edsr_x2": edsr.EDSR, "edsr_x4": edsr.EDSR, "nafnet": nafnet.NAFNet}
+PAPER = {  # entry of state_dicts.json: name, scale, overrides
+    "ffanet_3_19": ("ffanet", 1, {}),
+    **{f"dehazeformer_{size}": (f"dehazeformer-{size}", 1, {}) for size in "tsbml"},
+    "idt": ("idt", 1, {}),
+    **{f"swinir_light_x{scale}": ("swinir-light", scale, {}) for scale in (2, 3, 4)},
+    **{f"swinir_classical_x{x}_img{i}": ("swinir", x, {"img_size": i}) for x, i in ((2, 48), (4, 48), (4, 64))},
+    **{f"edsr_baseline_x{scale}": ("edsr", scale, {}) for scale in (2, 3, 4)},
+    "nafnet_gopro_width32": ("nafnet", 1, {}),
+    "nafnet_gopro_width64": ("nafnet-64", 1, {}),
+    "promptir": ("promptir", 1, {}),
+}
+PAPER = {entry: build for entry, build in PAPER.items() if build[0] in networks.names()}
+WITHOUT_GRADIENT = {  # parameters the official arithmetic does not use, or (IDT) not at the small image size
+    "promptir": r"core\.(chnl_reduce|reduce_noise_channel_)[123]\.weight",
+    "idt": r"core\.(encoderlayer_3\.blocks\.2|decoderlayer_0\.blocks\.1)\.attn\.(relative_pos.*|qkv\.to_q\..*)",
+}
+FAMILIES = {line.family: name for name, line in reversed(networks.NETWORKS.items())}  # one name per family
+EVERY = [(name, networks.NETWORKS[name].scales[-1]) for name in FAMILIES.values()]
+
+
+def small(name: str, scale: int, size: str = "tiny", **overrides) -> networks.Restorer:
+    """A small member with every parameter away from zero, so that gates and norms matter."""
+    torch.manual_seed(0)
+    network = networks.build(name, scale, **networks.options(name, size), **overrides)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter) + (0.5 if parameter.ndim == 1 else 0.0))
+    return network
+
+
+def golden_core(fixture: str, dtype: torch.dtype, **extra):
+    """The core of a fixture with its weights, the fixture's tensors, and the tolerances for `dtype`."""
+    about, tensors = load(fixture)
+    core = FIXTURES[fixture](**about["constructor"], **extra)
+    core.load_state_dict(part(tensors, "weights/"), strict=True)
+    wide = dtype == torch.float64
+    tolerance = {"atol": 1e-9, "rtol": 0.0} if wide else {"atol": about["recommended_atol"], "rtol": 1e-4}
+    return core.eval().to(dtype), tensors, "_f64" if wide else "", tolerance
+
+
+@needs_shared
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fixture", FIXTURES)
+def test_a_core_computes_the_official_numbers(fixture, dtype):
+    core, tensors, suffix, tolerance = golden_core(fixture, dtype)
+    expected = part(tensors, f"output{suffix}/")
+    assert expected
+    for case, wanted in expected.items():
+        with torch.no_grad():
+            torch.testing.assert_close(core(tensors[f"input/{case}"].to(dtype)), wanted, **tolerance)
+
+
+@needs_shared
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_local_pooling_computes_the_official_numbers(dtype):
+    core, tensors, suffix, tolerance = golden_core("nafnet", dtype, local=True, train_size=32)
+    about, _ = load("nafnet")
+    windows = {k: m.kernel for k, m in core.named_modules() if isinstance(m, nafnet.Pool)}
+    assert windows == {k: tuple(v) for k, v in about["local_pooling_TLC"]["kernels_here"].items()}
+    with torch.no_grad():
+        restored = core(tensors["input/local_64x80_global_pooling"].to(dtype))
+    torch.testing.assert_close(restored, tensors[f"local/output{suffix}"], **tolerance)
+
+
+@needs_shared
+def test_restore_normalises_hazy_images_as_the_official_loader():
+    core, tensors, _, tolerance = golden_core("ffanet", torch.float32)
+    for case, hazy in part(tensors, "hazy01/").items():
+        with torch.no_grad():
+            torch.testing.assert_close(ffanet.restore(core, hazy), tensors[f"output/{case}"], **tolerance)
+
+
+@needs_shared
+@pytest.mark.parametrize("entry", PAPER)
+def test_paper_size_has_the_official_state_dict(entry):
+    wanted = json.loads((SHARED / "golden" / "state_dicts.json").read_text())[entry]
+    name, scale, overrides = PAPER[entry]
+    with torch.device("meta"):
+        core = networks.build(name, scale, **overrides).core
+    listing = [[k, list(t.shape), str(t.dtype).removeprefix("torch.")] for k, t in core.state_dict().items()]
+    assert listing == wanted["state_dict"]  # names, shapes, types and order
+    assert sum(p.numel() for p in core.parameters()) == wanted["n_parameters"]
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+@pytest.mark.parametrize("size", [(16, 16), (17, 31)])
+def test_any_size_is_restored_at_its_scale(name, scale, size):
+    network = small(name, scale).eval()
+    with torch.no_grad():
+        restored = network(torch.rand(2, 3, *size))
+    assert restored.shape == (2, 3, size[0] * scale, size[1] * scale)
+    assert torch.isfinite(restored).all()
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_an_image_does_not_see_its_neighbours_in_the_batch(name, scale):
+    network, images = small(name, scale).eval(), torch.rand(3, 3, 20, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images)[1:2], network(images[1:2]), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_small_members_are_small(name, scale):
+    with torch.device("meta"):
+        sizes = [networks.build(name, scale, **networks.options(name, z)) for z in ("tiny", "demo", "paper")]
+    tiny, demo, paper = (sum(p.numel() for p in network.parameters()) for network in sizes)
+    assert tiny < demo < paper / 5
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_the_gradient_reaches_every_parameter(name, scale):
+    network = small(name, scale)
+    network(torch.rand(1, 3, 24, 24)).square().mean().backward()
+    silent = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [k for k in silent if not re.fullmatch(WITHOUT_GRADIENT.get(name, ""), k)] == []
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_bfloat16_autocast_stays_close_and_trains(name, scale):
+    network, lq = small(name, scale), torch.rand(1, 3, 24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        restored = network(lq)
+        restored.float().square().mean().backward()
+    reference = network(lq).detach()
+    assert (restored.float() - reference).abs().max() < 0.05 * reference.abs().max()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [pytest.param(*e, marks=pytest.mark.slow if e[0] in ("idt", "promptir") else ()) for e in EVERY]
+)
+def test_a_network_compiles_without_graph_breaks(name, scale):
+    network, lq = small(name, scale), torch.rand(1, 3, 24, 20)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(lq), network(lq))
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_a_copy_is_equal_and_independent(name, scale):
+    network, lq = small(name, scale).eval(), torch.rand(1, 3, 16, 16)
+    twin = copy.deepcopy(network)
+    again = networks.build(twin.name, twin.scale, **twin.options).eval()
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        before = network(lq)
+        for parameter in network.parameters():
+            parameter.zero_()
+        assert torch.equal(twin(lq), before) and torch.equal(again(lq), before)
+        assert not torch.equal(network(lq), before)
+
+
+def test_the_table_counts_parameters_and_macs(monkeypatch):
+    few = {name: networks.NETWORKS[name] for name in ("ffanet", "nafnet-64", "edsr")}
+    monkeypatch.setattr(networks, "NETWORKS", few)
+    table = networks.table().set_index("network")
+    assert list(table.index) == list(few)
+    assert table.loc["ffanet", "parameters"] == 4_455_913
+    # a 3x3 convolution of 64 channels at 256x256 pixels costs 9 * 64 * 64 * 65536 multiply-accumulates
+    convolution = 9 * 64 * 64 * 256 * 256
+    assert table.loc["ffanet", "macs"] == pytest.approx((3 * (2 * 19 + 1) + 1) * convolution, rel=0.02)
+    assert table.loc["nafnet-64", "macs"] == pytest.approx(63.06e9, rel=1e-3)  # an independent count
+    assert table.loc["edsr", "macs"] == pytest.approx(4.57e9 * (64 / 48) ** 2, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_the_table_has_every_network():
+    table = networks.table()
+    assert list(table["network"]) == networks.names()
+    assert (table["macs"] > 1e9).all() and table.notna().all(axis=None)
+
+
+def test_box_mean_equals_average_pooling():
+    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    expected = torch.nn.functional.avg_pool2d(x, (4, 12), stride=1)
+    torch.testing.assert_close(nafnet.box_mean(x, (4, 12)), expected)
+    half = nafnet.box_mean(x.bfloat16(), (4, 5))
+    assert half.dtype == torch.bfloat16 and half.shape == (2, 3, 6, 8)
+
+
+def test_local_pooling_differs_only_beyond_its_window():
+    usual, local = small("nafnet", 1).eval(), small("nafnet", 1, local=True, train_size=16).eval()
+    small_image, large_image = torch.rand(1, 3, 24, 24), torch.rand(1, 3, 24, 40)
+    with torch.no_grad():
+        assert torch.equal(usual(small_image), local(small_image))  # the window is 1.5 * 16 = 24 pixels
+        assert not torch.allclose(usual(large_image), local(large_image), atol=1e-5, rtol=0.0)
+
+
+def test_a_fresh_nafnet_is_nearly_the_identity():
+    network, lq = networks.build("nafnet", **networks.options("nafnet", "tiny")), torch.rand(1, 3, 24, 24)
+    blocks = [m for m in network.modules() if isinstance(m, nafnet.Block)]
+    features = torch.rand(1, blocks[0].conv1.in_channels, 8, 8)
+    assert torch.equal(blocks[0](features), features)
+    assert network(lq).shape == lq.shape
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.rand(3, 24, 24), r"shape \(B, 3, H, W\), got \(3, 24, 24\)"),
+        (torch.rand(1, 1, 24, 24), r"got \(1, 1, 24, 24\)"),
+        (torch.zeros(1, 3, 24, 24, dtype=torch.uint8), "divide uint8 by 255"),
+        (torch.rand(1, 3, 15, 24), "at least 16x16 pixels, got 15x24"),
+        (torch.full((1, 3, 24, 24), torch.nan), "1728 values that are NaN or infinite"),
+    ],
+)
+def test_a_wrong_image_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        small("ffanet", 1)(wrong)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: networks.build("ffa-net"), r"unknown network 'ffa-net' \(did you mean 'ffanet'\?\); choose one of"),
+        (lambda: networks.build("edsr"), "edsr has no scale 1; build it with scale=2, 3 or 4"),
+        (lambda: networks.build("ffanet", 2), "ffanet has no scale 2; build it with scale=1"),
+        (lambda: networks.build("edsr", 2, num_feats=8), r"no option 'num_feats' \(did you mean 'num_feat'\?\)"),
+        (lambda: networks.options("edsr", "huge"), "unknown size 'huge' of edsr"),
+        (lambda: networks.build("ffanet", gps=2), "exactly 3 groups"),
+        (lambda: networks.build("ffanet", dim=20), "multiple of 16, got 20"),
+        (lambda: networks.build("nafnet", dec_blk_nums=[1]), "as many decoder as encoder levels, got 1 and 4"),
+        (lambda: edsr.EDSR(upscale=5), "2, 3, 4 or 8, got upscale=5"),
+    ],
+)
+def test_a_wrong_request_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

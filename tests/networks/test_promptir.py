@@ -1,0 +1,180 @@
+"""PromptIR: official numbers and keys, any image size, its parts by hand, training, bad input."""
+
+import copy
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import SHARED, load, needs_shared, part
+
+from mclir_nb.networks import promptir
+from mclir_nb.networks.promptir import SIZES, Attention, PromptGenBlock, PromptIR, restore
+
+BLOCKS = {  # name in the fixture: the part, in official argument order
+    "Downsample_16": lambda: promptir.Downsample(16),
+    "Upsample_16": lambda: promptir.Upsample(16),
+    "PromptGenBlock_promptdim16_len5_size8_lindim24": lambda: PromptGenBlock(16, 5, 8, 24),
+    "TransformerBlock_dim24_heads4_ffn2.66_bias_true_BiasFree": lambda: promptir.TransformerBlock(
+        24, 4, 2.66, True, "BiasFree"
+    ),
+    "TransformerBlock_dim48_heads2_ffn2.66_bias_false_WithBias": lambda: promptir.TransformerBlock(
+        48, 2, 2.66, False, "WithBias"
+    ),
+}
+
+
+def filled(core: PromptIR, salt: str, gain: float = 0.7) -> PromptIR:
+    """The filler rule of golden/README.md, with the constants of the promptir fixture."""
+    weights = {}
+    for key, parameter in core.named_parameters():
+        seed, last = zlib.crc32((salt + key).encode("utf-8")), key.rpartition(".")[2]
+        g = np.random.default_rng(seed).standard_normal(tuple(parameter.shape))
+        norm = last == "weight" and (g.ndim == 1 or re.search(r"(^|\.)norm\d*\.weight$", key))
+        if norm or last == "temperature":
+            g = 1 + 0.1 * g
+        elif last in ("bias", "prompt_param"):
+            g *= 0.05 if last == "bias" else 0.5
+        else:
+            g *= gain / np.sqrt(np.prod(g.shape[1:]))
+        weights[key] = torch.from_numpy(g.astype(np.float32))
+    core.load_state_dict(weights, strict=True)
+    return core.eval()
+
+
+def tiny(**overrides) -> PromptIR:
+    return filled(PromptIR(**SIZES["tiny"] | overrides), "tiny:", gain=1.0)
+
+
+@needs_shared
+def test_the_official_numbers():
+    about, tensors = load("promptir")
+    core = filled(PromptIR(**about["constructor"]), "shared:promptir:")
+    weights = core.state_dict()
+    for key, start in part(tensors, "filler_probe/").items():
+        assert torch.equal(weights[key].flatten()[: len(start)], start)
+    with torch.no_grad():
+        for case in about["cases"]:
+            wanted, atol = tensors[f"output/{case}"], about["recommended_atol"]
+            torch.testing.assert_close(core(tensors[f"input/{case}"]), wanted, atol=atol, rtol=1e-4)
+        wide = core.double()(tensors["input/32x48"].double())
+    torch.testing.assert_close(wide, tensors["output_f64/32x48"], atol=1e-9, rtol=0)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_official_numbers_of_each_part(name):
+    about, tensors = load("promptir")
+    tensors = part(tensors, f"block/{name}/")
+    block = BLOCKS[name]()
+    block.load_state_dict(part(tensors, "weights/"), strict=True)
+    with torch.no_grad():
+        rough, wide = block(tensors["input"]), block.double()(tensors["input"].double())
+    torch.testing.assert_close(rough, tensors["output"], atol=about["recommended_atol"], rtol=1e-4)
+    torch.testing.assert_close(wide, tensors["output_f64"], atol=1e-9, rtol=0)
+
+
+@needs_shared
+def test_the_official_keys_in_order():
+    about = json.loads((SHARED / "golden" / "state_dicts.json").read_text())["promptir"]
+    for options in (SIZES["paper"], about["constructor"]):
+        with torch.device("meta"):
+            core = PromptIR(**options)
+        listing = [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in core.state_dict().items()]
+        assert listing == about["state_dict"]
+        assert sum(p.numel() for p in core.parameters()) == about["n_parameters"] == 35_592_263
+
+
+def test_attention_is_its_formula():
+    torch.manual_seed(0)
+    attention, x = Attention(6, 2, True).double(), torch.randn(2, 6, 4, 5).double()
+    with torch.no_grad():
+        attention.temperature.copy_(torch.tensor([0.5, 3.0]).view(2, 1, 1))
+    q, k, v = attention.qkv_dwconv(attention.qkv(x)).view(2, 3, 2, 3, 20).unbind(1)  # (B, heads, d, HW)
+    cosine = torch.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
+    out = (cosine * attention.temperature).softmax(-1) @ v
+    expected = attention.project_out(out.reshape(2, 6, 4, 5))
+    torch.testing.assert_close(attention(x), expected, atol=1e-12, rtol=0)
+
+
+def test_a_prompt_is_a_mixture_of_the_learned_maps():
+    block = PromptGenBlock(prompt_dim=4, prompt_len=3, prompt_size=2, lin_dim=6).double()
+    assert 0 <= block.prompt_param.min() and block.prompt_param.max() < 1  # official start: uniform
+    with torch.no_grad():
+        block.linear_layer.weight.zero_()
+        block.linear_layer.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))  # always the second map
+    expected = block.conv3x3(F.interpolate(block.prompt_param[:, 1], (5, 7), mode="bilinear"))
+    torch.testing.assert_close(block(torch.randn(1, 6, 5, 7).double()), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", ["demo", "tiny"])
+def test_any_image_size(size):
+    core = PromptIR(**SIZES[size]).eval()
+    assert sum(p.numel() for p in core.parameters()) < 1e6
+    for height, width in [(16, 16), (17, 31)]:
+        with torch.no_grad():
+            assert restore(core, torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
+
+
+def test_padding_by_hand():
+    core, lq = tiny(), torch.rand(1, 3, 19, 24)
+    padded = torch.from_numpy(np.pad(lq.numpy(), ((0, 0), (0, 0), (0, 5), (0, 0)), "reflect"))
+    torch.testing.assert_close(restore(core, lq), core(padded)[..., :19, :], atol=1e-6, rtol=0)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    core, lq = tiny().double(), torch.rand(3, 3, 16, 24).double()
+    torch.testing.assert_close(core(lq), torch.cat([core(image[None]) for image in lq]), atol=1e-12, rtol=0)
+
+
+def test_a_gradient_reaches_every_parameter_but_the_six_unused():
+    core = tiny().train()
+    core(torch.rand(2, 3, 24, 32)).square().mean().backward()
+    without = {k for k, p in core.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    unused = [f"{name}{level}.weight" for name in ("chnl_reduce", "reduce_noise_channel_") for level in (1, 2, 3)]
+    assert without == set(unused)
+
+
+def test_a_black_image_has_finite_gradients():
+    core = PromptIR(**SIZES["tiny"])  # fresh: all features are 0, and so are the lengths of q and k
+    core(torch.zeros(1, 3, 16, 16)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
+
+
+def test_bfloat16_autocast_stays_near():
+    core, lq = tiny(), torch.rand(1, 3, 24, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = core(lq)
+        rough.float().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
+    assert (rough - core(lq)).abs().mean() < 0.02 * core(lq).std()
+
+
+def test_a_copy_computes_the_same():
+    core, lq = tiny(), torch.rand(1, 3, 16, 24)
+    before = core(lq)
+    assert before.is_contiguous()
+    assert torch.equal(copy.deepcopy(core)(lq), before)
+
+
+def test_bad_input_speaks():
+    with pytest.raises(ValueError, match="20 x 24 is no multiple of 8; use promptir.restore"):
+        tiny()(torch.rand(1, 3, 20, 24))
+    with pytest.raises(ValueError, match="decoder=False.* use decoder=True"):
+        PromptIR(**SIZES["tiny"] | {"decoder": False})(torch.rand(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="8 channels do not split into 3 heads"):
+        PromptIR(**SIZES["tiny"] | {"heads": [3, 2, 4, 8]})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_agrees():
+    core, lq = tiny(), torch.rand(2, 3, 24, 40)
+    expected = core(lq)
+    torch.testing.assert_close(core.cuda()(lq.cuda()).cpu(), expected, atol=2e-2, rtol=0)  # room for TF32
+    with torch.autocast("cuda", torch.bfloat16):
+        core.train()(lq.cuda()).float().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())

@@ -1,0 +1,96 @@
+"""Disks that are full, folders that cannot be written, folders that belong to another run: nothing is lost."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+
+import killing
+import pytest
+from killing import same_runs, short
+
+from mclir_nb.training import checkpoint, lock, train
+
+RECIPE = short(steps=6, objective="plain")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    killing.work(RECIPE, folder)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB. Skipped where mounting is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting a small file system is not allowed here ({error})")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straight, monkeypatch):
+    real, folder = train.Trainer.advance, small_disk / "run"
+
+    def fill(self, *batch):
+        real(self, *batch)
+        if self.step == 5:
+            with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as file:
+                while True:
+                    file.write(b"x" * 4096)
+                    file.flush()
+
+    monkeypatch.setattr(train.Trainer, "advance", fill)
+    with pytest.raises(OSError, match="No space left on device.* as it was before is unchanged. Free space or"):
+        killing.work(RECIPE, folder)
+    assert checkpoint.read(folder / checkpoint.FILE)["run"]["step"] == 3
+    assert not list(folder.glob(".*.part")) and not (folder / lock.FILE).exists()
+    monkeypatch.setattr(train.Trainer, "advance", real)
+    (small_disk / "filler").unlink()
+    killing.work(RECIPE, folder)
+    same_runs(straight, folder)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence_and_a_finished_run_in_it_is_read(small_disk, straight):
+    shutil.copytree(straight, small_disk / "finished")
+    shutil.copytree(straight, small_disk / "unfinished")
+    (small_disk / "unfinished" / "scores.csv").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert train.train(RECIPE, small_disk / "finished", quiet=True).is_finished
+    with pytest.raises(OSError, match="cannot write into .*unfinished.* choose another out_dir, or make it writable"):
+        train.train(RECIPE, small_disk / "unfinished", quiet=True)
+    with pytest.raises(OSError, match="cannot create the run folder .* choose another out_dir"):
+        train.train(RECIPE, small_disk / "new", quiet=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a second process, on Linux only")
+def test_two_runs_in_one_folder_the_second_is_refused(straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    (folder / "scores.csv").unlink()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with lock.held(folder):
+        assert killing.finish(refused, folder) == 0
+        assert {f.name: f.read_bytes() for f in folder.iterdir() if f.name != lock.FILE} == before
+
+
+def refused(folder):
+    with pytest.raises(ValueError, match="is in use: process .* Wait for it or stop it, or choose another out_dir"):
+        train.train(RECIPE, folder, device="cpu", quiet=True)
+
+
+def test_the_leavings_of_a_killed_process_are_removed(straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    (folder / "scores.csv").unlink()
+    for name in (".checkpoint.safetensors.123.part", ".log.csv.9.part"):
+        (folder / name).write_bytes(b"half")
+    (folder / "notes.part").write_text("of the reader")
+    killing.work(RECIPE, folder)
+    assert sorted(folder.glob("*.part")) == [folder / "notes.part"] and not list(folder.glob(".*"))

@@ -1,0 +1,210 @@
+"""Files from strangers are data: through no door do they run code, exhaust memory, or reach outside their folder."""
+
+import json
+import os
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_checkpoints import Call, Payload
+
+from mclir_nb import __main__, files, networks, notebook, root
+from mclir_nb.data import datasets, tasks
+from mclir_nb.experiments import evidence
+from mclir_nb.method import features
+from mclir_nb.training import checkpoint, frames, lock, recipes, records, train
+from mclir_nb.views import widgets
+
+RECIPE = recipes.get("tiny", steps=2, patch_size=32)
+
+
+def pickled(path, payload):
+    path.write_bytes(pickle.dumps(payload))
+
+
+def saved(path, payload):
+    torch.save({"params": payload}, path)
+
+
+KINDS = [(Payload, pickled), (Call, pickled), (Payload, saved), (Call, saved)]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1].__name__}")
+def hostile(request, tmp_path):
+    """A function that writes a malicious pickle; afterwards nothing of it may have run, though it could have."""
+    kind, write = request.param
+    mark = tmp_path / "mark"
+    yield lambda path: write(path, kind(mark))
+    assert not mark.exists(), "code of the file has run"
+    write(tmp_path / "real.pth", kind(mark))
+    torch.load(tmp_path / "real.pth", weights_only=False) if write is saved else pickle.loads(
+        (tmp_path / "real.pth").read_bytes()
+    )
+    assert mark.exists()  # an unguarded reader runs it
+
+
+def run_folder(tmp_path, broken: str, hostile):
+    """A run folder in which one file is malicious."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    files.write_json(folder / "recipe.json", records.dataclasses.asdict(RECIPE))
+    hostile(folder / broken)
+    return folder, records.Run(folder)
+
+
+def test_every_file_of_a_run_folder(hostile, tmp_path):
+    folder, run = run_folder(tmp_path, "nothing", hostile)
+    readers = {
+        "model.safetensors": run.model,
+        "ema.safetensors": run.ema_model,
+        "history.safetensors": run.history_models,
+        frames.FILE: lambda: frames.read(folder),
+        "log.csv": lambda: run.log,
+        "scores.csv": lambda: run.scores,
+        "provenance.json": lambda: run.provenance,
+        "recipe.json": lambda: run.recipe,
+        checkpoint.FILE: lambda: checkpoint.read(folder / checkpoint.FILE),
+    }
+    for name, read in readers.items():
+        hostile(folder / name)
+        with pytest.raises(ValueError, match=re.escape(name)):
+            read()
+    (folder / lock.FILE).write_bytes((folder / "log.csv").read_bytes())
+    with lock.held(folder):
+        pass  # it names nobody
+
+
+def test_a_resumed_run(hostile, tmp_path):
+    folder, _ = run_folder(tmp_path, checkpoint.FILE, hostile)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        train.train(RECIPE, folder, quiet=True)
+
+
+def test_weights_of_networks_and_features_and_the_command(hostile, tmp_path, capsys):
+    for name in ("x.pth", "x.safetensors"):
+        hostile(tmp_path / name)
+        for load in (
+            lambda path: networks.load_checkpoint(networks.build("edsr", 2, **networks.options("edsr", "tiny")), path),
+            lambda path: features.build("vgg16", path),
+            lambda path: features.build("lite0", path),
+        ):
+            with pytest.raises(ValueError, match=name):
+                load(tmp_path / name)
+        arguments = ["restore", str(tmp_path / "p.png"), "--network", "edsr", "--scale", "2", "--checkpoint"]
+        assert __main__.main([*arguments, str(tmp_path / name)]) == 1
+        assert name in capsys.readouterr().err
+
+
+def test_records_and_data_sets(hostile, tmp_path):
+    for table in evidence.FILES:
+        hostile(tmp_path / f"{table}.csv")
+    with pytest.raises(ValueError, match="runs.csv cannot be read as a table"):
+        evidence.read_record("C1", tmp_path)
+    for split in ("train", "val", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for number in range(4):
+            hostile(tmp_path / "data" / split / f"{number}.png")
+    task = tasks.get("denoise")
+    with pytest.raises(ValueError, match=r"\.png cannot be read as a picture"):
+        datasets.check(datasets.open_set("folder", task, "train", tmp_path / "data"), task, 32)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch.save({"params": {"w": torch.zeros(10)}}, tmp_path / "true.pth")
+    with zipfile.ZipFile(tmp_path / "true.pth") as true, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in true.namelist():
+            bomb.writestr(entry, true.read(entry))
+        bomb.writestr("true/data/1", bytes(50_000_000))
+    assert path.stat().st_size < 100_000
+    network = networks.build("edsr", 2, **networks.options("edsr", "tiny"))
+    for load in (lambda: networks.load_checkpoint(network, path), lambda: features.build("vgg16", path)):
+        with pytest.raises(ValueError, match="bomb.pth is refused: it has .* bytes and would unpack to 5"):
+            load()
+
+
+def test_an_archive_is_never_unpacked_to_disk(tmp_path):
+    path = tmp_path / "inside" / "escape.pth"
+    path.parent.mkdir()
+    torch.save({"params": {"w": torch.zeros(10)}}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../outside.txt", "x")
+        archive.writestr(f"{tmp_path}/outside.txt", "x")
+    with pytest.raises(ValueError, match="escape.pth is damaged"):
+        networks.checkpoints.read(path)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["escape.pth"]
+
+
+@pytest.mark.parametrize("name", ["../C1", "/etc", "C1/../../x", "..", "", "a/b"])
+def test_a_record_stays_in_its_folder(name):
+    with pytest.raises(ValueError, match="is no name of a record"):
+        evidence.read_record(name)
+
+
+def test_tensors_named_like_paths_write_nothing(tmp_path):
+    files.write_tensors(tmp_path / "history.safetensors", {"../../../x.w": torch.zeros(1)})
+    files.write_json(tmp_path / "recipe.json", records.dataclasses.asdict(RECIPE))
+    with pytest.raises(ValueError, match="history.safetensors is not of this run"):
+        records.Run(tmp_path).history_models()
+    assert sorted(os.listdir(tmp_path)) == ["history.safetensors", "recipe.json"]
+
+
+NAME = '<img src=x onerror="alert(1)">'
+
+
+def test_names_of_files_and_records_are_escaped_in_notebooks(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda thing, **_: shown.append(thing))
+    import matplotlib.figure
+
+    notebook.show_figure(matplotlib.figure.Figure(), NAME)
+    assert "<img" not in shown[-1].data and "&lt;img" in shown[-1].data
+    assert "<img" not in files.as_markdown(records.pd.DataFrame({"image": [NAME]}))
+    assert "<img" not in records.pd.DataFrame({"image": [NAME]}).to_html()  # how a notebook shows a table
+    picture = torch.rand(3, 8, 8)
+    view = widgets._titled(picture, NAME, (8, 8))
+    assert view.count("<img") == 1 and "onerror=&quot;" in view and '"alert' not in view
+
+
+def test_no_example_suggests_jupyterlab_without_its_token():
+    """Every text of the repository but this one."""
+    nothing = r"""=\s*(''|""|\\?["']\\?["']|["'\s,\])]|$)"""
+    without = re.compile(rf"(token|password)\s*{nothing}|disable_check_xsrf|allow_unauthenticated|allow_origin")
+    for line in ("jupyter lab --ServerApp.token=''", 'c.token = ""', "--IdentityProvider.token="):
+        assert without.search(line)
+    places = ("*.md", "Makefile", "notebooks/*.ipynb", "mclir_nb/**/*.py", "tests/**/*.py", "data/*.md", ".ci/*")
+    files = {file for place in places for file in root().glob(place) if file.is_file()}
+    lines = [line for file in files - {Path(__file__)} for line in file.read_text().splitlines()]
+    about = [line for line in lines if re.search("ServerApp|IdentityProvider|NotebookApp|jupyter.lab", line)]
+    assert len(about) > 2 and not [line for line in about if without.search(line)]
+
+
+def test_nothing_is_fetched_but_over_https():
+    assert all(url.startswith("https://") for url, _ in features.DOWNLOADS.values())
+    network = re.compile(r"import (urllib|http|socket|ftplib|requests)|from (urllib|http|socket)")
+    asking = [file.name for file in root().glob("mclir_nb/**/*.py") if network.search(file.read_text())]
+    assert asking == ["download.py"]
+
+
+def test_a_json_file_as_large_as_memory_is_not_read(tmp_path):
+    with open(tmp_path / "recipe.json", "wb") as file:
+        file.truncate(2**40)  # a hole: no disk is needed
+    with pytest.raises(ValueError, match="it is larger than 1048576 bytes"):
+        records.read_recipe(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match="it holds a list"):
+        records.read_recipe(tmp_path)
+
+
+TWO_DISKS = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18)  # the end of a zip64
+
+
+@pytest.mark.parametrize("content", [b"\x80", TWO_DISKS], ids=["one byte of a pickle", "part of an archive"])
+def test_remains_of_a_file_are_refused_by_name(content, tmp_path):
+    (tmp_path / "rest.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="rest.pth is (a )?damaged"):
+        networks.load_checkpoint(networks.build("edsr", 2, **networks.options("edsr", "tiny")), tmp_path / "rest.pth")

@@ -1,0 +1,79 @@
+"""The rooms of the package: imports go down only, and the three rooms of the ground floor do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from mclir_nb import root
+
+PACKAGE = root() / "mclir_nb"
+FLOORS = {
+    "views": {"experiments", "training", "evaluation", "method", "networks", "data"},
+    "experiments": {"training", "evaluation", "method", "networks", "data"},
+    "training": {"evaluation", "method", "networks", "data"},
+    "evaluation": {"method", "networks", "data"},
+    "method": set(),
+    "networks": set(),
+    "data": set(),
+}
+GROUND = {"files", "progress", "seeds", "choices"}  # root modules every room may use; they use each other at most
+TOP = {"notebook", "__main__"}
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of the package a file imports, anywhere in it, as paths below the package: 'training.recipes'."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} imports relatively; write the full path"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("mclir_nb.") for name in found if name.startswith("mclir_nb.")}
+
+
+def test_every_folder_is_a_room():
+    folders = {folder.name for folder in PACKAGE.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+    assert folders == set(FLOORS)
+    files = {file.stem for file in PACKAGE.glob("*.py")}
+    assert files == GROUND | TOP | {"__init__"}
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_go_down(room):
+    for file in (PACKAGE / room).glob("*.py"):
+        for name in imported(file):
+            target = name.split(".")[0]
+            if (PACKAGE / target).is_dir():
+                assert target == room or target in FLOORS[room], f"{room}/{file.name} imports {name}"
+            else:
+                assert target not in TOP, f"{room}/{file.name} imports {name}"
+
+
+def test_ground_floor_knows_no_room():
+    for name in GROUND:
+        for used in imported(PACKAGE / f"{name}.py"):
+            assert not (PACKAGE / used.split(".")[0]).is_dir(), f"{name}.py imports {used}"
+
+
+def test_no_circle():
+    graph = {}
+    for file in PACKAGE.rglob("*.py"):
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = {used for used in imported(file)}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name in done:
+            return
+        for used in graph[name]:
+            parts = used.split(".")
+            target = next((t for n in (len(parts), len(parts) - 1) if (t := ".".join(parts[:n])) in graph), None)
+            if target and target != name:
+                visit(target, (*path, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())

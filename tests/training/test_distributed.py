@@ -1,0 +1,166 @@
+"""One recipe on two processes (gloo, CPU): the same weights as on one, written by one of them, resumable."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mclir_nb import files
+from mclir_nb.training import distributed, recipes, records, train
+from mclir_nb.training.train import Trainer
+
+FILES = ("model.safetensors", "ema.safetensors", "history.safetensors", "checkpoint.safetensors")
+COMMAND = ["-m", "mclir_nb", "train", "--recipe", "tiny", "--task", "sr", "--scale", "2", "--device", "cpu"]
+SMALL = dict(steps=6, batch_size=4, patch_size=32, log_every=3, val_every=3, save_every=3, history_every=(2, 1))
+
+
+def recipe(**changes):
+    return recipes.get("tiny", "sr", scale=2, **SMALL | changes)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def in_two(work, *arguments) -> None:
+    """work(rank, *arguments) in two processes that a launcher might have started."""
+    context = torch.multiprocessing.spawn(_as_rank, (free_port(), work, *arguments), nprocs=2, join=False)
+    deadline = time.monotonic() + 240
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the two processes wait for each other")
+
+
+def _as_rank(rank: int, port: int, work, *arguments) -> None:
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in own.items()})
+    torch.set_num_threads(1)
+    work(rank, *arguments)
+
+
+def _in_each(rank: int, folder: Path) -> None:
+    """A run at a stretch; one that is interrupted in the second process alone after step 4, and goes on."""
+    if rank == 1:
+        files.write_file = _forbidden
+    train.train(recipe(), folder / "whole", quiet=True)
+    advance = Trainer.advance
+
+    def interrupted(self, *batch):
+        advance(self, *batch)
+        if self.step == 4 and rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Trainer.advance = interrupted
+    with pytest.raises(KeyboardInterrupt, match="after step 4 and saved"):
+        train.train(recipe(), folder / "stopped", quiet=True)
+    Trainer.advance = advance
+    train.train(recipe(), folder / "stopped", quiet=True)
+    _refusals(rank, folder)
+
+
+def _refusals(rank: int, folder: Path) -> None:
+    """What goes wrong in the first process is said in both; an odd batch is refused; a coupled loss is named."""
+    with pytest.raises(ValueError, match="another recipe .*seed: 0 there, 1 now"):
+        train.train(recipe(seed=1), folder / "whole", quiet=True)
+    with pytest.raises(ValueError, match="batch_size 3 cannot be shared evenly by 2 .* such as 2 or 4"):
+        train.train(recipe(batch_size=3), folder / "odd", quiet=True)
+    assert "cr looks at a batch as a whole: on 2 processes" in distributed.caution("cr")
+    assert distributed.caution("spn") == distributed.caution("plain") == ""
+    os.environ["LOCAL_RANK"] = "99"
+    with pytest.raises(ValueError, match="process 99 of this machine has no GPU of its own"):
+        distributed.place(torch.device("cuda"))
+
+
+def _forbidden(path, content):
+    raise AssertionError(f"the second process writes {path}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of both, and the run of one process with the whole batch."""
+    folder = tmp_path_factory.mktemp("processes")
+    in_two(_in_each, folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train.train(recipe(), folder / "alone", quiet=True)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_two_halves_of_a_batch_give_the_weights_of_the_whole_batch(runs, file):
+    two, one = load_file(runs / "whole" / file), load_file(runs / "alone" / file)
+    assert two.keys() == one.keys()
+    for name in one:  # an AdamW step is the learning rate, whatever the gradient: 6 steps move a weight by 0.02
+        assert torch.allclose(two[name], one[name], rtol=1e-4, atol=2e-6), name
+
+
+def test_what_is_logged_is_that_of_the_whole_batch(runs):
+    two, one = records.Run(runs / "whole"), records.Run(runs / "alone")
+    for column in ("l_rec", "l_neg", "r", "distance_0", "val_psnr", "val_psnr_ema"):
+        assert two.log[column].tolist() == pytest.approx(one.log[column].tolist(), rel=1e-3), column
+    assert two.scores["psnr_restored"].tolist() == pytest.approx(one.scores["psnr_restored"].tolist(), abs=1e-3)
+    assert two.provenance["processes"] == 2 and one.provenance["processes"] == 1
+
+
+def test_two_processes_resume_to_the_same_bits(runs):
+    for file in FILES[:3]:
+        whole, stopped = (load_file(runs / run / file) for run in ("whole", "stopped"))
+        assert all(torch.equal(whole[name], stopped[name]) for name in whole), file
+
+
+def test_one_process_needs_nothing(monkeypatch):
+    assert distributed.world() == 1 and distributed.is_first() and distributed.caution("cr") == ""
+    assert distributed.share(3) == range(3) and distributed.any_of(True) and not distributed.any_of(False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="RANK, MASTER_ADDR, MASTER_PORT is not set: start the processes"):
+        distributed.join()
+
+
+def start(*command: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `runs`: another number of threads rounds differently
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def same_as(runs: Path, folder: Path) -> None:
+    there, here = load_file(folder / FILES[0]), load_file(runs / "whole" / FILES[0])
+    assert all(torch.equal(there[name], here[name]) for name in here)
+
+
+def test_accelerate_launches_the_command(runs, tmp_path):
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install 'mclir-nb[many]'")
+    out, settings = tmp_path / "run", [f"--{k.replace('_', '-')}" for k in SMALL]
+    values = [map(str, v) if isinstance(v, tuple) else [str(v)] for v in SMALL.values()]
+    fields = [word for name, value in zip(settings, values, strict=True) for word in (name, *value)]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    done = start(*launcher, *COMMAND, "--out", str(out), *fields)
+    assert done.stdout.count("written to") == 1
+    same_as(runs, out)
+
+
+@pytest.mark.slow
+def test_the_notebook_launcher_trains_too(runs, tmp_path):
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install 'mclir-nb[many]'")
+    code = (
+        "from accelerate import notebook_launcher; from mclir_nb import recipes, train; "
+        f"recipe = recipes.get('tiny', 'sr', scale=2, **{SMALL!r}); "
+        f"notebook_launcher(train.train, (recipe, {str(tmp_path / 'run')!r}), 2, use_port='{free_port()}')"
+    )
+    start("-c", code)
+    same_as(runs, tmp_path / "run")

@@ -1,0 +1,121 @@
+"""The moments a run keeps: which ones, how exactly, and the same after a killed and resumed run."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mclir_nb.method.history import HistoryModels
+from mclir_nb.training import frames, recipes, records, train
+
+SHORT = {"steps": 24, "save_every": 10, "log_every": 6, "val_every": 12, "batch_size": 1}
+
+
+def test_moments_are_few_spread_over_the_run_and_end_with_it():
+    for total in (1, 5, 300, 1200, 500_000):
+        kept = frames.steps(total)
+        assert len(kept) <= frames.COUNT and kept[-1] == total and kept[0] >= 1 and kept == sorted(set(kept))
+        for part in range(15 if total >= 300 else 0):  # one in every sixteenth
+            assert sum(part * total / 16 < step <= (part + 1) * total / 16 + 1 for step in kept) >= 1
+
+
+def test_moments_show_histories_at_all_ages():
+    for total, every in ((1200, (100, 50, 20, 10)), (800, (100, 50, 20, 10)), (300, (50, 25, 10, 5))):
+        for interval in every:
+            ages = [step % interval / interval for step in frames.steps(total)[:-1]]
+            assert 0.25 < sum(ages) / len(ages) < 0.75 and len(set(ages)) >= 4
+
+
+class Net(nn.Module):
+    """One convolution; its place in channels-last memory and its mode must survive being looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return x + self.drop(self.conv(x))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().train()
+
+
+def test_a_lag_of_a_ten_thousandth_survives_the_file(tmp_path, net):
+    history = HistoryModels(net, every=(10, 10), decay=(0.1, 0.1))
+    with torch.no_grad():
+        history.models[0].conv.bias += 1e-4
+        history.models[1].conv.bias -= 3e-6
+    pair = ("cat", torch.rand(3, 40, 40), torch.rand(3, 40, 40))
+    frames.keep(tmp_path, 7, net, history, pair)
+    kept = frames.read(tmp_path)
+    assert kept.name == "cat" and kept.steps == [7] and net.training
+    assert torch.equal(kept.gt, pair[1]) and torch.equal(kept.lq, pair[2])
+    gaps = kept.negatives[0].double() - kept.restored[0]
+    assert gaps[0].mean().item() == pytest.approx(1e-4, rel=0.01)
+    assert gaps[1].mean().item() == pytest.approx(-3e-6, rel=0.1)
+    net.eval()
+    with torch.no_grad():
+        assert (kept.restored[0] - net(pair[2][None])[0]).abs().max() < 1e-3
+    assert torch.allclose(kept.distances[0], history.distances(net))
+
+
+def test_moments_at_or_after_a_step_are_made_again(tmp_path, net):
+    history, pair = HistoryModels(net, (10,), (0.1,)), ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
+    later = copy.deepcopy(net)
+    with torch.no_grad():
+        later.conv.bias += 1
+    for step, model in ((3, net), (5, later), (9, later), (5, net)):
+        frames.keep(tmp_path, step, model, history, pair)
+    kept = frames.read(tmp_path)
+    assert kept.steps == [3, 5] and torch.equal(kept.restored[0], kept.restored[1])
+
+
+def test_a_damaged_file_does_not_stop_a_run(tmp_path, net, capsys):
+    (tmp_path / frames.FILE).write_bytes(b"not a safetensors file")
+    pair = ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
+    frames.keep(tmp_path, 5, net, HistoryModels(net, (10,), (0.1,)), pair)
+    assert "The moments in it are lost" in capsys.readouterr().out
+    assert frames.read(tmp_path).steps == [5]
+
+
+@pytest.mark.parametrize("scale", [1, 3, 4])
+def test_the_centre_is_the_same_place_in_lq_and_gt(scale):
+    lq = torch.rand(3, 50, 37)
+    gt = lq.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    _, part, small = frames.centre(("x", gt, lq))
+    assert max(part.shape[1:]) <= 96 and part.shape[1] == small.shape[1] * scale
+    assert torch.equal(part, small.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+
+
+def test_a_killed_run_keeps_the_same_moments(tmp_path, monkeypatch):
+    recipe = recipes.get("tiny", **SHORT)
+    train.train(recipe, tmp_path / "straight", quiet=True)
+    real = train.Trainer.advance
+
+    def dies(self, *batch):
+        if self.step == 18:  # after moments that no checkpoint knows of
+            raise ZeroDivisionError
+        real(self, *batch)
+
+    monkeypatch.setattr(train.Trainer, "advance", dies)
+    with pytest.raises(ZeroDivisionError):
+        train.train(recipe, tmp_path / "killed", quiet=True)
+    assert frames.read(tmp_path / "killed").steps[-1] > 10
+    monkeypatch.setattr(train.Trainer, "advance", real)
+    train.train(recipe, tmp_path / "killed", quiet=True)
+    straight, killed = ((tmp_path / name / frames.FILE).read_bytes() for name in ("straight", "killed"))
+    assert straight == killed
+    assert frames.read(tmp_path / "straight").steps == frames.steps(24)
+
+
+def test_a_folder_without_moments_says_why(tmp_path):
+    records.adopt(tmp_path, recipes.get("tiny", objective="plain"), resume=True)
+    with pytest.raises(ValueError, match="objective plain.*train with objective 'spn'"):
+        frames.read(tmp_path)
+    with pytest.raises(ValueError, match="not a run folder"):
+        frames.read(tmp_path / "nowhere")

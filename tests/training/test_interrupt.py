@@ -1,0 +1,125 @@
+"""Ctrl-C, an interrupted kernel, a scheduler that asks to end: the run is saved and says how to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import killing
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from mclir_nb.training import checkpoint, interrupt
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+COMMAND = ["train", "--recipe", "tiny", "--device", "cpu", "--patch-size", "32", "--steps", "2000", "--save-every", "1"]
+CODE = """
+from mclir_nb import recipes, train
+train.train(recipes.get("tiny", steps=2000, patch_size=32, save_every=1), OUT, device="cpu")
+"""
+
+
+def wait_for(file, process) -> None:
+    end = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < end, "no checkpoint was written"
+        time.sleep(0.05)
+
+
+def answer(client, asked: str) -> dict:
+    while True:
+        reply = client.get_shell_msg(timeout=120)
+        if reply["parent_header"]["msg_id"] == asked:
+            return reply["content"]
+
+
+def saved_step(folder) -> int:
+    return checkpoint.read(folder / checkpoint.FILE)["run"]["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_command_that_is_interrupted_saves_and_says_how_to_go_on(number, tmp_path):
+    command = [sys.executable, "-m", "mclir_nb", *COMMAND, "--out", tmp_path / "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(tmp_path / "run" / checkpoint.FILE, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    step = saved_step(tmp_path / "run")
+    assert f"stopped after step {step} and saved; run the same command to go on." in errors
+    assert not list((tmp_path / "run").glob("*.lock"))
+
+
+def test_an_interrupted_kernel_saves_and_says_how_to_go_on(tmp_path):
+    manager, client = start_new_kernel(env=dict(os.environ))
+    try:
+        asked = client.execute(CODE.replace("OUT", repr(str(tmp_path / "run"))))
+        wait_for(tmp_path / "run" / checkpoint.FILE, manager.provisioner.process)
+        manager.interrupt_kernel()
+        reply, step = answer(client, asked), saved_step(tmp_path / "run")
+        assert reply["ename"] == "KeyboardInterrupt"
+        assert reply["evalue"] == f"stopped after step {step} and saved; run the same command to go on."
+        assert answer(client, client.execute("1"))["status"] == "ok"  # the kernel lives
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_papermill_keeps_what_there_was_when_it_is_interrupted(tmp_path):
+    cells = ["print('the first cell')", CODE.replace("OUT", repr(str(tmp_path / "run"))), "print('never')"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    command = [sys.executable, "-W", "ignore", "-m", "papermill", tmp_path / "in.ipynb", tmp_path / "out.ipynb"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as process:
+        wait_for(tmp_path / "run" / checkpoint.FILE, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends Ctrl-C to all of a command's processes
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    first, second, third = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-3:]
+    assert first.outputs[0].text == "the first cell\n" and not third.outputs
+    assert saved_step(tmp_path / "run") >= 1
+
+
+def test_a_second_interrupt_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="stopped at once; run the same command to go on"):
+        with interrupt.noticed() as event:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert event.wait(5)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_nothing_is_changed():
+    import threading
+
+    seen = []
+
+    def look():
+        with interrupt.noticed() as event:
+            seen.append((event.is_set(), signal.getsignal(signal.SIGINT)))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
+def test_an_interrupt_while_scoring_loses_nothing(tmp_path, monkeypatch, capsys):
+    from mclir_nb import __main__
+    from mclir_nb.training import train
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.evaluate, "evaluate", interrupted)
+    own = ["--patch-size", "32", "--steps", "2", "--objective", "plain"]
+    folder = tmp_path / "run"
+    assert __main__.main(["train", "--recipe", "tiny", "--out", str(folder), *own]) == 130
+    assert "stopped; run the same command to go on from what was saved." in capsys.readouterr().err
+    assert saved_step(folder) == 2 and killing.records.Run(folder).model()

@@ -1,0 +1,152 @@
+"""A reader's own network, degradation, objective and pictures, through the same doors as the package's."""
+
+import functools
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mclir_nb import networks
+from mclir_nb.data import datasets, tasks
+from mclir_nb.method import losses
+from mclir_nb.training import recipes, records, train, user_code
+
+SHORT = {"steps": 3, "log_every": 1, "val_every": 0, "batch_size": 1, "patch_size": 16, "history_every": (2,)}
+
+
+class Small(nn.Module):
+    """The network of the tests."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1))
+
+    @staticmethod
+    def shape():
+        return "never called, but part of the definition"
+
+    def forward(self, lq):
+        return lq + self.layers(lq)
+
+
+def dim(gt, depth, generator):
+    """Darker, and grainy."""
+    return gt * 0.5 + 0.02 * torch.randn(gt.shape, generator=generator)
+
+
+def pixel_spn(restored, gt, negatives, *, lambda_neg, **_):
+    """SPN with a squared distance of pixels."""
+    l_rec = F.l1_loss(restored, gt)
+    l_neg = torch.stack([F.mse_loss(restored, negative) for negative in negatives]).mean()
+    return losses.LossParts(l_rec, l_neg, l_rec - lambda_neg * l_neg)
+
+
+@pytest.fixture
+def mine(monkeypatch, tmp_path):
+    """The three added to their tables, and a folder of pictures; a function that makes recipes with them."""
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Small, width=6))
+    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", dim, "mine", "basicsr-rgb", "none"))
+    monkeypatch.setitem(losses.OBJECTIVES, "pixel-spn", pixel_spn)
+    monkeypatch.setattr(losses, "USES_HISTORY", losses.USES_HISTORY | {"pixel-spn"})
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        values = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(number))
+        _write_png(folder / f"{number}.png", values)
+    fields = dict(objective="pixel-spn", lambda_neg=0.1, dataset="folder", data_root=str(folder))
+    return functools.partial(recipes.get, "tiny", "dim", **fields, **SHORT)
+
+
+def _write_png(path, image):
+    from PIL import Image
+
+    Image.fromarray((image.permute(1, 2, 0) * 255).byte().numpy()).save(path)
+
+
+def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
+    run = train.train(mine(), tmp_path / "run", quiet=True)
+    assert run.recipe.network == "mine" and len(run.history_models()) == 1
+    assert isinstance(run.model().core, Small) and run.model().core.layers[0].out_channels == 6
+    assert (run.log.total - (run.log.l_rec - 0.1 * run.log.l_neg)).abs().max() < 1e-6 and run.log.l_neg.iloc[-1] > 0
+    assert len(run.scores) > 0 and run.scores.psnr_input.max() < 15
+    kept = json.loads((run.dir / user_code.FILE).read_text())
+    assert list(kept) == ["network 'mine'", "task 'dim'", "objective 'pixel-spn'"]
+    assert "width" in kept["network 'mine'"] and "lq + self.layers(lq)" in kept["network 'mine'"]
+    assert "never called" in kept["network 'mine'"]
+    assert "randn" in kept["task 'dim'"] and "mse_loss" in kept["objective 'pixel-spn'"]
+
+
+def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
+    assert user_code.definitions(recipes.get("tiny", "sr")) == {}
+    user_code.remember(tmp_path, recipes.get("tiny"))
+    assert not (tmp_path / user_code.FILE).exists()
+
+
+def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
+    records.adopt(tmp_path, mine(), resume=True)
+    user_code.remember(tmp_path, mine())
+    user_code.remember(tmp_path, mine())  # the same again
+    with monkeypatch.context() as changed:
+        darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
+        changed.setitem(tasks.TASKS, "dim", tasks.Task("dim", darker, "mine", "basicsr-rgb", "none"))
+        with pytest.raises(ValueError, match="another definition of task 'dim'.*choose another out_dir"):
+            user_code.remember(tmp_path, mine())
+    with monkeypatch.context() as changed:
+        changed.setitem(networks.NETWORKS, "mine", networks.own(Small, width=8))
+        with pytest.raises(ValueError, match="another definition of network 'mine'"):
+            train.train(mine(), tmp_path, quiet=True)
+
+
+def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
+    recipe = mine()
+    records.adopt(tmp_path, recipe, resume=True)
+    for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.delitem(table, name)
+            with pytest.raises(ValueError, match=f"'{name}' is unknown.*run the cell or import the module"):
+                records.read_recipe(tmp_path)
+
+
+def test_an_objective_of_ones_own_needs_its_weight(mine):
+    with pytest.raises(ValueError, match="'pixel-spn' has no weight of its own; give lambda_neg"):
+        mine(lambda_neg=None)
+
+
+def test_an_objective_of_ones_own_that_runs_away_is_stopped(mine, tmp_path):
+    with pytest.raises(train.Diverged, match="the negative term outweighs the reconstruction"):
+        train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
+
+
+def test_ones_own_task_takes_pairs_from_a_folder(mine, tmp_path):
+    for side in ("gt", "lq"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        for number in range(3):
+            _write_png(tmp_path / "pairs" / side / f"{number}.png", torch.rand(3, 16, 16))
+    images = datasets.open_set("folder", tasks.get("dim"), "train", tmp_path / "pairs")
+    assert images.paired
+
+
+def test_a_network_with_a_scale_is_built_with_it(monkeypatch):
+    class Twice(nn.Module):
+        def __init__(self, upscale):
+            super().__init__()
+            self.scale, self.weight = upscale, nn.Parameter(torch.ones(1))
+
+        def forward(self, lq):
+            return F.interpolate(lq, scale_factor=self.scale) * self.weight
+
+    def padded(core, lq):
+        return core(F.pad(lq, (0, 1)))[..., :-2]
+
+    monkeypatch.setitem(networks.NETWORKS, "twice", networks.own(Twice, padded, scales=(2,)))
+    assert networks.build("twice", 2)(torch.rand(1, 3, 16, 17)).shape == (1, 3, 32, 34)
+    with pytest.raises(ValueError, match="twice has no scale 3; build it with scale=2"):
+        networks.build("twice", 3)
+
+
+def test_the_source_of_a_function_without_a_file_is_not_invented():
+    space: dict = {"__name__": "elsewhere"}
+    exec("def made(gt, depth, generator): return gt", space)
+    assert user_code._source(space["made"]) == user_code.UNKNOWN

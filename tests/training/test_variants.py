@@ -1,0 +1,129 @@
+"""Variants of SPN that a recipe can ask for: distances that fade, lambda over time, which histories are asked."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mclir_nb.experiments import evidence, plans
+from mclir_nb.method import features, losses
+from mclir_nb.training import recipes, schedule, train
+
+
+def recipe(**changes):
+    small = dict(steps=6, log_every=1, val_every=6, save_every=3, history_every=(4, 2))
+    return recipes.get("tiny", "derain", **small | changes)
+
+
+def trainer(**changes) -> train.Trainer:
+    return train.Trainer(recipe(**changes), torch.device("cpu"))
+
+
+def advanced(made: train.Trainer, steps: int) -> train.Trainer:
+    for batch in made.patches.batches(made.step + 1, steps):
+        made.advance(*batch)
+        made.log()
+    return made
+
+
+@pytest.mark.parametrize("name", losses.DISTANCES)
+def test_value_and_gradient_are_those_of_the_formula(name):
+    net, chance = features.build("lite0"), torch.Generator().manual_seed(0)
+    image, *others = (torch.rand(2, 3, 32, 32, generator=chance) for _ in range(3))
+    formula = {
+        "l1": torch.abs,
+        "squared": torch.square,
+        "huber": lambda d: (
+            torch.nn.functional.huber_loss(d, torch.zeros_like(d), reduction="none", delta=losses.HUBER) / losses.HUBER
+        ),
+    }[name]
+    weights = net.layer_weights
+    by_hand, image = image.clone().requires_grad_(), image.requires_grad_()
+    ours = net(by_hand)
+    pairs = [(weights[layer], ours[layer] - net(other)[layer].detach()) for other in others for layer in ours]
+    expected = sum(weight * formula(difference).mean() for weight, difference in pairs) / len(others)
+    found = losses.feature_distance(image, others, net, name)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    expected.backward()
+    assert torch.nn.functional.cosine_similarity(image.grad.flatten(), by_hand.grad.flatten(), dim=0) > 0.99999
+    assert image.grad.norm() == pytest.approx(float(by_hand.grad.norm()), rel=1e-4)
+
+
+def test_lambda_waits_falls_and_is_constant_otherwise():
+    constant = recipe(steps=100)
+    assert {schedule.weight(constant, step) for step in (1, 50, 100)} == {constant.weight}
+    waiting = recipe(steps=100, lambda_from=51)
+    assert schedule.weight(waiting, 50) == 0 and schedule.weight(waiting, 51) == waiting.weight
+    falling = recipe(steps=100, lambda_follows_rate=True)
+    assert schedule.weight(falling, 1) == falling.weight and schedule.weight(falling, 100) < 1e-3 * falling.weight
+
+
+def test_before_its_step_spn_is_plain_and_asks_no_history():
+    waiting, plain = advanced(trainer(lambda_from=3), 2), advanced(trainer(objective="plain"), 2)
+    assert waiting.rows[-1]["l_neg"] == 0 and waiting.rows[-1]["r"] == 0
+    for one, other in zip(waiting.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert advanced(waiting, 3).rows[-1]["l_neg"] > 0
+
+
+def test_r_is_held():
+    for objective in ("spn", "history-positive"):
+        rows = advanced(trainer(objective=objective, lambda_ratio=0.05), 4).rows
+        assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
+        assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
+
+
+def test_one_history_is_drawn_from_seed_and_step():
+    made, asked = trainer(history_draw=True), []
+    made.history.negatives = lambda lq, only=None: asked.append(only) or []
+    for made.step in range(1, 33):
+        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
+    first = list(asked)
+    assert set(first) == {0, 1} and 8 <= sum(first) <= 24
+    for made.step in range(1, 33):
+        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
+    assert asked[32:] == first
+
+
+def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
+    changes = dict(history_threshold=0.0, history_every=(3, 2))
+    whole = train.train(recipe(**changes), tmp_path / "whole", quiet=True)
+    half = advanced(trainer(**changes), 3)
+    assert half.history.turn == 1  # three refreshes of two histories in turn
+    train.records.make(tmp_path / "half")
+    train.records.adopt(tmp_path / "half", half.recipe, True)
+    half.save(tmp_path / "half")
+    train.train(recipe(**changes), tmp_path / "half", quiet=True)
+    one, other = (load_file(tmp_path / run / "history.safetensors") for run in ("whole", "half"))
+    assert all(torch.equal(one[name], other[name]) for name in one) and whole.log["distance_0"].iloc[-1] > 0
+    never = advanced(trainer(history_threshold=1e9), 2)
+    assert math.isclose(float(never.history.distances(never.model)[0]), never.rows[-1]["distance_0"])
+    assert never.history.turn == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(lambda_from=7), "lambda_from is 7; it must be a step between 0 and 6"),
+        (dict(lambda_ratio=1.0), "lambda_ratio is 1.0 with objective spn; it must be at least 0 and below 1"),
+        (dict(lambda_ratio=0.1, objective="cr"), "with objective cr; .* the objective one of spn's kind"),
+        (dict(history_draw=True, objective="spn-uncertainty"), "spn-uncertainty needs the spread of two"),
+        (dict(history_threshold=-1.0), "history_threshold is -1.0; it must be a number >= 0"),
+    ],
+)
+def test_impossible_variants_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+def test_every_experiment_can_be_planned():
+    for name in plans.EXPERIMENTS:
+        experiment = evidence.get(name)
+        jobs = experiment.plan(data_root="somewhere")
+        assert len(jobs) == len(experiment.tasks) * len(experiment.arms) * len(experiment.seeds), name
+        assert len({job.name for job in jobs}) == len(jobs), name
+        text = evidence.decision(experiment)
+        assert all(f"`{arm.name}`" in text for arm in experiment.arms), name
+    assert set(plans.EXPERIMENTS) >= {"C1", "A1", "B1", "E1", "E2", "E3", "E4", "E5", "E6", "E7-sr", "E7-dehaze"}
