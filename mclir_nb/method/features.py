@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mclir_nb import archives
+from mclir_nb import files
 from mclir_nb.method import download
 from mclir_nb.networks import onednn
 
@@ -219,7 +218,8 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
         return network
     path, origin = _locate(name, weights)
     convert = Lite0.from_package if name == "lite0" else Vgg.from_torchvision
-    _load(network, convert(_read(path)), path)
+    state = {k: v for k, v in files.read_weights(path).items() if isinstance(v, Tensor)}
+    _load(network, convert(state), path)
     network.source = f"{what}, {origin}, sha256 {download.digest(path)}"
     return network
 
@@ -272,23 +272,6 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
             f"no weight file at {path}; give an existing .pth or .safetensors file, 'download' or 'random'"
         )
     return path, f"weights of the file {path.name}"
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file; never runs code from it."""
-    archives.refuse_bomb(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the readers fail in many ways
-        raise ValueError(
-            f"{path.name} cannot be read as a plain weight file ({type(error).__name__}); "
-            "give a state dict saved as .pth or .safetensors"
-        ) from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path.name} holds a {type(state).__name__}, not a state dict of named tensors")
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
 def _load(network: _Frozen, state: dict[str, Tensor], path: Path) -> None:

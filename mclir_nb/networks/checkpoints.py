@@ -9,37 +9,18 @@ Layouts read (see the official loading code of each project):
     own runs     safetensors with "core.*", or "<entry>/core.*" when one file holds several networks
 """
 
-import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mclir_nb import archives
+from mclir_nb import files
 
 ENTRIES = ("params_ema", "params", "state_dict", "model")  # looked for in this order
 PREFIXES = ("module.", "_orig_mod.", "net.", "core.")  # DataParallel, torch.compile, Lightning, ours
 DERIVED = ("attn_mask", "relative_position_index", "relative_positions")  # buffers that follow from the options
 Shapes = dict[str, tuple[int, ...]]
-
-
-def _blank(path: str) -> type:
-    """A class that calls itself `path`, accepts anything and does nothing."""
-    module, _, name = path.rpartition(".")
-    ignore = {"__init__": lambda self, *args: None, "__setstate__": lambda self, state: None}
-    return type(name, (), {"__module__": module, **ignore})
-
-
-# FFA-Net's files hold NumPy scores beside the weights. They are read as blanks, under the names that NumPy 1
-# and 2 give them: the weights can be had without running anything of NumPy.
-BLANKS = [
-    _blank(f"numpy.{name}")
-    for core in ("core", "_core")
-    for name in (f"{core}.multiarray.scalar", f"{core}.multiarray._reconstruct")
-] + [_blank("numpy.dtype"), _blank("numpy.ndarray")]
 
 
 def load(
@@ -64,30 +45,10 @@ def load(
 
 
 def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file by entry; "" is the top level. Runs nothing that the file names.
-
-    Raises: ValueError if the file is missing, a folder, empty, damaged, something else, or asks to run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a folder; name the file inside it" if path.is_dir() else "does not exist; check the path"
-        raise ValueError(f"{path} {kind}")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if not start:
-        raise ValueError(f"{path} is empty; download or copy it again")
-    if start[:1] == b"\x80" and start[1:2] > b"\x02":  # a pickle newer than any that torch.save writes
-        raise ValueError(
-            f"{path} is refused: it is a pickle of Python objects, which could run code; "
-            "save the network's state_dict() with torch.save or as safetensors"
-        )
-    archives.refuse_bomb(path)
-    try:
-        content = load_file(path) if start[8:] == b"{" else _load_pickle(path)
-    except Exception as error:  # damaged files make the readers fail in many ways
-        raise ValueError(f"{path} {_reason(error)}") from error
+    """The tensors of a file by entry; "" is the top level. Raises: ValueError if it holds none."""
+    content = files.read_weights(path)
     entries: dict[str, dict[str, Tensor]] = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
+    for name, value in content.items():
         if isinstance(value, Tensor):
             entry, _, key = str(name).rpartition("/")
             entries.setdefault(entry, {})[key] = value
@@ -95,7 +56,8 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
             inner = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
             entries |= {str(name): inner} if inner else {}
     if not entries:
-        raise ValueError(f"{path} holds no weights, only {_contents(content)}; a state_dict of tensors is needed")
+        names = ", ".join(repr(k) for k in list(content)[:5]) or "nothing"
+        raise ValueError(f"{path} holds no weights, only {names}; a state_dict of tensors is needed")
     return entries
 
 
@@ -126,34 +88,6 @@ def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[
         "of another kind": kinds,
     }
     return [f"{len(v)} {what} ({'; '.join(v[:3])}{'; ...' if len(v) > 3 else ''})" for what, v in listed.items() if v]
-
-
-def _load_pickle(path: Path) -> object:
-    """torch.load that builds tensors, numbers, text and containers, and blanks for NumPy's numbers."""
-    with warnings.catch_warnings(), torch.serialization.safe_globals(BLANKS):
-        warnings.simplefilter("ignore")  # about pickle protocols and storage classes of old files
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _reason(error: Exception) -> str:
-    """Why a file was not read, as the end of a sentence that starts with its path."""
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named:
-        return (
-            f"is refused: reading it would run or build {named[1]!r}, but a checkpoint may hold only "
-            "tensors, numbers and text; save the network's state_dict() instead"
-        )
-    return (
-        f"is damaged, cut short or not a checkpoint ({type(error).__name__}); "
-        "PyTorch state_dict files and safetensors are read: download or save it again"
-    )
-
-
-def _contents(content: object) -> str:
-    """A few words on what a file holds instead of weights."""
-    if isinstance(content, Mapping) and content:
-        return "entries " + ", ".join(repr(k) for k in list(content)[:5])
-    return f"an object of type {type(content).__name__}"
 
 
 def _label(network: nn.Module) -> str:

@@ -145,9 +145,9 @@ def test_bad_weights_speak(tmp_path, vgg16_state, capsys):
     for weights, message in (
         (None, "weights=.*'download'.*'random'"),
         (tmp_path / "absent.pth", "no weight file at"),
-        (garbage, "cannot be read as a plain weight file"),
-        (file("code.pth", Danger()), "cannot be read as a plain weight file"),
-        (file("list.pth", [1, 2]), "holds a list"),
+        (garbage, "garbage.safetensors"),
+        (file("code.pth", Danger()), "code.pth"),
+        (file("list.pth", [1, 2]), "list.pth"),
         (file("short.pth", short), "has no features.14.weight"),
         (file("narrow.pth", narrow), r"features.0.bias has shape \(8,\)"),
         (file("vgg19.pth", vgg19), "is a VGG19 file"),

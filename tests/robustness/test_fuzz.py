@@ -20,7 +20,6 @@ from PIL import Image
 from mclir_nb import files, networks, notebook, root
 from mclir_nb.data import images
 from mclir_nb.experiments import evidence
-from mclir_nb.method import features
 from mclir_nb.networks import checkpoints
 from mclir_nb.training import checkpoint, frames, lock, recipes, records
 
@@ -149,7 +148,7 @@ def readable(tmp_path_factory) -> list:
         (frames.FILE, lambda file: frames.read(folder)),
         ("zip.pth", checkpoints.read),
         ("old.pth", checkpoints.read),
-        ("zip.pth", features._read),
+        ("zip.pth", files.read_weights),
         *((f"picture.{ending}", images.read_image) for ending in ("png", "jpg", "tif", "webp", "bmp")),
         *((f"picture.{ending}", images.read_size) for ending in ("png", "tif")),
     ]
