@@ -26,7 +26,7 @@ lab: .venv/.ok
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: .venv/.ok
-	$(BIN)/python -m mclir_nb notebooks $(NAMES)
+	$(BIN)/python tools/run_notebooks.py $(NAMES)
 
 # Some systems ship Python without the part that puts pip into a new environment; the second line does it by hand.
 .venv/.ok: pyproject.toml constraints.txt

@@ -38,11 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score a checkpoint on a benchmark"))
     _add_restore(commands.add_parser("restore", help="restore your own pictures"))
     _add_compare(commands.add_parser("compare", help="run an experiment: arms x seeds, and write its record"))
-    told = commands.add_parser("findings", help="rewrite the README's findings from the committed records")
-    told.set_defaults(call=_findings)
-    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks at their default parameters")
-    notebooks.add_argument("names", nargs="*", help="such as 03_train; none: all of them")
-    notebooks.set_defaults(call=_notebooks)
     return parser
 
 
@@ -216,18 +211,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     print(evidence.outcome(evidence.read_record(arguments.name, folder), experiment.baseline))
     print(f"written to {folder}")
-
-
-def _findings(arguments: argparse.Namespace) -> None:
-    from mclir_nb.experiments import findings
-
-    print(f"written to {findings.write()}")
-
-
-def _notebooks(arguments: argparse.Namespace) -> None:
-    from mclir_nb.notebook import run_notebooks
-
-    run_notebooks(arguments.names)
 
 
 if __name__ == "__main__":

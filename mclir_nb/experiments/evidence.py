@@ -28,6 +28,7 @@ FILES = {
     "curves": "the logs of the runs, thinned",
 }
 DIGITS = "%.7g"  # of what is written
+LISTED = 8  # intervals of a record that a summary writes out; of a longer record only those that leave zero
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
@@ -147,6 +148,55 @@ def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
 def recorded() -> list[str]:
     """Names of the committed records that `read_record` can read."""
     return sorted(file.parent.name for file in (root() / "data" / "records").glob("*/images.csv"))
+
+
+def committed(name: str | None) -> Record | None:
+    """The committed record of that name, or None if it is not there (yet)."""
+    return read_record(name) if name in recorded() else None
+
+
+def summary(names: list[str] | None = None, top: str = "") -> str:
+    """One paragraph of Markdown per committed record, computed from its runs.
+
+    Args:
+        names: which records; None: all.
+        top: the way to the top of the repository, for links ("../" from a notebook).
+    """
+    known = recorded()
+    names = known if names is None else names
+    if not names:
+        return "No paired experiment is recorded in `data/records` yet, so nothing is claimed."
+    return "\n".join(
+        _paragraph(read_record(name), top)
+        if name in known
+        else f"- No record {name} yet: `python -m mclir_nb compare {name}`"
+        for name in names
+    )
+
+
+def _paragraph(record: Record, top: str) -> str:
+    """What a record asked, how many runs it has, and its intervals in words."""
+    runs, known = record.runs, EXPERIMENTS.get(record.name)
+    question, baseline = (known.question, known.baseline) if known else ("", "plain")
+    seeds, diverged = runs["seed"].nunique(), int((runs["stopped"] != "").sum())
+    head = f"- **[{record.name}]({top}data/records/{record.name}/README.md)** {question} {len(runs)} runs, "
+    head += f"{seeds} seeds" + (f" of {len(known.seeds)} decided" if known else "") + f", {diverged} diverged. "
+    try:
+        table = intervals.gains(runs, baseline)
+    except ValueError as error:
+        return f"{head}No conclusion: {error}"
+    clear = table[(table["low"] > 0) | (table["high"] < 0)]
+    lines = [f"Of {len(table)} intervals {len(clear) or 'none'} lie{'s' * (len(clear) == 1)} beside zero."]
+    shown = table if len(table) <= LISTED else clear
+    lines += [f"  - {line}" for line in intervals.conclusion(shown).splitlines()] if len(shown) else []
+    quiet = table.drop(clear.index)
+    if len(quiet) and len(shown) < len(table):
+        low, high = quiet["detectable"].min(), quiet["detectable"].max()
+        lines.append(
+            f"  - {'The other' if len(clear) else 'All'} {len(quiet)}: no effect visible at this size; they could have "
+            f"shown differences of {low:.3f} to {high:.3f} dB four times in five."
+        )
+    return head + "\n".join(lines)
 
 
 def outcome(record: Record, baseline: str = "plain", scores=("psnr_raw", "psnr_ema")) -> str:

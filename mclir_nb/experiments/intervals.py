@@ -80,6 +80,12 @@ def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def by_task(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
+    """`by_weights` for a table of several tasks: the task stands in the name of the arm."""
+    table = by_weights(runs, baseline)
+    return table.assign(arm=table["task"] + ": " + table["arm"])
+
+
 def gains(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     """`paired` for the PSNR of the raw and of the EMA weights, one below the other."""
     return pd.concat([paired(runs, baseline, f"psnr_{kind}") for kind in ("raw", "ema")], ignore_index=True)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mclir_nb import root
-from mclir_nb.experiments import ablations, compare, evidence, findings, intervals, paper, reproduce
+from mclir_nb.experiments import ablations, compare, evidence, intervals, paper, reproduce
 from mclir_nb.method import features
 from mclir_nb.training import recipes
 from mclir_nb.views import evidence_figures
@@ -39,20 +38,14 @@ def record(monkeypatch):
 # --- findings ---
 
 
-def test_the_readme_says_what_the_records_say():
-    page = (root() / "README.md").read_text()
-    block = page.split(findings.BEGIN)[1].split(findings.END)[0]
-    assert block.strip() == findings.block().strip(), "run python -m mclir_nb findings"
-
-
 def test_without_records_nothing_is_claimed(record):
     record()
-    assert "nothing is claimed" in findings.text() and findings.record("C1") is None
+    assert "nothing is claimed" in evidence.summary() and evidence.committed("C1") is None
 
 
 def test_a_finding_is_computed(record):
     record(C1=table(0.5), X9=table(0.0))
-    told = findings.text()
+    told = evidence.summary()
     assert "**[C1](data/records/C1/README.md)** Does SPN help" in told and "6 runs, 3 seeds of 5 decided, 0 div" in told
     assert told.count("better by 0.4") == 2 and "Of 2 intervals 2 lie beside zero" in told
     assert told.count("no effect visible at this size: ") == 2 and "none lie beside zero" in told
@@ -64,43 +57,20 @@ def test_of_a_long_record_the_clear_ones_are_listed(record):
             [table(0.0, arms=[f"arm {i}" for i in range(5)]), table(0.7, arms=["clear"]).query("arm=='clear'")]
         )
     )
-    told = findings.text()
+    told = evidence.summary()
     assert "Of 12 intervals 2 lie beside zero" in told and "The other 10: no effect visible" in told
     assert "clear against plain" in told and "arm 3" not in told
 
 
 def test_links_lead_to_the_record_from_a_notebook_and_a_missing_record_names_its_command(record):
     record(C1=table(0.5))
-    assert "**[C1](../data/records/C1/README.md)**" in findings.text(["C1"], "../")
-    assert findings.text(["E9"]) == "- No record E9 yet: `python -m mclir_nb compare E9`"
-
-
-def test_the_price_is_computed_from_its_record(monkeypatch):
-    rows = [("reference", 0, 1.0), ("reference", 4, 4.0), ("ours", 0, 0.8), ("ours", 1, 1.0), ("ours", 4, 2.0)]
-    table = pd.DataFrame(rows, columns=["step", "histories", "ratio"])
-    table = table.assign(network="edsr", threads=1, floor=0.5, MB=10.0, weights=1.0)
-    monkeypatch.setattr(findings.timing, "recorded", lambda name="steps": table)
-    told = findings.price()
-    assert "1 networks" in told and "takes 0.50 to 0.50 of a naive one" in told
-    assert (
-        "2.5 to 2.5 of our plain step" in told and "1 of 2 goals for time and 1 of 1 for memory are met" in told
-    )  # the plain one misses 0.75
+    assert "**[C1](../data/records/C1/README.md)**" in evidence.summary(["C1"], "../")
+    assert evidence.summary(["E9"]) == "- No record E9 yet: `python -m mclir_nb compare E9`"
 
 
 def test_one_seed_allows_no_finding(record):
     record(C1=table(0.5, seeds=1))
-    assert "No conclusion: an interval needs at least 2 seeds" in findings.text()
-
-
-def test_the_block_is_rewritten_and_nothing_else(record, tmp_path):
-    record(C1=table(0.5))
-    page = tmp_path / "README.md"
-    page.write_text(f"head\n{findings.BEGIN}\nold\n{findings.END}\ntail\n")
-    findings.write(page)
-    assert page.read_text() == f"head\n{findings.BEGIN}\n{findings.block()}\n{findings.END}\ntail\n"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="does not hold the lines"):
-        findings.write(page)
+    assert "No conclusion: an interval needs at least 2 seeds" in evidence.summary()
 
 
 # --- sweeps ---

@@ -1,17 +1,14 @@
-"""What every notebook calls, and the command that runs and normalises them."""
+"""What every notebook calls."""
 
 import random
-import textwrap
 
 import matplotlib
-import nbformat
 import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mclir_nb import notebook
 from mclir_nb.training import recipes, records
@@ -27,22 +24,6 @@ def calm():
     matplotlib.rcParams.update(style)
     torch.set_num_threads(threads)
     torch.set_rng_state(state)
-
-
-@pytest.fixture
-def workbook(tmp_path, monkeypatch):
-    """An empty workbook folder; returns a function that writes a notebook into it."""
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(notebook, "root", lambda: tmp_path)
-
-    def write(name, *sources):
-        path = tmp_path / "notebooks" / f"{name}.ipynb"
-        cells = [new_markdown_cell("# Title", id="title")]
-        cells += [new_code_cell(textwrap.dedent(s).strip(), id=f"cell-{i}") for i, s in enumerate(sources)]
-        nbformat.write(new_notebook(cells=cells), path)
-        return path
-
-    return write
 
 
 # --- setup ---
@@ -212,82 +193,12 @@ def test_fields_stand_in_columns_and_keep_their_order(shell):
     assert shown["text/plain"].splitlines()[2] == "c: None"
 
 
-# --- running them all ---
-
-
-def test_find_notebooks(workbook):
-    paths = [workbook(name) for name in ("00_start", "03_train")]
-    assert notebook.find_notebooks() == paths
-    for name in ("03", "03_train", "notebooks/03_train.ipynb"):
-        assert notebook.find_notebooks([name]) == paths[1:]
-    with pytest.raises(ValueError, match="no notebook '04'; the notebooks are: 00_start, 03_train"):
-        notebook.find_notebooks(["04"])
-
-
-def test_run_notebooks_gives_the_same_bytes_twice(workbook):
-    path = workbook(
-        "01_one",
-        """
-        import os, sys, time
-        print("first"); time.sleep(0.2); print(os.getcwd() + "/runs/x", os.environ["MCLIR_NB_RUNS"] + "/y")
-        print("a warning", file=sys.stderr)
-        """,
-        """
-        import ipywidgets
-        from IPython.display import display
-        display(ipywidgets.IntSlider())
-        1 + 1
-        """,
-    )
-    notebook.run_notebooks()
-    first = path.read_bytes()
-    notebook.run_notebooks(["01"])
-    assert path.read_bytes() == first
-    one, two = nbformat.read(path, 4).cells[1:]
-    assert [(o.name, o.text) for o in one.outputs] == [("stdout", "first\nruns/x runs/y\n")]
-    assert [o.data for o in two.outputs] == [{"text/plain": "2"}]
-    assert [one.execution_count, two.execution_count] == [1, 2]
-
-
 def test_runs_of_the_reader_are_neither_found_nor_left(tmp_path, monkeypatch):
     recipe = recipes.get("tiny", "dehaze")
     monkeypatch.delenv("MCLIR_NB_RUNS", raising=False)
     assert records.default_dir(recipe).parent.name == "runs"
     monkeypatch.setenv("MCLIR_NB_RUNS", str(tmp_path))
     assert records.default_dir(recipe).parent == tmp_path
-
-
-def test_a_notebook_that_fails_is_left_as_it_was(workbook, capsys):
-    good, bad = workbook("01_good", "print(1)"), workbook("00_bad", "print(1)", "raise ValueError('no')")
-    before = bad.read_bytes()
-    with pytest.raises(RuntimeError, match="00_bad did not run to the end and was not changed"):
-        notebook.run_notebooks()
-    assert bad.read_bytes() == before and nbformat.read(good, 4).cells[1].outputs
-    assert "ValueError" in capsys.readouterr().err
-    assert sorted(p.name for p in good.parent.iterdir()) == ["00_bad.ipynb", "01_good.ipynb"]
-
-
-def test_normalise_removes_what_a_second_run_would_change(workbook, tmp_path):
-    live = {notebook.LIVE: {"model_id": "1"}, "text/plain": "caption", "image/jpeg": "x"}
-    outputs = [
-        new_output("stream", name="stdout", text="10%\r50%\r100%\n"),
-        new_output("stream", name="stdout", text=f"{tmp_path}\n{tmp_path}-other\n"),
-        new_output("stream", name="stderr", text="warning"),
-        new_output("display_data", live, metadata={"image/jpeg": {"alt": "caption"}}),
-        new_output("display_data", {notebook.LIVE: {}, "text/plain": "0%"}),
-        new_output("execute_result", {"text/html": f"<b>{tmp_path}/runs</b>"}, execution_count=9),
-    ]
-    cell = new_code_cell("1", outputs=outputs, execution_count=9)
-    cell.metadata = nbformat.from_dict({"tags": ["keep"], "execution": {"iopub.status.busy": "now"}, "papermill": {}})
-    injected = new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    made = notebook.normalise(new_notebook(cells=[injected, cell], metadata={"widgets": {}, "papermill": {}}))
-    assert set(made.metadata) == {"kernelspec", "language_info"}
-    (cell,) = made.cells
-    assert cell.metadata == {"tags": ["keep"]} and cell.execution_count == 1
-    text, picture, result = cell.outputs
-    assert text.text == f"100%\n.\n{tmp_path}-other\n"
-    assert set(picture.data) == {"text/plain", "image/jpeg"} and picture.metadata["image/jpeg"]["alt"]
-    assert result.data["text/html"] == "<b>runs</b>" and result.execution_count == 1
 
 
 def test_the_machine_is_checked_line_by_line(capsys, monkeypatch):

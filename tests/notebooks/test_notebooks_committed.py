@@ -40,7 +40,7 @@ def output_problems(notebook) -> list[str]:
     """What is wrong with how the notebook was executed and stored."""
     code, found = code_of(notebook), []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        found.append("cells were not executed once, in order: use python -m mclir_nb notebooks")
+        found.append("cells were not executed once, in order: use make notebooks")
     if set(notebook.metadata) - {"kernelspec", "language_info"}:
         found.append("metadata of a run or of widgets is left in it")
     for cell in notebook.cells:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_notebooks
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from mclir_nb import notebook, root
+from mclir_nb import root
 from mclir_nb.data import images
 from mclir_nb.training import records
 
@@ -36,7 +37,7 @@ def executed(name: str, runs: Path, **parameters) -> str:
     """What a notebook printed, run as papermill runs it."""
     source = load_notebook_node(str(root() / "notebooks" / f"{name}.ipynb"))
     given = parameterize_notebook(source, parameters, kernel_name="python3", language="python")
-    done = notebook.execute(given, MCLIR_NB_RUNS=str(runs))
+    done = run_notebooks.execute(given, MCLIR_NB_RUNS=str(runs))
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
