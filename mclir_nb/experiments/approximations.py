@@ -15,8 +15,9 @@ from torch import Tensor
 from mclir_nb.experiments import timing
 from mclir_nb.experiments.gradient_precision import gradient
 from mclir_nb.method.negatives import Negatives, Window
+from mclir_nb.training import schedule
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer
+from mclir_nb.training.train import Trainer, make_negatives
 
 
 def named(recipe: Recipe) -> dict[str, dict]:
@@ -48,42 +49,41 @@ def survey(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int = 5, de
     with torch.no_grad():
         restored = trainer.model(lq)
 
-    terms = {name: _term(trainer, changes) for name, changes in named(recipe).items()}
-    gradients = {
-        name: [_pull(term, restored, lq, gt, step) for step in range(1, draws + 1)] for name, term in terms.items()
-    }
+    recipes = {name: trainer.recipe.replace(**changes) for name, changes in named(recipe).items()}
+    terms = {name: _term(trainer, changed) for name, changed in recipes.items()}
 
-    def stepping(term: Negatives):
-        def step() -> None:  # as many as make one cycle of the term
-            trainer.negatives, trainer.features = term, term.features
-            for _ in range(term.recipe.negatives_every):
+    def pull(name: str, step: int) -> Tensor:
+        """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
+        weight = schedule.weight(recipes[name], step)
+        outputs = terms[name].outputs(lq, gt, step, weight)
+        if not outputs:
+            return torch.zeros_like(restored)
+        return weight * gradient(restored, outputs, terms[name].features)[1]
+
+    gradients = {name: [pull(name, step) for step in range(1, draws + 1)] for name in terms}
+
+    def cycle(name: str):
+        def steps() -> None:
+            trainer.recipe, trainer.negatives, trainer.features = recipes[name], terms[name], terms[name].features
+            for _ in range(recipes[name].negatives_every):
                 trainer.advance(*batch)
 
-        return step
+        return steps
 
-    taken = timing.in_turn({name: stepping(term) for name, term in terms.items()}, rounds, where)
+    taken = timing.in_turn({name: cycle(name) for name in terms}, rounds, where)
     exact, rows = gradients["exact"][0], []
     for name, found in gradients.items():
         drawn = [_cosine(g, exact) for g in found if g.any()]
-        cost = taken[name] / terms[name].recipe.negatives_every / taken["exact"]
+        cost = taken[name] / recipes[name].negatives_every / taken["exact"]
         rows.append((name, cost, sum(drawn) / len(drawn), _cosine(torch.stack(found).mean(0), exact)))
     return pd.DataFrame(rows, columns=["name", "cost", "one_draw", "mean_of_draws"])
 
 
-def _term(trainer: Trainer, changes: dict) -> Negatives:
-    recipe = trainer.recipe.replace(**changes)
+def _term(trainer: Trainer, recipe: Recipe) -> Negatives:
     features = trainer.features
     if recipe.features_crop:
         features = Window(features, recipe.features_crop, recipe.patch_size)
-    return Negatives(recipe, trainer.history, features)
-
-
-def _pull(term: Negatives, restored: Tensor, lq: Tensor, gt: Tensor, step: int) -> Tensor:
-    """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
-    outputs = term.of(lq, gt, step)
-    if not outputs:
-        return torch.zeros_like(restored)
-    return term.weight(step, 1.0) * gradient(restored, outputs, term.features)[1]
+    return make_negatives(recipe, trainer.history, features)
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -51,14 +51,14 @@ def survey(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, feature
         restored = model(lq)
         outputs = {}
         for name in {p for pair in ARMS.values() for p in pair}:
-            with precision.used(name, lq.device):
+            with precision.autocast(name, lq.device):
                 outputs[name] = [history(lq).float() for history in histories]
         exact = copy.deepcopy(model).double()(lq.double())
         exact_negatives = [copy.deepcopy(history).double()(lq.double()) for history in histories]
     true_value, true_gradient = gradient(exact, exact_negatives, copy.deepcopy(features).double())
     rows = []
     for arm, (of_histories, of_features) in ARMS.items():
-        with precision.used(of_features, lq.device):
+        with precision.autocast(of_features, lq.device):
             value, found = gradient(restored, outputs[of_histories], features)
         coarsest = max(precision.ROUNDING[of_histories], precision.ROUNDING[of_features])
         above = precision.signal(restored, outputs[of_histories], features, coarsest)

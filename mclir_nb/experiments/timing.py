@@ -22,12 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mclir_nb import root
 from mclir_nb.files import write_file
 from mclir_nb.method import losses, precision
-from mclir_nb.method.negatives import Negatives
 from mclir_nb.networks import onednn
 from mclir_nb.networks.released import as_released
 from mclir_nb.training import memory, recipes
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer
+from mclir_nb.training.train import Trainer, make_negatives
 
 Step = Callable[[], None]
 COUNTS = (0, 1, 2, 4)
@@ -115,13 +114,14 @@ class OurSteps:
         self.trainer = Trainer(recipe.replace(objective="spn"), device)
         self.batch = next(self.trainer.patches.batches(1, 1))
         self.history, self.features = self.trainer.history, self.trainer.features
-        self.terms = {n: Negatives(recipe, self.history.first(n) if n else None, self.features) for n in COUNTS}
+        self.histories = {n: self.history.first(n) if n else None for n in COUNTS}
 
     def __call__(self, histories: int) -> None:
         """One step against the first `histories` history models; 0 is the plain step."""
         trainer = self.trainer
         trainer.objective = losses.OBJECTIVES["spn" if histories else "plain"]
-        trainer.negatives = self.terms[histories]
+        trainer.history = self.histories[histories]
+        trainer.negatives = make_negatives(trainer.recipe, trainer.history, self.features)
         trainer.advance(*self.batch)
 
     def held(self, histories: int) -> int:
@@ -226,7 +226,7 @@ def fastest(device: torch.device, times: int = 10, dtype: torch.dtype = torch.fl
         for _ in range(100):
             convolution(image)
 
-    with torch.no_grad(), precision.used("float32", device):
+    with torch.no_grad(), precision.autocast("float32", device):
         return 100 * macs(convolution, image) / min(seconds(some, device) for _ in range(times))
 
 

@@ -22,8 +22,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.training import distributed
-
 
 class HistoryModels:
     """Frozen copies of `model` with their schedule.
@@ -94,22 +92,25 @@ class HistoryModels:
         return due
 
     def adaptive_update(
-        self, model: nn.Module, restored: Tensor, gt: Tensor, threshold: float = 0.022, decay: float = 0.001
+        self, model: nn.Module, spread: float, threshold: float = 0.022, decay: float = 0.001
     ) -> list[int]:
-        """The authors' adaptive rule, in place of `update`: while the error spreads widely, refresh one
-        history in turn.
+        """The authors' adaptive rule, in place of `update`: while the error spreads, refresh one history in turn.
 
-        Call before `optimizer.step()`, as the official class does. Reading the spread waits for the device.
+        Call before `optimizer.step()`, as the official class does.
 
         Args:
-            restored, gt: (B, 3, H, W), [0, 1], of this step.
-            threshold: spread (see `error_spread`) above which a history is refreshed; official 0.022.
+            model: the model being trained.
+            spread: `error_spread` of this step.
+            threshold: spread above which a history is refreshed; official 0.022.
             decay: weight kept from the old copy; official 0.001, nearly an exact copy.
 
-        Returns: the index of the refreshed history in a list, or an empty list.
-        Source: Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
+        Returns:
+            The index of the refreshed history in a list, or an empty list.
+
+        Source:
+            Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
         """
-        if not self.models or distributed.mean(error_spread(restored, gt)).item() <= threshold:
+        if not self.models or spread <= threshold:
             return []
         k, self.turn = self.turn, (self.turn + 1) % len(self.models)
         _average_into(self.models[k], model, decay)

@@ -171,6 +171,23 @@ def frozen_features(images: Sequence[Tensor], features: nn.Module) -> list[dict[
     return [{layer: x[k] for layer, x in parts.items()} for k in range(len(images))]
 
 
+def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor], sign: int = -1) -> LossParts:
+    """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
+
+    Args:
+        parts: as an objective returned them.
+        ratio: share of the reconstruction that the second term has.
+        means: l_rec and l_neg, detached: those of `parts`, or their means over the processes that share a batch.
+        sign: -1 if the objective subtracts its second term, 1 if it adds it.
+
+    Returns:
+        The parts with another total. The gradient sees lambda as a constant; nothing waits for the device.
+    """
+    l_rec, l_neg = means
+    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
+    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
+
+
 # -- one call shape for all ------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16
 
 
 @contextmanager
-def used(name: str, device: torch.device) -> Iterator[None]:
+def autocast(name: str, device: torch.device) -> Iterator[None]:
     """Compute in the precision called `name`; what was set before is put back.
 
     Raises: ValueError for an unknown name.

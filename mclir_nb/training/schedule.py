@@ -23,10 +23,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def weight(recipe: Recipe, step: int) -> float:
     """The number that multiplies the objective's second term in this step: lambda, unless the recipe says otherwise.
 
-    0 before step `lambda_from`. With `lambda_follows_rate` lambda times the share of its greatest value that the
-    learning rate has, so that the push fades as the steps do. Both are OURS, not the paper's.
+    0 before step `lambda_from`, and in the steps that `negatives_every` = k leaves out; the others weigh k times as
+    much. With `lambda_follows_rate` lambda times the share of its greatest value that the learning rate has, so that
+    the push fades as the steps do. All three are OURS, not the paper's.
     """
-    if step < recipe.lambda_from:
+    if step < recipe.lambda_from or step % recipe.negatives_every:
         return 0.0
     share = learning_rate(recipe, step) / recipe.learning_rate if recipe.lambda_follows_rate else 1.0
-    return recipe.weight * share
+    return recipe.weight * share * recipe.negatives_every

@@ -21,7 +21,7 @@ from mclir_nb import files
 from mclir_nb.data import datasets, tasks
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import features, losses, precision
-from mclir_nb.method.history import HistoryModels
+from mclir_nb.method.history import HistoryModels, error_spread
 from mclir_nb.method.negatives import Negatives, Window
 from mclir_nb.progress import Progress
 from mclir_nb.seeds import stream
@@ -112,6 +112,18 @@ def log_interval(recipe: Recipe) -> int:
     return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * LOG_ROWS))
 
 
+def make_negatives(recipe: Recipe, history: HistoryModels | None, net: nn.Module | None) -> Negatives:
+    """The negatives that a recipe asks for, of these history models and this feature network."""
+    return Negatives(
+        history,
+        net,
+        seed=recipe.seed,
+        draw=recipe.history_draw,
+        precision=recipe.history_precision,
+        synthetic=recipe.negatives == "synthetic",
+    )
+
+
 class Trainer:
     """The state of a run and one step of it."""
 
@@ -129,7 +141,7 @@ class Trainer:
         self.history = self._history() if uses_history else None
         self.objective = losses.OBJECTIVES[recipe.objective]
         self.features = self._features()
-        self.negatives, self.guard = Negatives(recipe, self.history, self.features), Guard(recipe)
+        self.negatives, self.guard = make_negatives(recipe, self.history, self.features), Guard(recipe)
         self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -200,7 +212,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.learning_rate(recipe, self.step)
 
-        with precision.used("tf32" if recipe.precision == "tf32" else "float32", self.device):
+        with precision.autocast("tf32" if recipe.precision == "tf32" else "float32", self.device):
             parts, restored = self._loss(gt, lq)
             self.optimiser.zero_grad()
             parts.total.backward()
@@ -209,33 +221,41 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clipping)
         if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
             self._check_finite(parts.total, names)
-        self.negatives.adapt(self.model, restored, gt)
+        if self.history and recipe.history_threshold is not None:
+            spread = distributed.mean(error_spread(restored, gt)).item()
+            self.history.adaptive_update(self.model, spread, recipe.history_threshold)
         self.optimiser.step()
         self._average()
-        self.negatives.update(self.model, self.step)
+        if self.history and recipe.history_threshold is None:
+            self.history.update(self.model, self.step)
         self.sums += torch.stack([part.detach() for part in parts])
 
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
         """Negatives, forward pass and objective, each in its precision."""
-        recipe, term = self.recipe, self.negatives
-        outputs = term.of(lq, gt, self.step)  # first, while no graph of the model takes memory
-        with precision.used(recipe.precision, self.device):
+        recipe = self.recipe
+        weight = schedule.weight(recipe, self.step) * self.guard.factor
+        outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
+        with precision.autocast(recipe.precision, self.device):
             restored = self.model(lq).float()
-        curriculum = {"thresholds": term.thresholds} if recipe.objective == "c2r" and outputs else {}
-        with precision.used(recipe.features_precision, self.device):
+        curriculum = {"thresholds": self.negatives.thresholds} if recipe.objective == "c2r" and outputs else {}
+        with precision.autocast(recipe.features_precision, self.device):
             parts = self.objective(
                 restored,
                 gt,
                 outputs,
                 features=self.features,
-                lambda_neg=term.weight(self.step, self.guard.factor),
+                lambda_neg=weight,
                 lq=lq,
                 best_psnr=self.best_psnr,
                 generator=stream(recipe.seed, "objective", self.step),
                 **curriculum,
             )
         self.last = (restored.detach(), outputs) if outputs else None
-        return term.held(parts, outputs), restored
+        if recipe.lambda_ratio is not None and outputs:
+            sign = 1 if recipe.objective == "history-positive" else -1
+            means = distributed.mean(torch.stack(parts[:2]).detach())
+            parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
+        return parts, restored
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -293,7 +313,7 @@ class Trainer:
             row[column] = distributed.on_first(evaluate.mean_psnr, network, self.validation, task.protocol, task.crop)
         if self.recipe.curriculum == "measured" and self.history:
             known = (self.validation, task.protocol, task.crop)
-            self.negatives.measured(
+            self.negatives.set_thresholds(
                 [distributed.on_first(evaluate.mean_psnr, history, *known) for history in self.history.models]
             )
         self.guard.check_validation(row, self.best_psnr)

@@ -131,7 +131,8 @@ def test_adaptive_rule_refreshes_in_turn_while_the_error_spreads():
     history = HistoryModels(model, every=(None,) * 2, decay=(0.1,) * 2)
     change(model, 1.0)
     gt = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    turns = [history.adaptive_update(model, image, gt) for image in (gt, 1 - gt, gt + 0.5, 1 - gt, 1 - gt)]
+    spreads = [error_spread(image, gt).item() for image in (gt, 1 - gt, gt + 0.5, 1 - gt, 1 - gt)]
+    turns = [history.adaptive_update(model, spread) for spread in spreads]
     assert turns == [[], [0], [], [1], [0]]  # a constant error has no spread
     assert history.distances(model).max() < 0.01
 

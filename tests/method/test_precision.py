@@ -13,13 +13,13 @@ def test_float32_switches_tf32_off_and_puts_it_back(monkeypatch):
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     monkeypatch.setattr(cudnn, "allow_tf32", True)
-    with precision.used("float32", CPU):
+    with precision.autocast("float32", CPU):
         assert not matmul.allow_tf32 and not cudnn.allow_tf32
-        with precision.used("tf32", CPU):
+        with precision.autocast("tf32", CPU):
             assert matmul.allow_tf32 and cudnn.allow_tf32
         assert not cudnn.allow_tf32
     assert (matmul.allow_tf32, cudnn.allow_tf32) == (before[0], True)
-    with pytest.raises(RuntimeError, match="stop"), precision.used("float32", CPU):
+    with pytest.raises(RuntimeError, match="stop"), precision.autocast("float32", CPU):
         raise RuntimeError("stop")
     assert cudnn.allow_tf32
 
@@ -28,14 +28,14 @@ def test_float32_switches_tf32_off_and_puts_it_back(monkeypatch):
     ("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
 )
 def test_a_precision_is_what_a_network_computes_in(name, dtype):
-    with precision.used(name, CPU):
+    with precision.autocast(name, CPU):
         assert nn.Conv2d(3, 4, 3)(torch.rand(1, 3, 8, 8)).dtype == dtype
-    with precision.used("bfloat16", CPU), precision.used("float32", CPU):
+    with precision.autocast("bfloat16", CPU), precision.autocast("float32", CPU):
         assert nn.Conv2d(3, 4, 3)(torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
 def test_an_unknown_precision_is_named():
-    with pytest.raises(ValueError, match="'float8' is unknown; use one of float32"), precision.used("float8", CPU):
+    with pytest.raises(ValueError, match="'float8' is unknown; use one of float32"), precision.autocast("float8", CPU):
         pass
 
 

@@ -90,9 +90,10 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
 
 def test_every_third_step_pushes_three_times():
     made = trainer(negatives_every=3)
-    lq = gt = torch.rand(1, 3, 32, 32)
-    assert [len(made.negatives.of(lq, gt, step)) for step in (1, 2, 3, 6)] == [0, 0, 4, 4]
-    assert [made.negatives.weight(step, 0.5) for step in (2, 3)] == [0, pytest.approx(1.5 * made.recipe.weight)]
+    weights = [schedule.weight(made.recipe, step) for step in (1, 2, 3, 6)]
+    assert weights == [0, 0, *[pytest.approx(3 * made.recipe.weight)] * 2]
+    image = torch.rand(1, 3, 32, 32)
+    assert [len(made.negatives.outputs(image, image, 1, weight)) for weight in weights] == [0, 0, 4, 4]
 
 
 def test_features_see_a_window_that_moves():
@@ -100,7 +101,7 @@ def test_features_see_a_window_that_moves():
     image = torch.rand(1, 3, 32, 32)
     places = set()
     for step in range(1, 9):
-        made.negatives.of(image, image, step)
+        made.negatives.outputs(image, image, step)
         places.add((made.features.top, made.features.left))
     assert len(places) > 3 and {x for place in places for x in place} <= {0, 8, 16}
     top, left = made.features.top, made.features.left

@@ -78,12 +78,12 @@ def test_r_is_held():
 def test_one_history_is_drawn_from_seed_and_step():
     made, asked = trainer(history_draw=True), []
     made.history.negatives = lambda lq, only=None: asked.append(only) or []
-    for made.step in range(1, 33):
-        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
+    for step in range(1, 33):
+        made.negatives.outputs(torch.zeros(1, 3, 16, 16), None, step)
     first = list(asked)
     assert set(first) == {0, 1} and 8 <= sum(first) <= 24
-    for made.step in range(1, 33):
-        made.negatives.of(torch.zeros(1, 3, 16, 16), None, made.step)
+    for step in range(1, 33):
+        made.negatives.outputs(torch.zeros(1, 3, 16, 16), None, step)
     assert asked[32:] == first
 
 
