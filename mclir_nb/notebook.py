@@ -1,8 +1,7 @@
-"""What every notebook calls: setup, checked parameters, figures, source."""
+"""What every notebook calls: setup, checked parameters, figures with captions, the package's own source."""
 
 import ast
 import base64
-import difflib
 import html
 import inspect
 import os
@@ -18,54 +17,48 @@ from typing import get_args
 
 import matplotlib
 import numpy as np
+import psutil
 import torch
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from mclir_nb import __version__, root
-from mclir_nb.evaluation.tiles import free_memory
+from mclir_nb.choices import did_you_mean
 from mclir_nb.views.style import STYLE, render
 
-# --- the first cells ---
 
-
-def setup(seed: int, device: str = "auto", *, threads: int | None = None) -> torch.device:
+def setup(seed: int, device: str = "auto") -> torch.device:
     """Seed everything, choose the device, set the plot style; print versions, device and seed in two lines.
 
     Args:
         seed: of Python, NumPy and torch, 0 to 2^32 - 1.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". It never changes the experiment.
-        threads: of torch on the CPU; None leaves them as they are (the variable OMP_NUM_THREADS decides).
-    Returns: the device.
-    Raises: ValueError for a wrong seed, number of threads or device.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: for a wrong seed or device.
     """
     from mclir_nb.training.train import pick_device  # here, so that figures and widgets do without the training code
 
-    for name, value, low, high in (("seed", seed, 0, 2**32 - 1), ("threads", threads or 1, 1, 1024)):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}")
     chosen = pick_device(device)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    if threads:
-        torch.set_num_threads(threads)
     matplotlib.rcParams.update(STYLE)
-    _draw_inline()
+    if hasattr(get_ipython(), "kernel"):  # a reader's own figures appear below the cell, with or without pyplot
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("png")
     threads = torch.get_num_threads()
     cpu = f"cpu ({threads} thread{'s' * (threads > 1)})"
     name = cpu if chosen.type == "cpu" else f"{chosen} ({torch.cuda.get_device_name(chosen)})"
     print(f"mclir_nb {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"device {name}, seed {seed}")
     return chosen
-
-
-def _draw_inline() -> None:
-    """In a kernel, show a reader's own figures as PNG below the cell, whether or not pyplot is imported."""
-    if hasattr(get_ipython(), "kernel"):
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        set_matplotlib_formats("png")
 
 
 def check_parameters(namespace: dict, **accepted) -> None:
@@ -77,12 +70,14 @@ def check_parameters(namespace: dict, **accepted) -> None:
         namespace: the notebook's `globals()`.
         accepted: for every parameter of the notebook its valid values, or its type. An int is a valid float,
             a bool is not a valid int.
-    Raises: ValueError naming the parameter, what was found, what is accepted and the nearest valid spelling.
+
+    Raises:
+        ValueError: naming the parameter, what was found, what is accepted and the nearest valid spelling.
     """
     for name in _assigned(namespace, set(accepted)):
         if name not in accepted:
             raise ValueError(
-                f"unknown parameter {name!r}{_nearest(name, accepted)}; "
+                f"unknown parameter {name!r}{did_you_mean(name, accepted)}; "
                 f"the parameters of this notebook are {', '.join(accepted)}"
             )
     for name, valid in accepted.items():
@@ -99,15 +94,8 @@ def _check_value(name: str, value, valid) -> None:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
             raise ValueError(f"parameter {name} is {value!r}; it must be of type {wanted}")
     elif not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in valid):
-        near = _nearest(str(value), [v for v in valid if isinstance(v, str)])
         listed = ", ".join(map(repr, valid))
-        raise ValueError(f"parameter {name} is {value!r}{near}; it must be one of {listed}")
-
-
-def _nearest(word: str, known) -> str:
-    """A did-you-mean, or nothing."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"parameter {name} is {value!r}{did_you_mean(value, valid)}; it must be one of {listed}")
 
 
 def _assigned(namespace: dict, known: set[str]) -> list[str]:
@@ -139,15 +127,15 @@ def _literals(source: str) -> list[str]:
 
 def check_machine() -> None:
     """Print what this machine offers the workbook: one line per fact, [OK] or what to do."""
-    cores, free = os.cpu_count() or 1, shutil.disk_usage(root()).free / 1e9
-    memory = free_memory(torch.device("cpu")) / 1e9
     samples = root() / "data" / "samples" / "index.csv"
+    torch_version = tuple(map(int, torch.__version__.split(".")[:2]))
+    disk, memory = shutil.disk_usage(root()).free, psutil.virtual_memory().available
     checks = [
         ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
-        ("torch 2.6 or newer", tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6), "install torch>=2.6"),
-        ("two processor cores or more", cores >= 2, "expect twice the stated minutes"),
-        ("2 GB of memory free", memory >= 2, "close other programs, or use smaller batches and patches"),
-        ("1 GB of disk free", free >= 1, "free some space: runs are written to runs/"),
+        ("torch 2.6 or newer", torch_version >= (2, 6), "install torch>=2.6"),
+        ("two processor cores or more", (os.cpu_count() or 1) >= 2, "expect twice the stated minutes"),
+        ("2 GB of memory free", memory >= 2e9, "close other programs, or use smaller batches and patches"),
+        ("1 GB of disk free", disk >= 1e9, "free some space: runs are written to runs/"),
         ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),
         ("a runs folder to write to", os.access(root(), os.W_OK), "give every notebook an out_dir of your own"),
         ("sliders (ipywidgets)", find_spec("ipywidgets") is not None, "pip install ipywidgets"),
@@ -158,13 +146,14 @@ def check_machine() -> None:
     print(f"[OK] {gpu}")
 
 
-# --- on the page ---
-
-
 def show_figure(figure, caption: str) -> None:
     """Show a figure with its caption, which is also its alternative text.
 
     Photographs are stored as JPEG, plots as PNG, at the figure's own resolution: the notebook stays small.
+
+    Args:
+        figure: a matplotlib `Figure`.
+        caption: what to see, in one or two sentences.
     """
     panels = [panel for axes in figure.axes for panel in (axes, *axes.child_axes)]
     form = "jpeg" if any(panel.images for panel in panels) else "png"
@@ -203,8 +192,7 @@ def show_source(*objects, docstring: bool = True) -> None:
     for thing in objects:
         source = textwrap.dedent(inspect.getsource(thing)).rstrip()
         source = source if docstring else _shorten_docstrings(source)
-        module = inspect.getmodule(thing)
-        where = f"{module.__name__.replace('.', '/')}.py"
+        where = f"{inspect.getmodule(thing).__name__.replace('.', '/')}.py"
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", source)), default=0))
         text = f"From `{where}`:\n\n{fence}python\n{source}\n{fence}"
         if get_ipython() is None:

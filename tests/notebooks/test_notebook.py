@@ -4,6 +4,7 @@ import random
 
 import matplotlib
 import numpy as np
+import psutil
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -18,42 +19,30 @@ TASKS = ["dehaze", "derain", "sr"]
 
 @pytest.fixture
 def calm():
-    """Leaves the plot style, the random states and the number of threads as they were."""
-    style, threads, state = dict(matplotlib.rcParams), torch.get_num_threads(), torch.get_rng_state()
+    """Leaves the plot style and the random state as they were."""
+    style, state = dict(matplotlib.rcParams), torch.get_rng_state()
     yield
     matplotlib.rcParams.update(style)
-    torch.set_num_threads(threads)
     torch.set_rng_state(state)
 
 
-# --- setup ---
-
-
 def test_setup_seeds_everything_and_says_so_in_two_lines(calm, capsys):
-    device = notebook.setup(7, "cpu", threads=1)
+    device = notebook.setup(7, "cpu")
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
     lines = capsys.readouterr().out.splitlines()
-    assert device == torch.device("cpu") and torch.get_num_threads() == 1
-    assert len(lines) == 2 and f"torch {torch.__version__}" in lines[0]
-    assert lines[1] == "device cpu (1 thread), seed 7"
+    assert device == torch.device("cpu")
+    assert len(lines) == 2 and torch.__version__ in lines[0] and "cpu" in lines[1] and "seed 7" in lines[1]
     notebook.setup(7, "cpu")
     assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"seed": 0, "device": "gpu"}, "unknown device 'gpu'"),
-        ({"seed": -1}, "seed is -1; it must be a whole number from 0"),
-        ({"seed": 0, "threads": 2.5}, "threads is 2.5; it must be a whole number from 1"),
-    ],
-)
-def test_setup_refuses(arguments, message, calm):
-    with pytest.raises(ValueError, match=message):
-        notebook.setup(**arguments)
+@pytest.mark.parametrize(("arguments", "named"), [((0, "gpu"), "device 'gpu'"), ((-1,), "seed"), ((True,), "seed")])
+def test_setup_refuses(arguments, named, calm):
+    with pytest.raises(ValueError, match=named):
+        notebook.setup(*arguments)
 
 
-# --- parameters ---
+# Parameters: what papermill would ignore is refused, with the nearest valid name.
 
 
 def check(cells=(), **values):
@@ -72,10 +61,7 @@ def test_parameters_that_are_right():
     check([PARAMETERS, "import torch\nanything = torch.zeros(1)"])
     check([PARAMETERS.replace("steps", "steps: int")])
     check(lambda_neg=1)  # an int is a float
-
-
-def test_parameters_without_a_record_of_cells():
-    notebook.check_parameters({"task": "sr"}, task=TASKS)  # as under nbval
+    notebook.check_parameters({"task": "sr"}, task=TASKS)  # without a record of cells, as under nbval
 
 
 @pytest.mark.parametrize(
@@ -88,7 +74,7 @@ def test_parameters_without_a_record_of_cells():
     ids=["injected alone", "injected beside another", "typed"],
 )
 def test_misspelt_parameter_is_refused(cells):
-    with pytest.raises(ValueError, match=r"unknown parameter 'tasc' \(did you mean 'task'\?\); .* are task, steps, la"):
+    with pytest.raises(ValueError, match="'tasc'.*'task'.*steps"):
         check(cells)
 
 
@@ -97,35 +83,29 @@ def test_corrected_cell_counts_instead_of_the_old_one():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "named"),
     [
-        (
-            {"task": "dehase"},
-            r"task is 'dehase' \(did you mean 'dehaze'\?\); it must be one of 'dehaze', 'derain', 'sr'",
-        ),
-        ({"task": 3}, "task is 3; it must be one of"),
-        ({"steps": "10"}, "steps is '10'; it must be of type int or None"),
-        ({"steps": True}, "steps is True; it must be of type int or None"),
-        ({"lambda_neg": "a"}, "lambda_neg is 'a'; it must be of type float or None"),
-        ({"lambda_neg": False}, "lambda_neg is False"),
+        ({"task": "dehase"}, "task.*'dehase'.*'dehaze'.*'derain', 'sr'"),
+        ({"task": 3}, "task.*3.*'dehaze'"),
+        ({"steps": "10"}, "steps.*'10'.*int or None"),
+        ({"steps": True}, "steps.*True.*int or None"),
+        ({"lambda_neg": "a"}, "lambda_neg.*'a'.*float or None"),
+        ({"lambda_neg": False}, "lambda_neg.*False"),
     ],
 )
-def test_wrong_value_is_refused_with_the_valid_ones(values, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_value_is_refused_with_the_valid_ones(values, named):
+    with pytest.raises(ValueError, match=named):
         check(**values)
 
 
-def test_missing_parameter_is_named():
-    with pytest.raises(ValueError, match="'task' is not set; run the cell of parameters"):
+def test_missing_parameter_is_named_and_a_bool_is_no_number():
+    with pytest.raises(ValueError, match="'task'"):
         notebook.check_parameters({}, task=TASKS)
-
-
-def test_a_bool_is_not_a_number_among_choices():
-    with pytest.raises(ValueError, match="scale is True"):
+    with pytest.raises(ValueError, match="scale.*True"):
         notebook.check_parameters({"scale": True}, scale=[None, 1, 2])
 
 
-# --- on the page ---
+# On the page.
 
 
 @pytest.fixture
@@ -158,22 +138,17 @@ def documented(x):
     return x  # the code
 
 
-def test_show_source_displays_code(shell):
+def test_show_source_displays_code(shell, monkeypatch, capsys):
     with capture_output() as captured:
         notebook.show_source(documented)
         notebook.show_source(documented, docstring=False)
     full, short = (output.data for output in captured.outputs)
     assert "More about it" in full["text/plain"] and "````python" in full["text/markdown"]
-    assert short["text/plain"].splitlines() == [
-        "def documented(x):",
-        '    """First line."""',
-        "    return x  # the code",
-    ]
-
-
-def test_show_source_is_plain_text_without_ipython(capsys):
+    code = ["def documented(x):", '    """First line."""', "    return x  # the code"]
+    assert short["text/plain"].splitlines() == code
+    monkeypatch.setattr(notebook, "get_ipython", lambda: None)
     notebook.show_source(documented, docstring=False)
-    assert capsys.readouterr().out.startswith("def documented(x):")
+    assert capsys.readouterr().out.splitlines() == code
 
 
 def test_sentences_are_broken_between_words(capsys):
@@ -202,9 +177,12 @@ def test_runs_of_the_reader_are_neither_found_nor_left(tmp_path, monkeypatch):
 
 
 def test_the_machine_is_checked_line_by_line(capsys, monkeypatch):
-    monkeypatch.setattr(notebook, "free_memory", lambda device: 4 * 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 4e9}))
+    monkeypatch.setattr(notebook.os, "cpu_count", lambda: 2)
     notebook.check_machine()
-    assert capsys.readouterr().out.count("[OK]") == 9
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[OK]") for line in lines)
     monkeypatch.setattr(notebook.os, "cpu_count", lambda: 1)
     notebook.check_machine()
-    assert "[expect twice the stated minutes] two processor cores or more not found" in capsys.readouterr().out
+    (advice,) = set(capsys.readouterr().out.splitlines()) - set(lines)
+    assert "minutes" in advice and "processor cores" in advice
