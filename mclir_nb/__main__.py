@@ -110,6 +110,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from mclir_nb import networks
     from mclir_nb.data import datasets, overlaps, tasks
+    from mclir_nb.data.patches import Benchmark
     from mclir_nb.evaluation import evaluate
     from mclir_nb.training import records
 
@@ -121,11 +122,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     own = run.task if run else networks.NETWORKS[network.name].task
     task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)
     images = datasets.open_set(benchmark, task, "test", arguments.root)
-    for line in filter(None, [images.note, *overlaps.between(run.dataset if run else "", benchmark)]):
+    for line in filter(None, [images.note, *overlaps.overlap_warnings(run.dataset if run else "", benchmark)]):
         print(line)
     scores = evaluate.evaluate(
         network,
-        datasets.benchmark(images, task),
+        Benchmark(images, task),
         arguments.protocol,
         arguments.crop,
         tile=arguments.tile,

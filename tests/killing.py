@@ -43,13 +43,13 @@ def finish(call, *arguments) -> int:
 
 def work(recipe, folder, threads=1):
     """Train; the test pictures are cut to their middle, which saves most of the time."""
-    real = train.datasets.benchmark
-    train.datasets.benchmark = lambda images, task, side=48: real(images, task, side)
+    real = train.Benchmark
+    train.Benchmark = lambda images, task, side=48: real(images, task, side)
     torch.set_num_threads(threads)
     try:
         train.train(recipe, folder, device="cpu", quiet=True)
     finally:
-        train.datasets.benchmark = real
+        train.Benchmark = real
 
 
 def die_at_write(recipe, folder, moment, name=""):

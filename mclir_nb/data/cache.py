@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mclir_nb.data.images import read_image, read_size
-from mclir_nb.data.loading import in_order, several
+from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.progress import Progress
 
 MAGIC = b"MCLIRGB1"
@@ -73,8 +73,8 @@ class Cache:
         todo = [path for path in dict.fromkeys(paths) if not (path.is_file() and self.holds(path))]
         if not todo:
             return []
-        workers = several() if workers is None else workers
-        refusals = in_order(_Decoding(self, todo), range(len(todo)), workers)
+        workers = worker_count() if workers is None else workers
+        refusals = load_in_order(_Decoding(self, todo), range(len(todo)), workers)
         return [refusal for refusal in Progress(refusals, "decoding", total=len(todo), quiet=quiet) if refusal]
 
     def _place(self, path: Path, facts: os.stat_result) -> Path:

@@ -15,7 +15,8 @@ from torch import Tensor
 from mclir_nb.data import datasets, overlaps, published, tasks
 from mclir_nb.data.images import Picture, png, read_image
 from mclir_nb.data.layouts import Entry, Found
-from mclir_nb.data.loading import in_order, several
+from mclir_nb.data.loading import load_in_order, worker_count
+from mclir_nb.data.patches import Patches
 from mclir_nb.data.samples import FITS, shape
 from mclir_nb.data.tasks import Task
 from mclir_nb.progress import Progress
@@ -105,7 +106,7 @@ def check_data(
     if not isinstance(task, Task):
         task = tasks.get(task or (layout.tasks or ("denoise",))[0])
     root = datasets.data_folder(name, layout, data_root, task)
-    report = Report(name, layout.title, root, leaks=tuple(overlaps.of(name)), notes=layout.notes)
+    report = Report(name, layout.title, root, leaks=tuple(overlaps.known_overlaps(name)), notes=layout.notes)
     founds = list(_founds(layout, root, task, report))
     if not founds:
         raise ValueError(f"nothing of {name} found below {root}.\n{datasets.tree(layout, task)}")
@@ -170,8 +171,8 @@ def _inspect_all(
     """Read all pictures of a part. `seen`: digest -> (split, file) of what earlier parts hold."""
     entries = list({(entry.lq, entry.gt): entry for entry in found.entries}.values())
     if workers is None:
-        workers = 0 if len(entries) <= FEW else several()
-    chunks = in_order(Inspection(entries, patch_size), range(0, len(entries), CHUNK), workers)
+        workers = 0 if len(entries) <= FEW else worker_count()
+    chunks = load_in_order(Inspection(entries, patch_size), range(0, len(entries), CHUNK), workers)
     findings = (finding for chunk in chunks for finding in chunk)
     bar = Progress(findings, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
     own: dict[bytes, str] = {}
@@ -243,7 +244,7 @@ def broken_example(folder: str | Path) -> Path:
     (test / "rainy").mkdir(parents=True, exist_ok=True)
     train.mkdir(exist_ok=True)
     for number in range(1, len(photos) + 1):
-        gt, lq, _ = datasets.Patches(photos, rain, 64, 1, seed=0)[number - 1]
+        gt, lq, _ = Patches(photos, rain, 64, 1, seed=0)[number - 1]
         _write(train / f"norain-{number}.png", gt)
         _write(train / f"rain-{number}.png", lq)
         if number <= 2:

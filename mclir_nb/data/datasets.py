@@ -1,9 +1,7 @@
 """Data sets by name: which pictures belong to a split, and whether training can use them.
 
-The parts, from the file upwards: `images` decodes, `layouts` finds and pairs, `published` knows the public
-    sets,
-`samples` and `cache` keep what was decoded, `patches` cuts it into batches. What the rest of the workbook uses is named
-here.
+The way up from the file: `images` decodes, `layouts` finds and pairs, `published` knows the public sets, `samples` and
+`cache` keep what was decoded, `patches` cuts it into batches.
 """
 
 from __future__ import annotations
@@ -20,15 +18,10 @@ import torch
 from mclir_nb import root
 from mclir_nb.data import published
 from mclir_nb.data.cache import Cache, default_folder, predicted_bytes
-from mclir_nb.data.images import read_image
 from mclir_nb.data.layouts import Entry, Found, hold_out
-from mclir_nb.data.patches import Patches, benchmark, patch
 from mclir_nb.data.published import Layout, Part
-from mclir_nb.data.samples import MEMORY, ImageSet, Sample, load, shape
+from mclir_nb.data.samples import MEMORY, ImageSet, Sample, shape
 from mclir_nb.data.tasks import Task
-
-__all__ = ["Entry", "ImageSet", "Patches", "Sample", "benchmark", "check", "embedded", "load", "names"]
-__all__ += ["open_set", "patch", "read_image", "tree"]
 
 SPLITS = ("train", "val", "test")
 SMALLEST_PATCH = 16  # gt pixels, at scale 1

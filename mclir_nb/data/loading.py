@@ -7,25 +7,28 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, get_worker_info
 
 AHEAD = 4  # items that each process may be ahead
+Begin = Callable[[Any, int], None]
 
 
-def in_order(
+def load_in_order(
     items: torch.utils.data.Dataset,
     order: Sequence[int],
     workers: int,
     *,
     pin: bool = False,
-    begin: Callable[[Any, int], None] | None = None,
+    begin: Begin | None = None,
 ) -> Iterator:
     """items[i] for every i of `order`, the same whatever the number of processes.
 
     The processes end with the iterator: when it is used up, closed or forgotten, or when this process dies. Ctrl-C
-    is left to this process.
+    reaches this process alone.
 
     Args:
         items: anything with `__getitem__`; what it raises in a process arrives as a traceback, so errors meant for
@@ -35,12 +38,12 @@ def in_order(
         pin: put tensors into page-locked memory, from where a GPU copies while computing.
         begin: called in every process with `items` and the number of processes, before the first item.
     """
-    with _interrupts_held(), warnings.catch_warnings():
+    with _interrupts_blocked(), warnings.catch_warnings():
         # more processes than processors are the caller's choice
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         # Python 3.12 warns of forking beside other threads; torch's own are idle here, and loaders always fork
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        loader = torch.utils.data.DataLoader(
+        loader = DataLoader(
             items,
             batch_size=None,
             sampler=order,
@@ -48,14 +51,14 @@ def in_order(
             prefetch_factor=AHEAD if workers else None,
             pin_memory=pin,
             collate_fn=_as_it_is,
-            worker_init_fn=_Begin(begin),
+            worker_init_fn=partial(_begin, begin),
             generator=torch.Generator(),  # otherwise the loader draws from the global generator
         )
         return iter(loader)
 
 
 @contextmanager
-def _interrupts_held():
+def _interrupts_blocked():
     """Keep Ctrl-C waiting while processes begin: they inherit that, so it never reaches them at all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -67,28 +70,19 @@ def _interrupts_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def processors() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def several(most: int = 8) -> int:
-    """A number of processes for work that only reads and decodes."""
-    return min(most, processors())
+def worker_count(most: int = 8) -> int:
+    """Worker processes beside this one: its share of the processors it may use, less its own."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # that torchrun started on this machine
+    return max(0, min(most, processors // trainings - 1))
 
 
 def _as_it_is(item):
     return item
 
 
-class _Begin:
-    def __init__(self, begin: Callable[[Any, int], None] | None):
-        self.begin = begin
-
-    def __call__(self, number: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        info = torch.utils.data.get_worker_info()
-        if self.begin:
-            self.begin(info.dataset, info.num_workers)
+def _begin(begin: Begin | None, number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    info = get_worker_info()
+    if begin:
+        begin(info.dataset, info.num_workers)

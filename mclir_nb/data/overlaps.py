@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Leak(NamedTuple):
+class Overlap(NamedTuple):
     """Two groups of data sets, by name, and the pictures they share."""
 
     trained_on: tuple[str, ...]
@@ -19,51 +19,51 @@ class Leak(NamedTuple):
 
 
 RAIN = ("rain100l", "rain100h", "rain200l", "rain200h")
-LEAKS = (
-    Leak(
+OVERLAPS = (
+    Overlap(
         ("bsds500",),
         (*RAIN, "airnet"),
         "clean images of Rain100L/H and Rain200L/H are photographs of BSDS500 images/train; after training on these "
         "(with synthetic rain or otherwise) do not report that benchmark",
     ),
-    Leak(
+    Overlap(
         ("rain100h",),
         ("rain100h",),
         "546 of the 1,800 training images of Rain100H share their background with test images; PReNet trains on the "
         "other 1,254",
     ),
-    Leak(
+    Overlap(
         ("reside-ots", "reside-out", "airnet"),
         ("reside-ots", "sots-outdoor", "reside-out", "airnet"),
         "some clear images of OTS are also in SOTS outdoor; GridDehazeNet's training list leaves them out",
     ),
-    Leak(
+    Overlap(
         ("airnet",),
         (*RAIN, "airnet"),
         "the clean images of Rain100L are photographs of BSDS500, from which the mixture's denoising part also takes",
     ),
-    Leak(
+    Overlap(
         (), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are the same photograph: not independent evidence"
     ),
-    Leak(
+    Overlap(
         (),
         ("set5", "bsds500"),
         "Set5 'woman' is BSDS500 train/302003; data set bsds500 leaves that photograph out of training",
     ),
-    Leak((), ("b100", "bsds500"), "B100 is BSDS500 images/val cropped to 480x320; data set bsds500 never trains on it"),
-    Leak((), ("ddn",), "Test2800 of the Rain13K collection is another selection of the DDN images"),
+    Overlap((), ("b100", "bsds500"), "B100 is BSDS500 images/val cropped to 480x320; bsds500 never trains on it"),
+    Overlap((), ("ddn",), "Test2800 of the Rain13K collection is another selection of the DDN images"),
 )
 
 
-def of(name: str) -> list[str]:
+def known_overlaps(name: str) -> list[str]:
     """What is known about one data set, for the report on a download."""
-    return [leak.sentence for leak in LEAKS if name in leak.trained_on or name in leak.scored_on]
+    return [overlap.sentence for overlap in OVERLAPS if name in overlap.trained_on or name in overlap.scored_on]
 
 
-def between(trained_on: str, scored_on: str) -> list[str]:
+def overlap_warnings(trained_on: str, scored_on: str) -> list[str]:
     """Warnings for a network trained on one data set and scored on another; empty where nothing is known."""
     return [
-        f"Known leak between {trained_on} and {scored_on}: {leak.sentence}."
-        for leak in LEAKS
-        if trained_on in leak.trained_on and scored_on in leak.scored_on
+        f"Known leak between {trained_on} and {scored_on}: {overlap.sentence}."
+        for overlap in OVERLAPS
+        if trained_on in overlap.trained_on and scored_on in overlap.scored_on
     ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mclir_nb.data import degrade
-from mclir_nb.data.loading import in_order, processors
+from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.samples import ImageSet, Sample
 from mclir_nb.data.tasks import Task, to_uint8
 from mclir_nb.seeds import stream
@@ -50,16 +51,25 @@ def degraded(sample: Sample, task: Task, gt: Tensor, depth: Tensor | None, gener
 
     Computed with one thread, as a worker process does: the Fourier transforms of the blur round differently with two.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         if sample.noise is not None:
             lq = degrade.noise(gt, sample.noise, generator=generator)
         else:
             lq = task.degrade(gt, depth, generator)
-    finally:
-        torch.set_num_threads(threads)
     return to_uint8(lq).float() / 255
+
+
+@contextmanager
+def _one_thread():
+    """Compute with one thread, which a worker process does anyway."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 def _below(limit: int, generator: torch.Generator) -> int:
@@ -115,19 +125,26 @@ class Patches(torch.utils.data.Dataset):
         gts, lqs, names = zip(*(self[first + i] for i in self.share), strict=True)
         return torch.stack(gts), torch.stack(lqs), list(names)
 
-    def batches(self, first_step: int, last_step: int, workers: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, first_step: int, last_step: int, workers: int | None = None, device: torch.device | None = None
+    ) -> Iterator[Batch]:
         """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1).
 
         Args:
-            workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: none
-                without a GPU (the processors are busy training), else up to 8.
-        Raises: ValueError naming a file that cannot be used, from whichever process met it.
+            first_step: counted from 1.
+            last_step: the last one included.
+            workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a
+                GPU up to 8, for a CPU none (its processors are busy training).
+            device: where the network trains; None: the CPU. The batches themselves come in main memory.
+
+        Raises:
+            ValueError: naming a file that cannot be used, from whichever process met it.
         """
-        cuda = torch.cuda.is_available()
+        cuda = device is not None and device.type == "cuda"
         if workers is None:
-            workers = min(8, processors() - 1) if cuda else 0
+            workers = worker_count() if cuda else 0
         steps = range(first_step, last_step + 1)
-        return _checked(in_order(_Steps(self), steps, workers, pin=cuda, begin=_share_memory))
+        return _checked(load_in_order(_Steps(self), steps, workers, pin=cuda, begin=_share_memory))
 
 
 class _Steps(torch.utils.data.Dataset):
@@ -164,17 +181,11 @@ def _order(count: int, seed: int, turn: int) -> list[int]:
     return torch.randperm(count, generator=stream(seed, "order", turn)).tolist()
 
 
-def benchmark(images: ImageSet, task: Task, side: int | None = None) -> Benchmark:
-    """The whole pictures of a set for scoring; see `Benchmark`."""
-    return Benchmark(images, task, side)
-
-
 class Benchmark:
     """Whole pictures for scoring: (name, gt (3,H,W), lq (3,H/scale,W/scale)), float32 in [0,1].
 
     The degradation of a picture depends on its name alone, so every network and seed sees the same inputs.
-    Sizes are cut to a multiple of the scale; `side` cuts the centre square of that many gt pixels. Can be
-    iterated as
+    Sizes are cut to a multiple of the scale; `side` cuts the centre square of that many gt pixels. Can be iterated as
     often as wanted and holds one picture at a time: `list(...)` holds all of them.
     """
 

@@ -15,12 +15,12 @@ JingyunLiang/SwinIR 6545850, [SelfExSR] jbhuang0604/SelfExSR 8f6dd8c, [NAF] megv
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from mclir_nb.choices import check_choice
 from mclir_nb.data.layouts import Found, Packing, find
 from mclir_nb.data.tasks import Task
 
@@ -79,10 +79,7 @@ def _published(part: Part) -> str:
 
 def get(name: str) -> Layout:
     """The data set called `name`. Raises: ValueError naming those there are."""
-    if name not in LAYOUTS:
-        near = difflib.get_close_matches(str(name), LAYOUTS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown dataset {name!r}{hint} The datasets are: embedded, {', '.join(LAYOUTS)}.")
+    check_choice("dataset", name, ["embedded", *LAYOUTS])
     return LAYOUTS[name]
 
 

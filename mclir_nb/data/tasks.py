@@ -6,7 +6,6 @@ quantity from the generator it is given, so the same generator state always make
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mclir_nb.choices import check_choice
 from mclir_nb.data import degrade
 
 SCALES = (2, 3, 4)
@@ -98,10 +98,7 @@ def get(name: str, scale: int | None = None) -> Task:
         scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
     Raises: ValueError naming what is accepted.
     """
-    if not isinstance(name, str) or name not in TASKS:
-        near = difflib.get_close_matches(str(name), TASKS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown task {name!r}{hint} The tasks are: {', '.join(TASKS)}.")
+    check_choice("task", name, TASKS)
     task = TASKS[name]
     if name != "sr":
         if scale not in (None, 1):

@@ -41,7 +41,7 @@ def evaluate(
 
     Args:
         network: maps (1,3,H,W) RGB [0,1] to (1,3,H*scale,W*scale); scored in eval mode on its own device.
-        benchmark: pairs, for example `datasets.benchmark`, which reads one at a time.
+        benchmark: pairs, for example `patches.Benchmark`, which reads one at a time.
         protocol: a key of `metrics.PROTOCOLS`; None: that of the benchmark's task, "basicsr-rgb" without one.
         crop: border left out, in gt pixels; None: that of the benchmark's task, 0 without one.
         tile, ensemble, memory: as in `tiles.run`: a picture that does not fit into memory is cut into tiles.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mclir_nb import files
 from mclir_nb.data import datasets, tasks
+from mclir_nb.data.patches import Benchmark, Patches
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import features, losses, precision
 from mclir_nb.method.history import HistoryModels, error_spread
@@ -156,16 +157,16 @@ class Trainer:
 
     # ---- parts
 
-    def _patches(self) -> datasets.Patches:
+    def _patches(self) -> Patches:
         recipe = self.recipe
         images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
         datasets.check(images, self.task, recipe.patch_size)
         share = distributed.share(recipe.batch_size)
-        return datasets.Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
+        return Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
 
     def _validation(self) -> list[evaluate.Pair]:
         images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
-        return list(datasets.benchmark(images, self.task, self.recipe.val_side))
+        return list(Benchmark(images, self.task, self.recipe.val_side))
 
     def _network(self, *key) -> nn.Module:
         """A freshly initialised network whose weights depend on the seed and `key` alone."""
@@ -404,7 +405,7 @@ def _steps(
     trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Board
 ) -> None:
     recipe, first = trainer.recipe, distributed.on_first
-    batches = trainer.patches.batches(trainer.step + 1, recipe.steps)
+    batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
@@ -442,7 +443,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     if (run_dir / "scores.csv").exists():
         return
     task = trainer.task
-    pairs = datasets.benchmark(trainer.test, task)
+    pairs = Benchmark(trainer.test, task)
     raw = evaluate.evaluate(trainer.model, pairs, task.protocol, task.crop, quiet).drop(columns="seconds")
     ema = evaluate.evaluate(trainer.ema, pairs, task.protocol, task.crop, quiet=True)
     scores = raw.assign(psnr_ema=ema.psnr_restored, ssim_ema=ema.ssim_restored)

@@ -121,7 +121,7 @@ def divergence(
     """Rows for `figures.image_grid`: what two networks make of the first pictures, and where they differ.
 
     Args:
-        plain, spn: networks of one task. benchmark: pairs as `datasets.benchmark` yields.
+        plain, spn: networks of one task. benchmark: pairs as `patches.Benchmark` yields.
         factor: of the difference, the same in all rows; None: 1, 2 or 5 times a power of ten that shows the largest.
     Returns: one {name: image} per picture, lq enlarged to the size of gt.
     """

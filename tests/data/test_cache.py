@@ -13,6 +13,7 @@ import torch
 
 from mclir_nb.data import cache, datasets, images, tasks
 from mclir_nb.data.cache import Cache
+from mclir_nb.data.patches import Patches
 
 DERAIN = tasks.get("derain")
 
@@ -137,7 +138,8 @@ def test_killed_at_any_moment_the_cache_holds_only_whole_pictures(tmp_path):
     files = [picture(tmp_path / f"{i}.png", i, size=(150, 200)) for i in range(60)]
     code = f"""
 from pathlib import Path
-from mclir_nb.cache import Cache
+from mclir_nb.data.cache import Cache
+from mclir_nb.data.patches import Patches
 store = Cache({str(tmp_path / "cache")!r})
 print("ready", flush=True)
 for i in range(60):
@@ -171,8 +173,8 @@ def test_a_set_read_through_the_cache_is_the_same(tmp_path, pairs):
     cached = datasets.open_set("folder", DERAIN, "train", pairs, cache=tmp_path / "cache")
     assert plain.cache is None and cached.prepare(0, quiet=True) == [] and len(stored(cached.cache)) == 2 * 16
     for task_patches in zip(
-        datasets.Patches(plain, DERAIN, 16, 4, 0).batches(1, 10),
-        datasets.Patches(cached, DERAIN, 16, 4, 0).batches(1, 10, workers=2),
+        Patches(plain, DERAIN, 16, 4, 0).batches(1, 10),
+        Patches(cached, DERAIN, 16, 4, 0).batches(1, 10, workers=2),
         strict=True,
     ):
         (gt, lq, names), (cached_gt, cached_lq, cached_names) = task_patches

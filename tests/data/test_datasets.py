@@ -6,6 +6,7 @@ import torch
 from golden import SHARED
 
 from mclir_nb.data import datasets, images, layouts, published, tasks
+from mclir_nb.data.patches import Benchmark
 
 DEHAZE, DERAIN, DEBLUR, DENOISE = (tasks.get(name) for name in ("dehaze", "derain", "deblur", "denoise"))
 SR2, SR4 = tasks.get("sr", 2), tasks.get("sr", 4)
@@ -372,10 +373,10 @@ def test_the_all_in_one_mixture(tmp_path):
 def test_each_part_of_the_mixture_is_degraded_in_its_own_way(tmp_path):
     airnet(tmp_path)
     test = opened("airnet", DENOISE, "test", tmp_path)
-    errors = [float((lq - gt).std() * 255) for _, gt, lq in datasets.benchmark(test, DENOISE)][:3]
+    errors = [float((lq - gt).std() * 255) for _, gt, lq in Benchmark(test, DENOISE)][:3]
     assert errors[0] < errors[1] < errors[2] and 12 < errors[0] < 16
-    _, _, lq = datasets.benchmark(test, DENOISE)[1]
-    assert torch.equal(lq, datasets.benchmark(test, DENOISE)[1][2])
+    _, _, lq = Benchmark(test, DENOISE)[1]
+    assert torch.equal(lq, Benchmark(test, DENOISE)[1][2])
 
 
 # --------------------------------------------------------------------------------------------------- own
@@ -467,7 +468,7 @@ def test_equal_folders_small_pictures_and_wrong_sizes_are_noticed_before_trainin
 def test_real_sots_pair(tmp_path):
     (tmp_path / "SOTS").symlink_to(SHARED / "data/sots_sample")
     test = opened("sots-outdoor", DEHAZE, "test", tmp_path)
-    ((name, gt, lq),) = datasets.benchmark(test, DEHAZE)
+    ((name, gt, lq),) = Benchmark(test, DEHAZE)
     error = float(((gt - lq) ** 2).mean())
     assert name == "0001_0.8_0.2" and abs(-10 * np.log10(error) - 16.1293) < 1e-3
 
@@ -476,7 +477,7 @@ def test_real_sots_pair(tmp_path):
 def test_real_rain100l_pair(tmp_path):
     (tmp_path / "Rain100L").symlink_to(SHARED / "data/rain100l_sample")
     test = opened("rain100l", DERAIN, "test", tmp_path)
-    ((_, gt, lq),) = datasets.benchmark(test, DERAIN)
+    ((_, gt, lq),) = Benchmark(test, DERAIN)
     assert gt.shape == (3, 320, 480) and abs(-10 * np.log10(float(((gt - lq) ** 2).mean())) - 25.9660) < 1e-3
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mclir_nb.data import datasets, tasks
+from mclir_nb.data.patches import Benchmark, Patches, patch
 from mclir_nb.data.tasks import to_uint8
 from mclir_nb.seeds import stream
 
@@ -11,7 +12,7 @@ ALL = ("dehaze", "derain", "deblur", "sr", "denoise")
 
 
 def _patches(task, seed=0, size=64):
-    return datasets.Patches(datasets.embedded("train"), tasks.get(task), size, 4, seed)
+    return Patches(datasets.embedded("train"), tasks.get(task), size, 4, seed)
 
 
 @pytest.mark.parametrize("task", ALL)
@@ -33,7 +34,7 @@ def test_a_small_picture_cut_from_a_patch_equals_the_patch_cut_from_the_small_pi
     task, sample = tasks.get("sr", scale), datasets.embedded("train")[0]
     height, width = (side // scale * scale for side in sample.gt.shape[1:])
     whole = degrade.bicubic(sample.gt[:, :height, :width], 1 / scale).float() / 255
-    gt, lq = datasets.patch(sample, task, 24 * scale, stream(3))
+    gt, lq = patch(sample, task, 24 * scale, stream(3))
     found = [
         (turns, flip, top, left)
         for turns in range(4)
@@ -76,6 +77,6 @@ def test_the_global_generator_is_left_alone():
 
 def test_the_benchmark_never_changes_and_knows_no_seed():
     task = tasks.get("dehaze")
-    first, second = (list(datasets.benchmark(datasets.embedded("test"), task, 64)) for _ in range(2))
+    first, second = (list(Benchmark(datasets.embedded("test"), task, 64)) for _ in range(2))
     assert [n for n, _, _ in first] == [n for n, _, _ in second]
     assert all(torch.equal(a[2], b[2]) and a[1].shape == (3, 64, 64) for a, b in zip(first, second, strict=True))

@@ -14,6 +14,7 @@ from torch import nn
 from mclir_nb import files, networks
 from mclir_nb.__main__ import main
 from mclir_nb.data import datasets, degrade, images, overlaps, tasks
+from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate, metrics
 from mclir_nb.training import recipes, records
 
@@ -55,7 +56,7 @@ def make_files(root, *names, size=(24, 24), seed=0):
 
 def test_one_row_per_picture_with_the_protocol_of_the_task():
     chosen = tasks.get("derain")
-    rain = datasets.benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
+    rain = Benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
     scores = evaluate.evaluate(Same(), rain, quiet=True)
     assert list(scores.image) == [name for name, _, _ in rain] and len(scores) == 4
     assert scores.attrs == {"protocol": "idt", "crop": 0, "ensemble": False, "network": "Same, 1 parameters"}
@@ -67,7 +68,7 @@ def test_one_row_per_picture_with_the_protocol_of_the_task():
 
 def test_super_resolution_leaves_out_a_border_and_is_compared_with_bicubic():
     chosen = tasks.get("sr", 2)
-    pictures = datasets.benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=48)
+    pictures = Benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=48)
     scores = evaluate.evaluate(Same(2), pictures, quiet=True)
     assert scores.attrs["protocol"] == "basicsr-y" and scores.attrs["crop"] == 2
     _, gt, lq = pictures[0]
@@ -86,7 +87,7 @@ def test_a_chosen_protocol_and_crop_count():
 
 def test_a_network_of_another_scale_is_refused():
     chosen = tasks.get("sr", 4)
-    pictures = datasets.benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
+    pictures = Benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=64)
     with pytest.raises(ValueError, match="4 times as large as lq, but the network enlarges 2 times; open"):
         evaluate.evaluate(Same(2), pictures, quiet=True)
     with pytest.raises(ValueError, match="holds no pictures"):
@@ -116,6 +117,7 @@ GREEDY = """
 import torch
 from torch import nn
 from mclir_nb import evaluate
+from mclir_nb.data.patches import Benchmark
 
 class Greedy(nn.Module):
     def forward(self, lq):
@@ -227,7 +229,7 @@ BICUBIC = {  # mean PSNR-Y and SSIM of data/README.md, convention P; Set14's gre
 def test_bicubic_enlargement_comes_out_at_the_published_values(name, scale):
     """`evaluate` as it is used, on the benchmark as it is opened: the column psnr_input is the bicubic baseline."""
     task = tasks.get("sr", scale)
-    benchmark = datasets.benchmark(datasets.open_set(name, task, "test", SHARED / "data"), task)
+    benchmark = Benchmark(datasets.open_set(name, task, "test", SHARED / "data"), task)
     rows = [evaluate.score(evaluate.enlarge(lq, gt), gt, "input", task.protocol, task.crop) for _, gt, lq in benchmark]
     psnr, ssim = BICUBIC[name, scale]
     mean = pd.DataFrame(rows).mean()
@@ -241,7 +243,7 @@ def test_set14_with_its_grey_picture_compared_as_grey(scale, psnr, ssim):
     """The other treatment, which the published row of Set14 fits: 0.09 dB lower."""
     task = tasks.get("sr", scale)
     rows = []
-    for name, gt, lq in datasets.benchmark(datasets.open_set("set14", task, "test", SHARED / "data"), task):
+    for name, gt, lq in Benchmark(datasets.open_set("set14", task, "test", SHARED / "data"), task):
         shown = evaluate.enlarge(lq, gt)
         grey = name == "img_003"
         rows.append(metrics.score(shown[:1] if grey else shown, gt[:1] if grey else gt, "basicsr-y", scale))
@@ -270,7 +272,7 @@ def test_an_official_checkpoint_by_path_on_a_benchmark(tmp_path, capsys):
     assert "psnr_gain" in shown and "measured here" in shown and "basicsr-y, crop 2" in shown
     written = pd.read_csv(tmp_path / "scores.csv")
     task = tasks.get("sr", 2)
-    benchmark = datasets.benchmark(datasets.open_set("set5", task, "test", tmp_path), task)
+    benchmark = Benchmark(datasets.open_set("set5", task, "test", tmp_path), task)
     wanted = evaluate.evaluate(network, benchmark, quiet=True)
     assert written.psnr_restored.tolist() == pytest.approx(wanted.psnr_restored.tolist())
     assert set(written.protocol) == {"basicsr-y"} and set(written["crop"]) == {2}
@@ -302,11 +304,13 @@ def test_an_official_nafnet_is_scored_as_its_authors_do():
 
 
 def test_leaks_are_known_by_both_names():
-    assert overlaps.between("bsds500", "rain200l") and not overlaps.between("bsds500", "set5")
-    assert overlaps.between("reside-ots", "sots-outdoor") and not overlaps.between("reside-its", "sots-indoor")
-    assert overlaps.of("set5") and not overlaps.of("gopro")
+    assert overlaps.overlap_warnings("bsds500", "rain200l") and not overlaps.overlap_warnings("bsds500", "set5")
+    assert overlaps.overlap_warnings("reside-ots", "sots-outdoor") and not overlaps.overlap_warnings(
+        "reside-its", "sots-indoor"
+    )
+    assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
     known = set(datasets.names())
-    for leak in overlaps.LEAKS:
+    for leak in overlaps.OVERLAPS:
         assert {*leak.trained_on, *leak.scored_on} <= known
 
 
