@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.method import losses, precision
+from mclir_nb.method import distances, precision
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer
 
@@ -33,7 +33,7 @@ ARMS = {
 def gradient(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module) -> tuple[Tensor, Tensor]:
     """l_neg of SPN and its gradient with respect to `restored`, in the precision in force."""
     restored = restored.detach().requires_grad_()
-    distance = losses.feature_distance(restored, negatives, features)
+    distance = distances.feature_distance(restored, negatives, features)
     return distance.detach(), torch.autograd.grad(distance, restored)[0]
 
 

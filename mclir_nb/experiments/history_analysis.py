@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mclir_nb.evaluation.evaluate import enlarge
-from mclir_nb.method import losses
+from mclir_nb.method import distances
 from mclir_nb.training.frames import Frames
 
 
@@ -52,7 +52,7 @@ def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) ->
                     "age": step % interval if interval else step,
                     "weights": float(kept.distances[s, k]),
                     "pixels": float((restored - negative).abs().mean()),
-                    "features": float(losses.feature_distance(restored[None], [negative[None]], features)),
+                    "features": float(distances.feature_distance(restored[None], [negative[None]], features)),
                     "aim": cosine(restored - negative, kept.gt - restored),
                 }
             )

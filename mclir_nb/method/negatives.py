@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.method.losses import C2R_INDOOR
+from mclir_nb.method.rivals import C2R_INDOOR
 from mclir_nb.seeds import stream
 
 

@@ -1,5 +1,9 @@
 """Precisions by name, and the share of the gradient above rounding."""
 
+import operator
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -9,19 +13,54 @@ from mclir_nb.method import features, precision
 CPU = torch.device("cpu")
 
 
-def test_float32_switches_tf32_off_and_puts_it_back(monkeypatch):
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    monkeypatch.setattr(cudnn, "allow_tf32", True)
-    with precision.autocast("float32", CPU):
-        assert not matmul.allow_tf32 and not cudnn.allow_tf32
+SWITCHES = {
+    name: operator.attrgetter(name)(torch.backends)
+    for name in ("cudnn", "cudnn.conv", "cuda.matmul", "mkldnn", "mkldnn.conv", "mkldnn.matmul")
+} | {"all": torch.backends}
+
+
+def in_force() -> dict[str, str]:
+    return {name: switch.fp32_precision for name, switch in SWITCHES.items()}
+
+
+@pytest.fixture
+def put_back():
+    before = in_force()
+    yield
+    for name in ("all", *SWITCHES):
+        SWITCHES[name].fp32_precision = before[name]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch without fp32_precision")
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["nothing", *SWITCHES])
+def test_tf32_is_off_whatever_the_user_set_and_his_setting_comes_back(name, legacy, put_back):
+    if legacy and name in ("cudnn", "cuda.matmul"):
+        SWITCHES[name].allow_tf32 = True
+    elif name in SWITCHES:
+        SWITCHES[name].fp32_precision = "tf32"
+    before = in_force()
+    with precision.full_float32():
+        assert set(in_force().values()) == {"ieee"}
+        with precision.autocast("tf32", torch.device("cuda")):
+            assert set(in_force().values()) == {"tf32"}
         with precision.autocast("tf32", CPU):
-            assert matmul.allow_tf32 and cudnn.allow_tf32
-        assert not cudnn.allow_tf32
-    assert (matmul.allow_tf32, cudnn.allow_tf32) == (before[0], True)
+            assert set(in_force().values()) == {"ieee"}
+    assert in_force() == before
     with pytest.raises(RuntimeError, match="stop"), precision.autocast("float32", CPU):
         raise RuntimeError("stop")
-    assert cudnn.allow_tf32
+    assert in_force() == before
+
+
+def test_a_setting_made_later_is_followed():
+    """In a process of its own: what a switch was before anybody set it cannot be set again."""
+    script = (
+        "import torch; from mclir_nb.method import precision; b = torch.backends\n"
+        "with precision.full_float32(): pass\n"
+        "b.fp32_precision = 'ieee'; print(b.cudnn.conv.fp32_precision, b.cuda.matmul.fp32_precision)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["ieee", "ieee"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +74,7 @@ def test_a_precision_is_what_a_network_computes_in(name, dtype):
 
 
 def test_an_unknown_precision_is_named():
-    with pytest.raises(ValueError, match="'float8' is unknown; use one of float32"), precision.autocast("float8", CPU):
+    with pytest.raises(ValueError, match="float8"), precision.autocast("float8", CPU):
         pass
 
 

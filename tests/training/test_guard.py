@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mclir_nb.method import losses, negatives
+from mclir_nb.method import negatives, rivals
 from mclir_nb.training import checkpoint, recipes, schedule, train
 from mclir_nb.training.guard import Diverged, Guard
 
@@ -135,7 +135,7 @@ def test_official_quirks_are_one_switch():
 def test_synthetic_restorers_have_the_psnr_they_are_named_after():
     gt = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     lq = (gt + 0.3 * torch.rand(gt.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    for psnr in losses.C2R_INDOOR[2:]:
+    for psnr in rivals.C2R_INDOOR[2:]:
         error = (negatives.partly_restored(lq, gt, psnr) - gt).square().mean(dim=(1, 2, 3))
         torch.testing.assert_close(-10 * error.log10(), torch.full((2,), psnr), rtol=0, atol=1e-3)
     assert torch.equal(negatives.partly_restored(lq, gt, 5.0), lq)  # lq is better than that already

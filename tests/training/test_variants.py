@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mclir_nb.experiments import evidence, plans
-from mclir_nb.method import features, losses
+from mclir_nb.method import distances, features
 from mclir_nb.training import recipes, schedule, train
 
 
@@ -27,7 +27,7 @@ def advanced(made: train.Trainer, steps: int) -> train.Trainer:
     return made
 
 
-@pytest.mark.parametrize("name", losses.DISTANCES)
+@pytest.mark.parametrize("name", distances.DISTANCES)
 def test_value_and_gradient_are_those_of_the_formula(name):
     net, chance = features.build("lite0"), torch.Generator().manual_seed(0)
     image, *others = (torch.rand(2, 3, 32, 32, generator=chance) for _ in range(3))
@@ -35,7 +35,8 @@ def test_value_and_gradient_are_those_of_the_formula(name):
         "l1": torch.abs,
         "squared": torch.square,
         "huber": lambda d: (
-            torch.nn.functional.huber_loss(d, torch.zeros_like(d), reduction="none", delta=losses.HUBER) / losses.HUBER
+            torch.nn.functional.huber_loss(d, torch.zeros_like(d), reduction="none", delta=distances.HUBER)
+            / distances.HUBER
         ),
     }[name]
     weights = net.layer_weights
@@ -43,7 +44,7 @@ def test_value_and_gradient_are_those_of_the_formula(name):
     ours = net(by_hand)
     pairs = [(weights[layer], ours[layer] - net(other)[layer].detach()) for other in others for layer in ours]
     expected = sum(weight * formula(difference).mean() for weight, difference in pairs) / len(others)
-    found = losses.feature_distance(image, others, net, name)
+    found = distances.feature_distance(image, others, net, name)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found.backward()
     expected.backward()
