@@ -112,6 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from mclir_nb.data import datasets, overlaps, tasks
     from mclir_nb.data.patches import Benchmark
     from mclir_nb.evaluation import evaluate
+    from mclir_nb.experiments import paper
     from mclir_nb.training import records
 
     network, benchmark = _network(arguments), arguments.benchmark
@@ -136,7 +137,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(evaluate.summary(scores).to_string(float_format="%.4f"))
     if len(by_part := evaluate.parts(scores)) > 1:
         print(by_part.to_string(float_format="%.4f"))
-    table = evaluate.beside_paper(scores, network.name, benchmark, network.scale)
+    table = paper.beside_paper(scores, network.name, benchmark, network.scale)
     print(table.to_string(index=False, float_format="%.4f", na_rep=""))
     if arguments.out:
         facts = {key: scores.attrs[key] for key in ("protocol", "crop", "ensemble")}
@@ -148,7 +149,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a file of weights")
     parser.add_argument("--network", help="which network the file is for; a run folder knows its own")
     parser.add_argument("--scale", type=int, default=1, help="of a super-resolution network: 2, 3 or 4")
-    parser.add_argument("--tile", type=int, help="side of a tile; default: as large as memory allows")
+    parser.add_argument("--tile", type=int, help="side of a tile in lq pixels; default: 1280")
     parser.add_argument("--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 

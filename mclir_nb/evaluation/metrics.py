@@ -14,7 +14,7 @@ Arithmetic is float64; the official float32 scripts (Y of BasicSR, FFA-Net, Deha
 within 1e-6 dB and 1e-5.
 """
 
-import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import correlate1d, uniform_filter1d
+
+from mclir_nb.choices import check_choice
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,12 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
         protocol: a name in `PROTOCOLS`; it decides colour and rounding.
         crop: pixels removed on each side first; super-resolution uses the scale, everything else 0.
 
-    Returns: dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
-    Raises: ValueError for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
+    Returns:
+        dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
+
+    Raises:
+        ValueError: for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
+
     Source: the protocol's `source`.
     """
     rules = _rules(protocol)
@@ -119,9 +125,15 @@ def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     after average pooling of large pictures; "volume" 11x11x11, over the colours, too; "uniform" 7x7 mean with
     sample covariance.
 
-    Args: as for `psnr`.
-    Returns: at most 1; 1 for identical pictures.
-    Raises: ValueError as for `psnr`, and if the cropped picture is smaller than a window that must fit.
+    Args:
+        restored, gt, protocol, crop: as for `psnr`.
+
+    Returns:
+        At most 1; 1 for identical pictures.
+
+    Raises:
+        ValueError: as for `psnr`, and if the cropped picture is smaller than a window that must fit.
+
     Source: the protocol's `source`.
     """
     rules = _rules(protocol)
@@ -141,25 +153,24 @@ def score(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> dict:
     return {"protocol": protocol, "crop": crop, **values}
 
 
+def mean_psnr(restored: Iterable, gt: Iterable, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
+    """Mean over pictures of the PSNR in dB, for example of two batches; each picture as for `psnr`."""
+    return float(np.mean([psnr(one, true, protocol, crop) for one, true in zip(restored, gt, strict=True)]))
+
+
 def table(restored, gt, crop: int = 0) -> pd.DataFrame:
     """One pair under every protocol, all with the same `crop`: where decibels of folklore come from.
 
-    Returns: one row per protocol (the index), columns crop | psnr (dB) | ssim | rule (the protocol in words).
+    Returns:
+        One row per protocol (the index), columns crop | psnr (dB) | ssim | rule (the protocol in words).
     """
     rows = [{**score(restored, gt, name, crop), "rule": rules.sentence} for name, rules in PROTOCOLS.items()]
     return pd.DataFrame(rows).set_index("protocol")
 
 
-# --- from two pictures to two float64 volumes (C, H, W) --------------------------------------------------
-
-
 def _rules(protocol: str) -> Protocol:
-    """The protocol of that name, or an error that names them all."""
-    if protocol in PROTOCOLS:
-        return PROTOCOLS[protocol]
-    near = difflib.get_close_matches(str(protocol), PROTOCOLS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown protocol {protocol!r}; known are {', '.join(PROTOCOLS)}{hint}")
+    check_choice("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol]
 
 
 def _peak(rules: Protocol) -> float:
@@ -236,9 +247,6 @@ def _luma(rgb: np.ndarray, rounded: bool) -> np.ndarray:
     """BT.601 studio-range Y of 0..255 RGB: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, shape (1, H, W)."""
     y = 16 + np.tensordot([65.481 / 255, 128.553 / 255, 24.966 / 255], rgb.astype(np.float64), 1)[None]
     return np.floor(y + 0.5) if rounded else y  # MATLAB rounds halves up
-
-
-# --- SSIM ------------------------------------------------------------------------------------------------
 
 
 def _ssim_map(x, y, average, peak: float, unbiased: float) -> np.ndarray:

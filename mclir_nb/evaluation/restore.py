@@ -15,15 +15,7 @@ from mclir_nb.data import images
 from mclir_nb.evaluation import tiles
 
 
-def restore(
-    network: nn.Module,
-    image,
-    tile: int | None = None,
-    *,
-    ensemble: bool = False,
-    memory: int | None = None,
-    quiet: bool = True,
-):
+def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: bool = False, quiet: bool = True):
     """Restore one picture of any size; the result is of the same kind as the picture.
 
     Args:
@@ -34,14 +26,17 @@ def restore(
             a PIL image (one that is neither grey nor RGB comes back as RGB).
             Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
             bilinearly where the network enlarges.
-        tile: side of a tile in pixels (a multiple of 64, at least 256); None: as large as memory allows.
+        tile: side of a tile in pixels (a multiple of 64, at least 256); None: `tiles.TILE`.
         ensemble: the mean over the eight flips and rotations of the picture; eight times the time.
-        memory: bytes the network may use; None: half of what is free on its device.
         quiet: show no progress.
-    Returns: the restored picture.
-    Raises: ValueError for another kind of image, or values out of range; see also `tiles.run`.
+
+    Returns:
+        The restored picture.
+
+    Raises:
+        ValueError: for another kind of image, or values out of range; see also `tiles.run`.
     """
-    options = dict(tile=tile, ensemble=ensemble, memory=memory, quiet=quiet)
+    options = dict(tile=tile, ensemble=ensemble, quiet=quiet)
     if isinstance(image, Tensor):
         return _tensor(network, image, options)
     if isinstance(image, np.ndarray):
@@ -66,8 +61,13 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
         out: a new .png file, or an existing folder; None: beside the original. In a folder the name is
             NAME_restored.png, or NAME_restored_2.png and so on when that is taken.
         options: see `restore`.
-    Returns: the file that was written.
-    Raises: ValueError if the file cannot be read or `out` cannot be used; OSError if it cannot be written.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: if the file cannot be read or `out` cannot be used.
+        OSError: if it cannot be written.
     """
     path = Path(path).expanduser()
     picture = images.read_picture(path, upright=True)
@@ -80,9 +80,6 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
         target.unlink(missing_ok=True)  # the empty file that held its name
         raise
     return target
-
-
-# ---------------------------------------------------------------------------------------------- kinds of image
 
 
 def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
@@ -141,9 +138,6 @@ def _picture(layers: np.ndarray, original: images.Picture) -> images.Picture:
     colour = np.repeat(layers[:, :, :1], 3, axis=2) if original.grey else layers[:, :, :3]
     alpha = None if original.alpha is None else layers[:, :, colours]
     return images.Picture(np.ascontiguousarray(colour), alpha, original.grey, original.profile)
-
-
-# ------------------------------------------------------------------------------------------------ where it goes
 
 
 def _check_out(out: str | Path | None) -> None:

@@ -14,10 +14,39 @@ from decimal import ROUND_HALF_UP, Decimal
 import pandas as pd
 
 from mclir_nb import root
+from mclir_nb.evaluation import evaluate
 
 RESULTS = ("dehazing", "deraining", "super_resolution", "deblurring")  # base networks with and without SPN
 HEAD_TO_HEAD = "losses_head_to_head"  # one network under several losses
 
+NETWORKS = {  # name here: name in the tables
+    "ffanet": "FFANet",
+    "dehazeformer-t": "DehazeFormer-T",
+    "dehazeformer-s": "DehazeFormer-S",
+    "dehazeformer-b": "DehazeFormer-B",
+    "idt": "IDT",
+    "edsr": "EDSR-light",
+    "swinir-light": "SwinIR-light",
+    "swinir": "SwinIR",
+    "nafnet": "NAFNet",
+}
+DATASETS = {  # name here: (name in the tables, what to know before comparing)
+    "reside-its": ("SOTS-indoor", ""),
+    "reside-in": ("SOTS-indoor", ""),
+    "sots-indoor": ("SOTS-indoor", ""),
+    "reside-6k": ("SOTS-mix", "SOTS-mix is RESIDE-6K"),
+    "rain200l": ("Rain100L", "the paper prints IDT's Rain200L values under the name Rain100L"),
+    "rain200h": ("Rain100H", "the paper prints IDT's Rain200H values under the name Rain100H"),
+    "did": ("DID", ""),
+    "ddn": ("DDN", ""),
+    "spa-data": ("SPA", "the abstract's gain contradicts this row"),
+    "set14": ("Set14", ""),
+    "b100": ("B100", ""),
+    "bsds500": ("B100", "images/val is B100; LR is made here"),
+    "urban100": ("Urban100", ""),
+    "manga109": ("Manga109", "the x2 values are most likely 8 dB too low, a slip of one digit"),
+    "gopro": ("GoPro", "which SSIM gave the SPN value is not known; NAFNet's own is the 3-D one"),
+}
 UNKNOWN: dict[str, str] = {
     "ablations": "the paper's ablations: number of negatives, interval, lambda, EMA against frozen copies, "
     "kind of negative",
@@ -123,7 +152,42 @@ def claims() -> pd.DataFrame:
     return table[columns]
 
 
-# --- reading and arithmetic -----------------------------------------------------------------------------
+def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 1) -> pd.DataFrame:
+    """The measured means below the paper's rows for the same network and benchmark; every row says whose it is.
+
+    Args:
+        scores: as `evaluate.evaluate` returns it.
+        network, dataset: names of this workbook.
+        scale: of super-resolution.
+
+    Returns:
+        Columns source ("paper" or "measured here") | what | pictures (NaN for the paper, which does not say) |
+        psnr_db | low | high (of `evaluate.summary`) | ssim | protocol | note. Without a row in the paper only what was
+        measured.
+    """
+    means, facts = evaluate.summary(scores), scores.attrs
+    kinds = {"input": "untouched input", "restored": facts.get("network", network)}
+    protocol = f"{facts.get('protocol', '')}, crop {facts.get('crop', 0)}"
+    rows = _paper_rows(network, dataset, scale)
+    for kind, what in kinds.items():
+        row = means.loc[f"psnr_{kind}"]
+        measured = {"source": "measured here", "what": what, "pictures": row.pictures, "psnr_db": row["mean"]}
+        measured |= {"low": row.low, "high": row.high, "ssim": means.loc[f"ssim_{kind}", "mean"]}
+        rows.append(measured | {"protocol": protocol, "note": "" if rows else "the paper has no such row"})
+    columns = ["source", "what", "pictures", "psnr_db", "low", "high", "ssim", "protocol", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _paper_rows(network: str, dataset: str, scale: int) -> list[dict]:
+    name, (place, note) = NETWORKS.get(network), DATASETS.get(dataset, (None, ""))
+    table = pd.concat([tables()[task] for task in RESULTS])
+    wanted = (table.network == name) & (table.dataset == place) & table.scale.isin(["", f"x{scale}"])
+    facts = {"source": "paper", "protocol": "not stated in the paper", "note": note}
+    rows = []
+    for row in table[wanted].itertuples():
+        what = f"{name}{' + SPN' if row.objective == 'SPN' else ''}, {place}"
+        rows.append(facts | {"what": what, "psnr_db": row.psnr_db, "ssim": row.ssim})
+    return rows
 
 
 def _read(name: str, **options) -> pd.DataFrame:
@@ -155,9 +219,6 @@ def _gain(network: str, dataset: str, scale: str = "") -> pd.Series:
     """The one row of `gains` for that network and dataset."""
     key = ["network", "dataset", "scale"]
     return gains().set_index(key, drop=False).sort_index().loc[(network, dataset, scale)]
-
-
-# --- the column "arithmetic says" -----------------------------------------------------------------------
 
 
 def _arithmetic_says() -> dict[str, str]:

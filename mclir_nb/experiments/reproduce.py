@@ -13,17 +13,7 @@ from mclir_nb.method import features
 from mclir_nb.training import recipes, records
 
 SIDE = 64  # lq pixels at which a network is counted; MACs grow with the pixels, windows are padded
-NAMES = {  # in the paper's tables: here
-    "FFANet": "ffanet",
-    "DehazeFormer-T": "dehazeformer-t",
-    "DehazeFormer-S": "dehazeformer-s",
-    "DehazeFormer-B": "dehazeformer-b",
-    "IDT": "idt",
-    "NAFNet": "nafnet",
-    "EDSR-light": "edsr",
-    "SwinIR-light": "swinir-light",
-    "SwinIR": "swinir",
-}
+NETWORKS = {theirs: ours for ours, theirs in paper.NETWORKS.items()}
 TRAINS_ON = {  # data set of the table: (task, data set to train on)
     "SOTS-indoor": ("dehaze", "reside-its"),
     "SOTS-mix": ("dehaze", "reside-6k"),
@@ -60,7 +50,7 @@ def table(tera_macs: float) -> pd.DataFrame:
 
 
 def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_macs: float) -> dict:
-    network, factor = NAMES[name], int(scale.removeprefix("x") or 1)
+    network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
     recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
     forward, looked_at = (count * recipe.patch_size**2 for count in per_pixel(network, factor))
     histories = len(recipe.history_every)

@@ -88,15 +88,10 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     row = {"step": trainer.step, "l_rec": parts.l_rec.item(), "l_neg": parts.l_neg.item()}
     row["r"] = trainer.recipe.weight * row["l_neg"] / row["l_rec"]
     shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
-    row["psnr"] = mean_psnr(shown, gt)
-    row |= {f"psnr_history_{k}": mean_psnr(image, gt) for k, image in enumerate(old)}
+    row["psnr"] = metrics.mean_psnr(shown, gt)
+    row |= {f"psnr_history_{k}": metrics.mean_psnr(image, gt) for k, image in enumerate(old)}
     row["alignment"] = _cosine(push, _way(model, trainer.history.models))
     return row, shown, old
-
-
-def mean_psnr(images: Tensor, gt: Tensor) -> float:
-    """Mean over a batch (B, 3, H, W) of the PSNR in dB (protocol basicsr-rgb)."""
-    return sum(metrics.psnr(image, true) for image, true in zip(images, gt, strict=True)) / len(gt)
 
 
 @torch.no_grad()

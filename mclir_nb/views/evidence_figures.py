@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import nn
 
-from mclir_nb.evaluation import evaluate
+from mclir_nb.evaluation import evaluate, tiles
 from mclir_nb.views.style import COLOURS, styled
 
 LINES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -127,7 +127,7 @@ def divergence(
     """
     found = []
     for name, gt, lq in itertools.islice(benchmark, limit):
-        one, other = (evaluate.restore_batch(network, lq[None])[0] for network in (plain, spn))
+        one, other = (tiles.run(network, lq[None])[0] for network in (plain, spn))
         shown = {f"{name}: lq": evaluate.enlarge(lq, gt), "plain": one, "SPN": other, "gt": gt}
         found.append((shown, (other - one).abs()))
     if factor is None:

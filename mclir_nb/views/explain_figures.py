@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mclir_nb.experiments.trajectory import Watched, mean_psnr
+from mclir_nb.evaluation import metrics
+from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.views.style import COLOURS, styled
 
@@ -120,7 +121,7 @@ def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)
     rows = []
     for row, restored, negatives in zip(watched.table.itertuples(), watched.restored, watched.negatives, strict=True):
         way = restored - torch.stack(negatives).mean(0)
-        moved = [mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]
+        moved = [metrics.mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]
         rows.append([row.step, *moved])
     return pd.DataFrame(rows, columns=["step", *reach])
 

@@ -1,7 +1,6 @@
 """PSNR and SSIM: the official numbers, a second implementation, values by hand, directions, bad input."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -28,9 +27,6 @@ def pair():
 
 def as_bytes(image):
     return np.round(image * 255).astype(np.uint8)
-
-
-# --- the official numbers --------------------------------------------------------------------------------
 
 
 def official(name):
@@ -143,9 +139,6 @@ def test_bicubic_baseline_on_set5(scale):
         assert metrics.ssim(restored, gt, "basicsr-y", crop=scale) == pytest.approx(ssim, abs=2e-5), name
 
 
-# --- a second implementation, and values by hand ---------------------------------------------------------
-
-
 def test_agrees_with_scikit_image(pair):
     restored, gt = pair
     both = {"data_range": 1, "channel_axis": -1}
@@ -184,40 +177,47 @@ def test_ssim_of_flat_pictures_by_hand():
     assert metrics.ssim(*flat, "ffanet") < expected - 0.01  # its zero border is structure that both share unequally
 
 
-def test_volume_window_against_three_dimensional_convolution(pair):
-    """The matrix over colours is the third axis of an explicit 11x11x11 convolution with repeated edges."""
-    taps = torch.tensor(metrics._weights(), dtype=torch.float64)
-    kernel = torch.einsum("i,j,k->ijk", taps, taps, taps)[None, None]
-    x = torch.from_numpy(pair[0].transpose(2, 0, 1).copy())
-    padded = torch.nn.functional.pad(x[None, None], (5,) * 6, mode="replicate")
-    explicit = torch.nn.functional.conv3d(padded, kernel)[0, 0]
-    np.testing.assert_allclose(metrics._gaussian_volume(x.numpy()), explicit.numpy(), atol=1e-12)
+def explicit_ssim(x, y, mean):
+    """SSIM of float pictures in [0, 255] with a windowed mean written out."""
+    mx, my, c1, c2 = mean(x), mean(y), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    return float(((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+
+
+TAPS = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+TAPS = TAPS / TAPS.sum()
+
+
+def test_volume_window_against_a_three_dimensional_convolution(pair):
+    """NAFNet: an explicit 11x11x11 window over height, width and colour, with repeated edges."""
+    kernel = torch.einsum("i,j,k->ijk", TAPS, TAPS, TAPS)[None, None]
+
+    def mean(volume):
+        padded = torch.nn.functional.pad(volume[None, None], (5,) * 6, mode="replicate")
+        return torch.nn.functional.conv3d(padded, kernel)[0, 0]
+
+    volumes = (torch.from_numpy(as_bytes(image).transpose(2, 0, 1).astype(np.float64)) for image in pair)
+    eight = [as_bytes(image) for image in pair]
+    assert metrics.ssim(*eight, "nafnet") == pytest.approx(explicit_ssim(*volumes, mean), abs=1e-12)
 
 
 def test_zero_border_against_a_padded_convolution(pair):
     """FFA-Net: every moment is taken over a picture surrounded by zeros, and the map keeps its size."""
-    taps = torch.tensor(metrics._weights(), dtype=torch.float64)
-    x, y = (torch.from_numpy(image.transpose(2, 0, 1).copy())[:, None] for image in pair)
 
     def mean(planes):
-        return torch.nn.functional.conv2d(planes, torch.outer(taps, taps)[None, None], padding=5)
+        return torch.nn.functional.conv2d(planes, torch.outer(TAPS, TAPS)[None, None], padding=5)
 
-    mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert metrics.ssim(*pair, "ffanet") == pytest.approx(float(ssim.mean()), abs=1e-12)
+    planes = (torch.from_numpy(255 * image.transpose(2, 0, 1))[:, None] for image in pair)
+    assert metrics.ssim(*pair, "ffanet") == pytest.approx(explicit_ssim(*planes, mean), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "sides, pooled", [((383, 700), (383, 700)), ((384, 500), (192, 250)), ((641, 896), (213, 298))]
-)
-def test_pooling_ratio_rounds_half_to_even(sides, pooled):
-    image = np.random.default_rng(0).random((1, *sides))
-    result = metrics._pool(image)
-    assert result.shape == (1, *pooled)
-    if pooled == (192, 250):
-        np.testing.assert_allclose(result, image.reshape(1, 192, 2, 250, 2).mean((2, 4)), atol=1e-12)
+def test_dehazeformer_pools_from_384_pixels_on():
+    """By round(min(H, W) / 256), half to even: 383 is left alone, 384 is halved."""
+    pictures = np.random.default_rng(0).random((2, 384, 400, 3)) * 0.2 + np.linspace(0, 0.8, 400)[:, None]
+    halves = pictures.reshape(2, 192, 2, 200, 2, 3).mean((2, 4))
+    assert metrics.ssim(*pictures, "dehazeformer") == pytest.approx(metrics.ssim(*halves, "dehazeformer"), abs=1e-12)
+    smaller = metrics.ssim(*pictures[:, :383], "dehazeformer")
+    assert abs(smaller - metrics.ssim(*pictures, "dehazeformer")) > 0.01
 
 
 def test_crop_is_slicing(pair):
@@ -225,9 +225,6 @@ def test_crop_is_slicing(pair):
         inside = [image[4:-4, 4:-4] for image in pair]
         assert metrics.score(*pair, name, 4)["psnr"] == metrics.psnr(*inside, name)
         assert metrics.score(*pair, name, 4)["ssim"] == metrics.ssim(*inside, name)
-
-
-# --- rounding and clamping -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EIGHT_BIT)
@@ -283,9 +280,6 @@ def test_grey_is_compared_as_it_is(pair, name):
         assert metrics.ssim(restored, gt, name) == pytest.approx(expected["ssim"], abs=1e-9)
 
 
-# --- directions ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", metrics.PROTOCOLS)
 def test_identical_pictures(pair, name):
     assert metrics.psnr(pair[0], pair[0], name) == (100 if name == "ffanet" else np.inf)
@@ -312,63 +306,45 @@ def test_table_shows_the_folklore(pair):
     assert table["ssim"].max() - table["ssim"].min() > 0.02
 
 
-def test_fast_enough_for_a_benchmark():
-    """A 500x600 picture in about 0.1 s per metric on an idle core; the limit leaves room for a busy one."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (2, 500, 600, 3), np.uint8)
-    for name in metrics.PROTOCOLS:
-        started = time.process_time()
-        metrics.score(*pictures, name)
-        assert time.process_time() - started < 1, name
-
-
-# --- bad input -------------------------------------------------------------------------------------------
-
 IMAGE = np.full((16, 20, 3), 0.5)
 
 
 @pytest.mark.parametrize(
-    "restored, gt, arguments, message",
+    ("restored", "gt", "arguments", "said"),
     [
-        (IMAGE[:, :-1], IMAGE, {}, r"differ in size: restored 19x16 \(RGB\), gt 20x16 \(RGB\)"),
-        (IMAGE[..., 0], IMAGE, {}, r"restored 20x16 \(grey\), gt 20x16 \(RGB\)"),
-        (IMAGE, np.where(np.eye(16, 20)[..., None] > 0, np.nan, IMAGE), {}, "gt has 48 values that are NaN"),
-        (np.full_like(IMAGE, np.inf), IMAGE, {}, "restored has 960 values"),
-        (IMAGE, IMAGE * 2 - 1.5, {}, r"gt goes from -0.5 to -0.5; .*map -1..1"),
-        (IMAGE, IMAGE * 255, {}, "gt goes from 127.5 to 127.5; .*divide 0..255 by 255"),
-        (IMAGE * 255, IMAGE, {}, "restored has the mean 127.5; .*divide 0..255 by 255"),
-        ((IMAGE * 255).astype(int), IMAGE, {}, "restored has type int64; accepted is uint8"),
-        (IMAGE > 0, IMAGE, {}, "restored has type bool"),
-        (IMAGE.transpose(2, 0, 1), IMAGE, {}, r"restored has shape \(3, 16, 20\); accepted is \(H, W, 3\)"),
-        (IMAGE, torch.from_numpy(IMAGE), {}, r"gt has shape \(16, 20, 3\); accepted is \(3, H, W\)"),
-        (torch.rand(2, 3, 16, 16), IMAGE, {}, "one picture at a time"),
-        (IMAGE[:0], IMAGE[:0], {}, r"restored has shape \(0, 20, 3\)"),
-        ("photo.png", IMAGE, {}, "restored has shape str; accepted"),
-        (IMAGE, IMAGE, {"crop": 8}, r"crop 8 leaves nothing of a 20x16 \(RGB\) picture"),
-        (IMAGE, IMAGE, {"crop": -1}, "crop is -1; give a whole number"),
-        (IMAGE, IMAGE, {"crop": 1.5}, "crop is 1.5; give a whole number"),
-        (IMAGE, IMAGE, {"crop": True}, "crop is True"),
-        (
-            IMAGE,
-            IMAGE,
-            {"protocol": "basic-y"},
-            "unknown protocol 'basic-y'; known .*skimage; did you mean 'basicsr-y'",
-        ),
-        (IMAGE, IMAGE, {"protocol": "?"}, r"known are basicsr-rgb, .*skimage$"),
+        (IMAGE[:, :-1], IMAGE, {}, "19x16"),
+        (IMAGE[..., 0], IMAGE, {}, "grey"),
+        (IMAGE, np.where(np.eye(16, 20)[..., None] > 0, np.nan, IMAGE), {}, "gt .*NaN"),
+        (np.full_like(IMAGE, np.inf), IMAGE, {}, "restored .*infinite"),
+        (IMAGE, IMAGE * 2 - 1.5, {}, "gt .*-0.5"),
+        (IMAGE, IMAGE * 255, {}, "gt .*127.5"),
+        (IMAGE * 255, IMAGE, {}, "restored .*127.5"),
+        ((IMAGE * 255).astype(int), IMAGE, {}, "restored .*int64"),
+        (IMAGE > 0, IMAGE, {}, "restored .*bool"),
+        (IMAGE.transpose(2, 0, 1), IMAGE, {}, "restored .*3, 16, 20"),
+        (IMAGE, torch.from_numpy(IMAGE), {}, "gt .*16, 20, 3"),
+        (torch.rand(2, 3, 16, 16), IMAGE, {}, "restored .*2, 3, 16, 16"),
+        (IMAGE[:0], IMAGE[:0], {}, "restored .*0, 20, 3"),
+        ("photo.png", IMAGE, {}, "restored .*str"),
+        (IMAGE, IMAGE, {"crop": 8}, "crop 8"),
+        (IMAGE, IMAGE, {"crop": -1}, "crop .*-1"),
+        (IMAGE, IMAGE, {"crop": 1.5}, "crop .*1.5"),
+        (IMAGE, IMAGE, {"crop": True}, "crop .*True"),
+        (IMAGE, IMAGE, {"protocol": "basic-y"}, "'basic-y'.*'basicsr-y'"),
     ],
 )
-def test_bad_input(restored, gt, arguments, message):
+def test_bad_input_is_named(restored, gt, arguments, said):
     for metric in (metrics.psnr, metrics.ssim):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=said):
             metric(restored, gt, **arguments)
 
 
 def test_a_picture_smaller_than_the_window():
     tiny = np.full((10, 30, 3), 0.5)
     for name in ("basicsr-rgb", "basicsr-y", "dehazeformer", "idt"):
-        with pytest.raises(ValueError, match=r"needs at least 11x11 pixels, found 30x10; score a larger"):
+        with pytest.raises(ValueError, match="11x11 .*30x10"):
             metrics.ssim(tiny, tiny, name)
-    with pytest.raises(ValueError, match=r"needs at least 7x7 pixels, found 26x6 after the crop of 2"):
+    with pytest.raises(ValueError, match="7x7 .*26x6"):
         metrics.ssim(tiny, tiny, "skimage", crop=2)
     for name in ("ffanet", "nafnet"):  # their windows reach over the border, as in the official code
         assert metrics.ssim(tiny, tiny, name) == pytest.approx(1)
@@ -377,10 +353,3 @@ def test_a_picture_smaller_than_the_window():
 
 def test_a_slight_overshoot_of_the_truth_is_float_noise():
     assert metrics.psnr(IMAGE, np.clip(IMAGE + 1e-8, 0, 1 + 1e-8)) == np.inf
-
-
-def test_protocols_are_frozen():
-    with pytest.raises(AttributeError):
-        metrics.PROTOCOLS["idt"].crop = "scale"
-    assert [name for name, rules in metrics.PROTOCOLS.items() if rules.crop == "scale"] == ["basicsr-y"]
-    assert all("@" in rules.source and len(rules.sentence) > 30 for rules in metrics.PROTOCOLS.values())

@@ -3,10 +3,12 @@
 import hashlib
 import re
 
+import pandas as pd
 import pytest
 from golden import SHARED
 
-from mclir_nb import root
+from mclir_nb import networks, root
+from mclir_nb.data import datasets
 from mclir_nb.experiments import paper
 
 FOLDER = root() / "data" / "paper"
@@ -213,3 +215,39 @@ def test_a_missing_file_says_how_to_get_it_back(tmp_path, monkeypatch):
 def test_sources_are_named(claims):
     for table in (paper.elsewhere(), claims):
         assert table["source"].str.contains(r"@ [0-9a-f]{7}|github.com/|arXiv").all()
+
+
+def scored():
+    """Two pictures scored, as `evaluate` returns them."""
+    columns = dict(psnr_input=20.0, ssim_input=0.7, psnr_restored=[24.0, 26.0], ssim_restored=0.8)
+    table = pd.DataFrame({"image": ["a", "b"]} | columns)
+    table.attrs = {"protocol": "basicsr-rgb", "crop": 0, "network": "Same, 1 parameters"}
+    return table
+
+
+def test_the_paper_stands_beside_the_measurement_and_each_row_says_whose_it_is():
+    rows = paper.beside_paper(scored(), "ffanet", "sots-indoor")
+    assert list(rows.source) == ["paper", "paper", "measured here", "measured here"]
+    assert list(rows.psnr_db[:2]) == [36.39, 39.80] and list(rows.what[:2]) == [
+        "FFANet, SOTS-indoor",
+        "FFANet + SPN, SOTS-indoor",
+    ]
+    assert rows.what[3] == "Same, 1 parameters"  # never the paper's name for something smaller
+    assert rows.protocol[3] == "basicsr-rgb, crop 0" and rows.protocol[0] == "not stated in the paper"
+    assert rows.low[3] <= rows.psnr_db[3] <= rows.high[3] and rows.pictures[3] == 2
+
+
+def test_the_paper_tables_traps_are_named():
+    rows = paper.beside_paper(scored(), "idt", "rain200l")
+    assert rows.psnr_db[0] == 40.74 and "Rain200L values under the name Rain100L" in rows.note[0]
+    assert list(paper.beside_paper(scored(), "idt", "rain100l").source) == ["measured here"] * 2
+    rows = paper.beside_paper(scored(), "edsr", "manga109", 2)
+    assert list(rows.psnr_db[:2]) == [30.54, 30.64] and "8 dB too low" in rows.note[0]
+    assert list(paper.beside_paper(scored(), "edsr", "manga109", 4).psnr_db[:2]) == [30.35, 30.51]
+
+
+def test_every_name_of_the_mapping_exists():
+    assert set(paper.NETWORKS) <= set(networks.names())
+    assert set(paper.DATASETS) <= set(datasets.names())
+    for network, dataset, scale in (("swinir", "urban100", 4), ("nafnet", "gopro", 1), ("idt", "spa-data", 1)):
+        assert len(paper.beside_paper(scored(), network, dataset, scale)) == 4

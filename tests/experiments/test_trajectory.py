@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mclir_nb.evaluation import metrics
 from mclir_nb.experiments import trajectory
 from mclir_nb.training import recipes, train
 from mclir_nb.views import explain_figures
@@ -34,13 +35,13 @@ def test_the_table_says_how_the_histories_stand(watched):
     assert first.l_neg == 0 and first.psnr == first.psnr_history_0 == first.psnr_history_1
     assert math.isnan(first.alignment) and -1 <= last.alignment <= 1
     assert last.r == pytest.approx(3e-4 * last.l_neg / last.l_rec)
-    assert last.psnr == pytest.approx(trajectory.mean_psnr(watched.restored[-1], watched.gt))
+    assert last.psnr == pytest.approx(metrics.mean_psnr(watched.restored[-1], watched.gt))
 
 
 def test_going_back_the_whole_way_gives_the_mean_of_the_past(watched):
     gains = explain_figures.extrapolations(watched, reach=(-1, 0.5))
     past = torch.stack(watched.negatives[-1]).mean(0)
-    expected = trajectory.mean_psnr(past, watched.gt) - watched.table.psnr.iloc[-1]
+    expected = metrics.mean_psnr(past, watched.gt) - watched.table.psnr.iloc[-1]
     assert gains[-1].iloc[-1] == pytest.approx(expected) and gains[0.5].iloc[0] == 0
 
 
