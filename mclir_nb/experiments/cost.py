@@ -24,9 +24,9 @@ from torch import nn
 
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
-from mclir_nb.experiments import timing
+from mclir_nb.experiments import memory, timing
 from mclir_nb.method import features, losses
-from mclir_nb.training import memory, records
+from mclir_nb.training import records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer
 

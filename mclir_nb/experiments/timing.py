@@ -20,11 +20,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb import root
+from mclir_nb.experiments import memory
 from mclir_nb.files import write_file
 from mclir_nb.method import losses, precision
 from mclir_nb.networks import onednn
 from mclir_nb.networks.released import as_released
-from mclir_nb.training import memory, recipes
+from mclir_nb.training import recipes
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer, make_negatives
 

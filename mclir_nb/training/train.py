@@ -90,6 +90,8 @@ def train(
         with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir), closing(shown):
             _loop(trainer, run_dir, interrupted, quiet, shown)
         first(_finish, trainer, run_dir, quiet)
+    del trainer
+    memory.return_freed_memory()
     return records.Run(run_dir)
 
 

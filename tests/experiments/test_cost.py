@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.experiments import approximations, cost, gradient_precision, timing
-from mclir_nb.training import memory, recipes
+from mclir_nb.experiments import approximations, cost, gradient_precision, memory, timing
+from mclir_nb.training import recipes
 from mclir_nb.views import cost_figures
 
 CPU = torch.device("cpu")
