@@ -113,7 +113,7 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_r
     rows = []
     for key, values in means.groupby([*SETTING, "arm"], sort=False):
         row = dict(zip([*SETTING, "arm"], key, strict=True))
-        row |= {"pictures": len(values), "better": int((values > 0).sum()), **_t_interval(values.to_numpy())}
+        row |= {"pictures": len(values), "better": int((values > 0).sum()), **t_interval(values.to_numpy())}
         rows.append(row | {"worst": values.min(), "best": values.max()})
     return pd.DataFrame(rows)
 
@@ -219,8 +219,8 @@ def _place(setting: tuple) -> str:
     return f"{task} x{scale} {network}" if scale > 1 else f"{task} {network}"
 
 
-def _t_interval(values: np.ndarray) -> dict[str, float]:
-    """mean, sd, low, high; NaN for a spread of one value."""
+def t_interval(values: np.ndarray) -> dict[str, float]:
+    """mean, sd, low and high (95 %, t distribution) of some values; NaN for the spread of one."""
     n, mean = len(values), values.mean()
     sd = values.std(ddof=1) if n > 1 else math.nan
     half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
@@ -235,7 +235,7 @@ def _interval(values: np.ndarray, draws: int, seed: int) -> dict[str, float]:
         return {"stopped": stopped} | dict.fromkeys(names, math.nan)
     means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
     boot_low, boot_high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    row = {"stopped": 0, **_t_interval(values), "boot_low": boot_low, "boot_high": boot_high}
+    row = {"stopped": 0, **t_interval(values), "boot_low": boot_low, "boot_high": boot_high}
     return row | {"detectable": smallest_detectable(len(values), row["sd"])}
 
 

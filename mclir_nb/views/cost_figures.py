@@ -1,92 +1,115 @@
 """Figures of what a step costs and of what lower precision does; drawn from tables, never from a network."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"  # Okabe and Ito
+from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
+
+ARMS = {  # (step, histories) of `timing.compare`: what it is called, colour
+    ("reference", 4): ("reference SPN, four histories", COLOURS["plain"]),
+    ("ours", 4): ("exact SPN, four histories", COLOURS["history"]),
+    ("ours", 1): ("SPN, one random history", COLOURS["ema"]),
+    ("ours", 0): ("our plain step", COLOURS["restored"]),
+}
 
 
+@styled
 def prices(table: pd.DataFrame) -> Figure:
     """Time of a step per network, relative to the reference's plain step; a panel per number of threads.
 
-    Args: table: as `timing.compare` returns it; columns network, threads, step, histories, ratio.
+    Args:
+        table: as `timing.compare` returns it; columns network, threads, step, histories, ratio.
+
+    Returns:
+        Figure, 9 inches wide.
     """
-    arms = {
-        ("reference", 4): ("reference SPN, four histories", GREY),
-        ("ours", 4): ("exact SPN, four histories", BLUE),
-        ("ours", 1): ("SPN, one random history", ORANGE),
-        ("ours", 0): ("our plain step", GREEN),
-    }
     names, counts = list(dict.fromkeys(table.network)), sorted(set(table.threads))
-    figure = Figure(figsize=(9, 1.6 + 0.62 * len(names)), layout="constrained")
+    figure = Figure((9, 1.6 + 0.62 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(counts), sharex=True, sharey=True, squeeze=False)[0]
     for axes, threads in zip(panels, counts, strict=True):
         mine = table[table.threads == threads]
         wide = mine.pivot(index="network", columns=["step", "histories"], values="ratio").reindex(names)
-        for place, (arm, (label, colour)) in enumerate(arms.items()):
+        for place, (arm, (label, colour)) in enumerate(ARMS.items()):
             rows = [row + 0.2 * (place - 1.5) for row in range(len(wide))]
-            axes.barh(rows, wide[arm], 0.18, color=colour, label=label)
+            axes.barh(rows, wide[arm], 0.18, color=colour, label=label, zorder=2)
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set(yticks=range(len(wide)), yticklabels=wide.index)
-        axes.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left", fontsize="medium")
+        axes.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left")
+        axes.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
     figure.supxlabel("time of a step / reference plain step", fontsize="medium")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
+@styled
 def memories(table: pd.DataFrame) -> Figure:
-    """Peak memory of exact SPN per network, relative to the plain step and the weights of the histories."""
+    """Peak memory of exact SPN per network, beside that of the plain step and the weights of the histories.
+
+    Args:
+        table: as `timing.memories` returns it, rows of several networks.
+
+    Returns:
+        Figure, 8 inches wide; 1 means that SPN needs nothing but its histories' weights more.
+    """
     ours = table[table.step == "ours"].set_index(["network", "histories"])
     names = list(dict.fromkeys(table.network))
     shares = [ours.MB[n, 4] / (ours.MB[n, 0] + ours.weights[n, 4]) for n in names]
-    figure = Figure(figsize=(8, 1.1 + 0.35 * len(names)), layout="constrained")
+    figure = Figure((8, 1.1 + 0.35 * len(names)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(names, shares, 0.6, color=BLUE)
-    axes.axvline(1.15, color="black", linewidth=0.8, linestyle="--", label="goal: 1.15")
+    axes.plot(shares, names, "o", color=COLOURS["history"])
+    axes.axvline(1, color="black", linewidth=0.8)
     axes.invert_yaxis()
     axes.set(xlabel="peak memory of exact SPN / (plain step + history weights)")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
+@styled
 def profile(shares: pd.DataFrame) -> Figure:
     """Where the time of an exact SPN step goes: one bar per network.
 
-    Args: shares: one row per network, one column per piece, as `timing.pieces`; each row adds up to 1.
+    Args:
+        shares: one row per network, one column per piece, as `timing.pieces`; each row adds up to 1.
+
+    Returns:
+        Figure, 9 inches wide.
     """
-    figure = Figure(figsize=(9, 1.3 + 0.45 * len(shares)), layout="constrained")
+    figure = Figure((9, 1.3 + 0.45 * len(shares)), layout="constrained")
     axes = figure.subplots()
     left = pd.Series(0.0, index=shares.index)
-    for column, colour in zip(shares, (GREEN, ORANGE, BLUE, GREY, "#CC79A7"), strict=False):
-        axes.barh(shares.index, shares[column], 0.6, left=left, color=colour, label=column)
+    for number, column in enumerate(shares):
+        axes.barh(shares.index, shares[column], 0.6, left=left, color=f"C{number}", label=column, zorder=2)
         left = left + shares[column]
     axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the step's time", xlim=(0, 1))
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
+@styled
 def cosines(table: pd.DataFrame) -> Figure:
     """How much of the SPN gradient is left in lower precision, while the histories come closer to the model.
 
-    Args: table: as `gradient_precision.while_training` returns it.
+    Args:
+        table: as `gradient_precision.while_training` returns it.
+
+    Returns:
+        Figure, 10 inches wide: cosines at the left, distances of the histories at the right.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure((10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for arm, marker in zip(table.arm.unique(), "os^Dvx", strict=False):
+    for arm, marker in zip(table.arm.unique(), MARKERS, strict=False):
         mine = table[table.arm == arm]
         left.plot(mine.step, mine.cosine, marker=marker, label=arm)
     left.axhline(0.99, color="black", linewidth=0.8, linestyle="--")
     left.set(xlabel="step", ylabel="cosine with the float64 gradient", ylim=(-0.05, 1.05))
-    left.legend(frameon=False, fontsize=8)
+    left.legend(fontsize=8)
     once = table[table.arm == table.arm.iloc[0]]
-    for number, column in enumerate([c for c in table if c.startswith("distance_")], start=1):
-        right.plot(once.step, once[column], marker="o", label=f"history {number}")
+    distances = [column for column in table if column.startswith("distance_")]
+    for number, (column, colour) in enumerate(zip(distances, history_colours(len(distances)), strict=True), start=1):
+        right.plot(once.step, once[column], marker="o", color=colour, label=f"history {number}")
     right.axhline(1e-3, color="black", linewidth=0.8, linestyle="--")
     right.set(xlabel="step", ylabel="mean |restored - negative|", yscale="log")
-    right.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

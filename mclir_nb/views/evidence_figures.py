@@ -1,20 +1,69 @@
-"""Figures of evidence: gain beside cost, learning curves of arms, the paper's gains. They return a `Figure`."""
+"""Figures of evidence: paired differences, gain beside cost, learning curves of arms, the paper's gains."""
 
-from __future__ import annotations
-
-import itertools
 import math
-from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
-from torch import nn
+from torch import Tensor
 
-from mclir_nb.evaluation import evaluate, tiles
-from mclir_nb.views.style import COLOURS, styled
+from mclir_nb.evaluation.evaluate import enlarge
+from mclir_nb.experiments import intervals
+from mclir_nb.views.style import COLOURS, MARKERS, styled
 
-LINES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+@styled
+def paired_differences(frame: pd.DataFrame, *, unit: str = "dB", baseline: str = "plain") -> Figure:
+    """Gains over the baseline, seed by seed, their mean and its 95 % interval (t distribution over seeds).
+
+    Args:
+        frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed); if there
+            is a column `weights` ("raw" or "ema"), drawn apart.
+        unit: of the difference.
+        baseline: name of the arm at zero.
+
+    Returns:
+        Figure. An arm with one seed has no interval, and the figure says so.
+
+    Raises:
+        ValueError: for missing columns or no rows.
+    """
+    missing = {"arm", "seed", "difference"} - set(frame.columns)
+    if missing or frame.empty:
+        found = f"no column {', '.join(sorted(missing))}" if missing else "no rows"
+        raise ValueError(f"the table of differences has {found}; it needs arm, seed and difference, one row per pair")
+    kinds = list(frame["weights"].unique()) if "weights" in frame else [None]
+    arms = list(frame["arm"].unique())
+    figure = Figure((8, 0.7 + 0.32 * len(arms) * len(kinds)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=COLOURS["plain"], lw=1)
+    for k, kind in enumerate(kinds):
+        part = frame if kind is None else frame[frame["weights"] == kind]
+        colour = COLOURS["ema" if kind == "ema" else "restored"]
+        for row, arm in enumerate(arms):
+            y = row + (k - (len(kinds) - 1) / 2) * 0.4
+            _interval(axes, part.loc[part["arm"] == arm, "difference"].dropna(), y, colour, kind)
+    axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5))
+    axes.set_xlabel(f"difference to {baseline} ({unit}); dots: seeds, bar: mean and 95 % interval over seeds")
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _interval(axes, values: pd.Series, y: float, colour: str, kind) -> None:
+    """The dots of one arm, their mean and its interval, with the numbers written beside them."""
+    if values.empty:
+        return
+    axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, markersize=4, mew=0)
+    found = intervals.t_interval(values.to_numpy())
+    mean, text = found["mean"], f"{found['mean']:+.3f}  one seed: no interval"
+    if len(values) > 1:
+        half = found["high"] - mean
+        axes.errorbar(mean, y, xerr=half, fmt="|", color=colour, markersize=11, capsize=3)
+        text = f"{mean:+.3f} ± {half:.3f}  {len(values)} seeds"
+    text += f", {kind} weights" if kind else ""
+    beside = axes.get_yaxis_transform()  # x: share of the axes, y: data
+    axes.text(1.01, y, text, transform=beside, va="center", fontsize=8, color=colour)
 
 
 @styled
@@ -25,8 +74,12 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
         gains: rows of `intervals.paired` of one setting; several scores are drawn in different colours.
         costs: of `intervals.costs`, the same setting.
         unit: of the gain.
-    Returns: Figure; up is better, left is cheaper.
-    Raises: ValueError for more than one setting, or an arm without costs.
+
+    Returns:
+        Figure; up is better, left is cheaper.
+
+    Raises:
+        ValueError: for more than one setting, or an arm without costs.
     """
     if len(gains[["task", "scale", "network"]].drop_duplicates()) != 1:
         raise ValueError("the table of gains holds more than one setting; give the rows of one task and network")
@@ -42,9 +95,8 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
         ema = row.score.endswith("ema")
         place = ratio[row.arm] * (1.006 if ema else 0.994)  # side by side
         half = [[row.mean - row.low], [row.high - row.mean]]
-        colour, mark = COLOURS["ema" if ema else "restored"], LINES[arms.index(row.arm) % len(LINES)]
-        label = row.arm if not ema else None
-        axes.errorbar(place, row.mean, yerr=half, fmt=mark, color=colour, capsize=3, markersize=5, label=label)
+        look = {"color": COLOURS["ema" if ema else "restored"], "fmt": MARKERS[arms.index(row.arm) % len(MARKERS)]}
+        axes.errorbar(place, row.mean, yerr=half, capsize=3, markersize=5, label=None if ema else row.arm, **look)
     axes.set(xlabel=f"seconds of a step / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})")
     title = "raw weights, and beside them EMA weights; bars: 95 % over seeds"
     if max(gains["high"].max(), -gains["low"].min()) > 1:
@@ -60,8 +112,15 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
 def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
     """Three panels over the steps, means over seeds: validation PSNR, the reconstruction loss, and r.
 
-    Args: curves: of `compare.curves` or a record, one setting; arms: which, in this order; None: all.
-    Raises: ValueError for an unknown arm or no rows.
+    Args:
+        curves: of `run_tables.curves` or a record, one setting.
+        arms: which, in this order; None: all.
+
+    Returns:
+        Figure, 10 inches wide.
+
+    Raises:
+        ValueError: for an unknown arm or no rows.
     """
     there = list(dict.fromkeys(curves["arm"])) if "arm" in curves else []
     arms = there if arms is None else arms
@@ -74,7 +133,7 @@ def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
         for number, arm in enumerate(arms):
             mean = curves[curves["arm"] == arm].groupby("step")[column].mean().dropna()
             if len(mean):
-                style = dict(color=f"C{number % 10}", marker=LINES[number % len(LINES)], markersize=3, lw=1)
+                style = dict(color=f"C{number % 10}", marker=MARKERS[number % len(MARKERS)], markersize=3, lw=1)
                 axes.plot(mean.index, mean, label=arm, **style)  # plain has no r: colours by arm, not by turn
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
@@ -82,56 +141,52 @@ def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
 
 
 @styled
-def improvements(gains: pd.DataFrame, noise: pd.DataFrame | None = None) -> Figure:
-    """The paper's gains, one bar per row of its tables, coloured by task; log scale, because they span a factor 200.
+def improvements(gains: pd.DataFrame, noise: pd.DataFrame) -> Figure:
+    """The paper's gains, one dot per row of its tables, coloured by task; log scale, because they span a factor 200.
 
     Args:
-        gains: of `paper.gains`. noise: of `paper.retrainings`; the distance of a retrained base from the quoted one is
-            marked beside the bar it belongs to.
+        gains: of `paper.gains`.
+        noise: of `paper.retrainings`; the distance of a retrained base from the quoted one is marked in the row it
+            belongs to.
+
+    Returns:
+        Figure, 8 inches wide.
     """
     table = gains.sort_values(["task", "gain_db"]).reset_index(drop=True)
     colours = dict(zip(table["task"].unique(), ("restored", "history", "ema", "gt"), strict=False))
     figure = Figure((8, 0.6 + 0.2 * len(table)), layout="constrained")
     axes = figure.subplots()
-    names = (table["network"] + " " + table["scale"]).str.strip() + ", " + table["dataset"]
     for task, part in table.groupby("task", sort=False):
-        axes.barh(part.index, part["gain_db"], color=COLOURS[colours[task]], label=task.replace("_", "-"))
-    if noise is not None:
-        key = ["network", "scale", "dataset"]
-        found = table.reset_index().merge(noise[[*key, "difference_db"]], on=key)
-        axes.plot(
-            found["difference_db"].abs(),
-            found["index"],
-            "|",
-            color="black",
-            markersize=9,
-            mew=2,
-            label="|retrained base - quoted base|, one run",
-        )
+        axes.plot(part["gain_db"], part.index, "o", color=COLOURS[colours[task]], label=task.replace("_", "-"))
+    found = table.reset_index().merge(noise[["network", "scale", "dataset", "difference_db"]])
+    mark = {"color": "black", "markersize": 9, "mew": 2, "label": "|retrained base - quoted base|, one run"}
+    axes.plot(found["difference_db"].abs(), found["index"], "|", **mark)
     axes.set(yticks=table.index, xscale="log", xlabel="gain of SPN in the paper's tables (dB, log scale)")
+    names = (table["network"] + " " + table["scale"]).str.strip() + ", " + table["dataset"]
     axes.set_yticklabels(names, fontsize=7)
-    axes.grid(axis="y", visible=False)
     axes.legend(fontsize=7, loc="lower right")
     return figure
 
 
-def divergence(
-    plain: nn.Module, spn: nn.Module, benchmark: Iterable, limit: int, factor: float | None = None
-) -> list[dict]:
-    """Rows for `figures.image_grid`: what two networks make of the first pictures, and where they differ.
+def divergence(rows: list[dict[str, Tensor]], one: str, other: str, factor: float | None = None) -> list[dict]:
+    """Rows for `figures.image_grid`, with what makes the difference of two columns visible.
 
     Args:
-        plain, spn: networks of one task. benchmark: pairs as `patches.Benchmark` yields.
+        rows: one {name: image (3, H, W)} per picture, among them lq, gt and both columns.
+        one: the first column.
+        other: the second column.
         factor: of the difference, the same in all rows; None: 1, 2 or 5 times a power of ten that shows the largest.
-    Returns: one {name: image} per picture, lq enlarged to the size of gt.
+
+    Returns:
+        The rows, lq enlarged to the size of gt, and the scaled difference at their end.
     """
-    found = []
-    for name, gt, lq in itertools.islice(benchmark, limit):
-        one, other = (tiles.run(network, lq[None])[0] for network in (plain, spn))
-        shown = {f"{name}: lq": evaluate.enlarge(lq, gt), "plain": one, "SPN": other, "gt": gt}
-        found.append((shown, (other - one).abs()))
+    apart = [(row[other] - row[one]).abs() for row in rows]
     if factor is None:
-        largest = max(float(apart.flatten().quantile(0.995)) for _, apart in found)
+        largest = max(float(difference.flatten().quantile(0.995)) for difference in apart)
         unit = 10 ** math.floor(math.log10(1 / max(largest, 1e-6)))
         factor = max(step * unit for step in (1, 2, 5) if step * unit * largest <= 1)
-    return [shown | {f"{factor:g} x |SPN - plain|": (factor * apart).clamp(0, 1)} for shown, apart in found]
+    name = f"{factor:g} x |{other} - {one}|"
+    return [
+        row | {"lq": enlarge(row["lq"], row["gt"]), name: (factor * difference).clamp(0, 1)}
+        for row, difference in zip(rows, apart, strict=True)
+    ]

@@ -1,6 +1,6 @@
-"""Figures of the workbook: functions that take numbers or pictures and return a matplotlib `Figure`.
+"""Figures of pictures, and of one run: functions that take numbers or pictures and return a matplotlib `Figure`.
 
-Colours, style and scales are those of `pictures`. Pictures are enlarged by repeating pixels, never smoothed.
+Colours, style and scales are those of `style`. Pictures are enlarged by repeating pixels, never smoothed.
 Nothing here shows a figure or changes a global setting: `notebook.show_figure` puts a figure on the page.
 """
 
@@ -9,81 +9,27 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
-from scipy import stats
 
-from mclir_nb.views.schematic import schematic
 from mclir_nb.views.style import COLOURS, ERROR_MAP, difference, error_limit, picture, styled
 
-__all__ = ["comparison", "curves", "image_grid", "maps", "paired_differences", "schematic"]
 WIDTH = 10.0  # inches, of the widest figure
 
 
-def _cut(image: np.ndarray, crop, size) -> np.ndarray:
-    """The crop (top, left, height, width in pixels of gt) of an image that may be smaller by a factor."""
-    if crop is None:
-        return image
-    top, left, height, width = crop
-    if not (0 <= top and 0 <= left and 0 < height <= size[0] - top and 0 < width <= size[1] - left):
-        raise ValueError(
-            f"crop {tuple(crop)} leaves the {size} pixels of gt; give (top, left, height, width) inside it"
-        )
-    scale = size[0] / image.shape[0]
-    rows = slice(int(top / scale), int(math.ceil((top + height) / scale)))
-    return image[rows, int(left / scale) : int(math.ceil((left + width) / scale))]
-
-
-def _show(axes, image: np.ndarray, title: str = "", **options):
-    """One picture without axes; enlarged by repeating pixels, shrunk with antialiasing."""
-    shown = axes.get_window_extent().width
-    options = {"interpolation": "antialiased" if shown < image.shape[1] else "nearest"} | options
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=8, pad=3)
-    return axes.imshow(image, **({"vmin": 0, "vmax": 1} | options))
-
-
-def _panels(
-    shapes,
-    columns: int,
-    *,
-    lines: int = 1,
-    left: float = 0.0,
-    right: float = 0.0,
-    bottom: float = 0.0,
-    width: float = WIDTH,
-):
-    """A figure and its panels, rows x columns, placed to the hundredth of an inch: no layout engine guesses.
-
-    Each row is as high as its tallest picture, with room for `lines` of title. Margins and width are in inches.
-    """
-    gap, head = 0.04, 0.08 + 0.14 * lines
-    inches = min(2.4, (width - left - right) / columns - gap)
-    heights = [inches * max(h / w for h, w, *_ in row) for row in shapes]
-    size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights) + bottom)
-    figure, top, table = Figure(size), size[1], []
-    for height in heights:
-        top -= head + height
-        boxes = [(left + c * (inches + gap), top, inches, height) for c in range(columns)]
-        table.append([figure.add_axes((x / size[0], y / size[1], w / size[0], h / size[1])) for x, y, w, h in boxes])
-        top -= gap
-    return figure, table
-
-
 @styled
-def image_grid(rows: list[dict], labels=None, *, arrows: bool = False) -> Figure:
+def image_grid(rows: list[dict], labels=None) -> Figure:
     """Pictures side by side, each with its name above it.
 
     Args:
         rows: one {name: image} per row, images as `style.picture` accepts them.
         labels: one name per row, written at its left.
-        arrows: draw an arrow from each picture to the next, for a chain of operations.
-    Returns: Figure, at most 10 inches wide.
-    Raises: ValueError without any picture.
+
+    Returns:
+        Figure, at most 10 inches wide.
+
+    Raises:
+        ValueError: without any picture.
     """
-    if not rows or not all(rows):
-        raise ValueError("there is no picture to show; give at least one {name: image} per row")
+    _check_rows(rows)
     shown = [{name: picture(image, name) for name, image in row.items()} for row in rows]
     shapes = [[image.shape for image in row.values()] for row in shown]
     figure, table = _panels(shapes, max(map(len, shown)), left=0.25 if labels else 0.0)
@@ -92,19 +38,8 @@ def image_grid(rows: list[dict], labels=None, *, arrows: bool = False) -> Figure
             _show(panel, image, name)
         for panel in panels[len(row) :]:
             panel.set_axis_off()
-        for one, two in zip(panels, panels[1 : len(row)], strict=False):
-            if arrows:
-                _step(figure, one, two)
-    for panels, label in zip(table, labels or [], strict=bool(labels)):
-        panels[0].set_ylabel(str(label), fontsize=8)
+    _name_rows(table, labels)
     return figure
-
-
-def _step(figure: Figure, one, two) -> None:
-    """An arrow from one panel to the next, over both."""
-    style = {"arrowstyle": "-|>", "mutation_scale": 22, "linewidth": 3, "color": COLOURS["history"], "zorder": 9}
-    places = {"axesA": one, "axesB": two, "shrinkA": 0, "shrinkB": 0}
-    figure.add_artist(ConnectionPatch((0.92, 0.5), (0.08, 0.5), "axes fraction", "axes fraction", **places, **style))
 
 
 @styled
@@ -119,18 +54,21 @@ def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", li
             in [0, 1], and its value is written above every picture that has the size of gt.
         unit: of the metric.
         limit: upper end of the error maps; None: from the data, one for all rows.
-    Returns: Figure, at most 10 inches wide. The error is the mean over R, G, B of |restored - gt|.
-    Raises: ValueError for a missing or unfit picture, or a crop outside it.
+
+    Returns:
+        Figure, at most 10 inches wide. The error is the mean over R, G, B of |restored - gt|.
+
+    Raises:
+        ValueError: for a missing or unfit picture, or a crop outside it.
     """
+    _check_rows(rows)
     table = [_row(row, index) for index, row in enumerate(rows, 1)]
-    if not table:
-        raise ValueError("there is no row to compare; give a list of dicts with lq, restored and gt")
     errors = [_cut(difference(row["restored"], row["gt"]), crop, row["gt"].shape[:2]) for row in table]
     limit = limit or error_limit(errors)
     columns = list(max(table, key=len)) + ["error"]
     shapes = [[error.shape] for error in errors]
     figure, panels = _panels(shapes, len(columns), lines=2 if metric else 1, left=0.25, right=0.55)
-    for line, row, error, source in zip(panels, table, errors, rows, strict=True):
+    for line, row, error in zip(panels, table, errors, strict=True):
         for panel, column in zip(line, columns[:-1], strict=False):
             if column in row:
                 title = column + _score(row[column], row["gt"], metric, unit)
@@ -138,8 +76,10 @@ def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", li
             else:
                 panel.set_axis_off()
         drawn = _show(line[-1], error, "|restored - gt|" + "\n " * bool(metric), vmax=limit, cmap=ERROR_MAP)
-        line[0].set_ylabel(str(source.get("name", "")), fontsize=8)
-    _colour_bar(figure, drawn, panels[0][-1], panels[-1][-1])
+    _name_rows(panels, [row.get("name", "") for row in rows])
+    top, bottom = panels[0][-1].get_position(), panels[-1][-1].get_position()
+    inch = 1 / figure.get_figwidth()
+    _scale(figure, drawn, (top.x1 + 0.06 * inch, bottom.y0, 0.1 * inch, top.y1 - bottom.y0))
     return figure
 
 
@@ -162,6 +102,20 @@ def _row(row: dict, index: int) -> dict:
     return pictures | {"gt": gt}
 
 
+def _cut(image: np.ndarray, crop, size) -> np.ndarray:
+    """The crop (top, left, height, width in pixels of gt) of an image that may be smaller by a factor."""
+    if crop is None:
+        return image
+    top, left, height, width = crop
+    if not (0 <= top and 0 <= left and 0 < height <= size[0] - top and 0 < width <= size[1] - left):
+        raise ValueError(
+            f"crop {tuple(crop)} leaves the {size} pixels of gt; give (top, left, height, width) inside it"
+        )
+    scale = size[0] / image.shape[0]
+    rows = slice(int(top / scale), math.ceil((top + height) / scale))
+    return image[rows, int(left / scale) : math.ceil((left + width) / scale)]
+
+
 def _score(image, gt, metric, unit: str) -> str:
     """A second line of a title with the metric, empty where it has no meaning; no line without a metric."""
     if metric is None:
@@ -169,15 +123,6 @@ def _score(image, gt, metric, unit: str) -> str:
     if image is gt or image.shape != gt.shape:
         return "\n "
     return f"\n{float(metric(image, gt)):.2f} {unit}"
-
-
-def _colour_bar(figure: Figure, drawn, first, last) -> None:
-    """The common scale of the error maps, right of them."""
-    top, bottom = first.get_position(), last.get_position()
-    width, gap = 0.1 / figure.get_figwidth(), 0.06 / figure.get_figwidth()
-    bar = figure.colorbar(drawn, cax=figure.add_axes((top.x1 + gap, bottom.y0, width, top.y1 - bottom.y0)))
-    bar.ax.tick_params(labelsize=7, pad=1, length=2)
-    bar.ax.grid(False)
 
 
 @styled
@@ -190,38 +135,30 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
         labels: one name per row, written at its left.
         limits: {column: upper end of its scale}. All other maps of a kind, signed or not, share one, from the data.
         width: largest width in inches, at most 10.
-    Returns: Figure.
-    Raises: ValueError without any picture, or for a map that is not finite.
+
+    Returns:
+        Figure.
+
+    Raises:
+        ValueError: without any picture, or for a map that is not finite.
     """
-    if not rows or not all(rows):
-        raise ValueError("there is no picture to show; give at least one {name: image} per row")
+    _check_rows(rows)
     shown = [{name: _picture_or_map(image, name) for name, image in row.items()} for row in rows]
     columns = list(max(shown, key=len))
-    values = {name: [row[name] for row in shown if name in row] for name in columns}
-    signed = {name: min(m.min() for m in v) < 0 for name, v in values.items() if v[0].ndim == 2}
-    figure, table = _panels(
-        [[image.shape for image in row.values()] for row in shown],
-        len(columns),
-        left=0.25 if labels else 0.0,
-        bottom=0.3 if signed else 0.0,
-        width=width,
-    )
+    scales = _scales(shown, columns, limits or {})
+    shapes = [[image.shape for image in row.values()] for row in shown]
+    margins = {"left": 0.25 if labels else 0.0, "bottom": 0.3 if scales else 0.0}
+    figure, table = _panels(shapes, len(columns), width=width, **margins)
     for place, name in enumerate(columns):
-        options = {}
-        if name in signed:
-            alike = [v for other in signed if signed[other] == signed[name] for v in values[other]]
-            limit = (limits or {}).get(name) or _upper_end(alike)
-            options = {"vmin": -limit, "cmap": "PuOr"} if signed[name] else {"cmap": ERROR_MAP}
-            options |= {"vmax": limit}
         for panels, row in zip(table, shown, strict=True):
             if name in row:
-                drawn = _show(panels[place], row[name], name, **options)
+                drawn = _show(panels[place], row[name], name, **scales.get(name, {}))
             else:
                 panels[place].set_axis_off()
-        if options:
-            _scale_below(figure, drawn, table[-1][place])
-    for panels, label in zip(table, labels or [], strict=bool(labels)):
-        panels[0].set_ylabel(str(label), fontsize=8)
+        if name in scales:
+            box, inch = table[-1][place].get_position(), 1 / figure.get_figheight()
+            _scale(figure, drawn, (box.x0 + 0.1 * box.width, box.y0 - 0.12 * inch, 0.8 * box.width, 0.07 * inch))
+    _name_rows(table, labels)
     return figure
 
 
@@ -235,6 +172,20 @@ def _picture_or_map(image, name: str) -> np.ndarray:
     return values
 
 
+def _scales(shown: list[dict], columns: list[str], limits: dict[str, float]) -> dict[str, dict]:
+    """Options of `imshow` for every column of maps: one scale per kind, unless a limit is given."""
+    values = {name: [row[name] for row in shown if name in row] for name in columns}
+    values = {name: column for name, column in values.items() if column[0].ndim == 2}
+    signed = {name: min(image.min() for image in column) < 0 for name, column in values.items()}
+    scales = {}
+    for name in values:
+        alike = [image for other in values if signed[other] == signed[name] for image in values[other]]
+        limit = limits.get(name) or _upper_end(alike)
+        low, colours = (-limit, "PuOr") if signed[name] else (0, ERROR_MAP)
+        scales[name] = {"vmin": low, "vmax": limit, "cmap": colours}
+    return scales
+
+
 def _upper_end(values: list[np.ndarray]) -> float:
     """The 99.5 percentile of all sizes, rounded up to two digits; a millionth if all are zero."""
     top = max(float(np.percentile(np.abs(np.concatenate([v.ravel() for v in values])), 99.5)), 1e-6)
@@ -242,21 +193,70 @@ def _upper_end(values: list[np.ndarray]) -> float:
     return math.ceil(round(top / unit, 6)) * unit
 
 
-def _scale_below(figure: Figure, drawn, panel) -> None:
-    """The scale of a column of maps, under its last one."""
-    box, inch = panel.get_position(), 1 / figure.get_figheight()
-    bar = figure.colorbar(
-        drawn,
-        orientation="horizontal",
-        cax=figure.add_axes((box.x0 + 0.1 * box.width, box.y0 - 0.12 * inch, 0.8 * box.width, 0.07 * inch)),
-    )
-    low, high = drawn.get_clim()
-    ticks = sorted({low, 0.0, high})
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+def _scale(figure: Figure, drawn, place) -> None:
+    """The scale of maps at (left, bottom, width, height), upright or lying."""
+    lying = place[2] * figure.get_figwidth() > place[3] * figure.get_figheight()
+    bar = figure.colorbar(drawn, cax=figure.add_axes(place), orientation="horizontal" if lying else "vertical")
     bar.ax.tick_params(labelsize=7, pad=1, length=2)
-    for label, side in zip((bar.ax.get_xticklabels()[0], bar.ax.get_xticklabels()[-1]), ("left", "right"), strict=True):
-        label.set_horizontalalignment(side)  # within the column, clear of its neighbour
     bar.ax.grid(False)
+    if lying:  # few ticks, and those at the ends within the column, clear of its neighbour
+        ticks = sorted({*drawn.get_clim(), 0.0})
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+        bar.ax.get_xticklabels()[0].set_horizontalalignment("left")
+        bar.ax.get_xticklabels()[-1].set_horizontalalignment("right")
+
+
+def _check_rows(rows: list[dict]) -> None:
+    if not rows or not all(rows):
+        raise ValueError("there is no picture to show; give at least one {name: image} per row")
+
+
+def _name_rows(table, labels) -> None:
+    """The name of each row at its left."""
+    for panels, label in zip(table, labels or [], strict=bool(labels)):
+        panels[0].set_ylabel(str(label), fontsize=8)
+
+
+def _show(axes, image: np.ndarray, title: str = "", **options):
+    """One picture without axes; enlarged by repeating pixels, shrunk with antialiasing."""
+    shown = axes.get_window_extent().width
+    options = {"interpolation": "antialiased" if shown < image.shape[1] else "nearest"} | options
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=8, pad=3)
+    return axes.imshow(image, **({"vmin": 0, "vmax": 1} | options))
+
+
+def _panels(shapes, columns: int, *, lines=1, left=0.0, right=0.0, bottom=0.0, width=WIDTH):
+    """A figure and its panels, rows x columns, placed to the hundredth of an inch: no layout engine guesses.
+
+    Each row is as high as its tallest picture, with room for `lines` of title. Margins and width are in inches.
+    """
+    gap, head = 0.04, 0.08 + 0.14 * lines
+    inches = min(2.4, (width - left - right) / columns - gap)
+    heights = [inches * max(h / w for h, w, *_ in row) for row in shapes]
+    size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights) + bottom)
+    figure, top, table = Figure(size), size[1], []
+    for height in heights:
+        top -= head + height
+        boxes = [(left + c * (inches + gap), top, inches, height) for c in range(columns)]
+        table.append([figure.add_axes((x / size[0], y / size[1], w / size[0], h / size[1])) for x, y, w, h in boxes])
+        top -= gap
+    return figure, table
+
+
+LOG_PANELS = (  # title, unit, log scale, {column of a run's log: (name, colour's role)}
+    ("Loss", "value, log scale", True, {"l_rec": ("l_rec (pull)", "gt"), "l_neg": ("l_neg (push)", "history")}),
+    ("Push beside pull", "r = λ l_neg / l_rec", True, {"r": ("r", "history")}),
+    (
+        "Validation",
+        "PSNR (dB)",
+        False,
+        {"val_psnr": ("raw weights", "restored"), "val_psnr_ema": ("EMA weights", "ema")},
+    ),
+    ("Learning rate", "lr", False, {"lr": ("lr", "plain")}),
+)
 
 
 @styled
@@ -269,36 +269,26 @@ def curves(log: pd.DataFrame, *, band: tuple[float, float] = (0.01, 0.1)) -> Fig
         log: one row per logged step: `step` and any of `l_rec`, `l_neg`, `r`, `val_psnr`, `val_psnr_ema`,
             `lr`; NaN where nothing was measured. A panel without data is left out.
         band: the range of r to mark.
-    Returns: Figure, 10 inches wide or less.
-    Raises: ValueError if the log has no step or nothing to draw.
+
+    Returns:
+        Figure, 10 inches wide or less.
+
+    Raises:
+        ValueError: if the log has no step or nothing to draw.
     """
     if "step" not in log:
         raise ValueError(f"the log has no column step, only {', '.join(map(str, log.columns))}; give a run's log.csv")
-    panels = [
-        ("Loss", "value, log scale", True, {"l_rec": ("l_rec (pull)", "gt"), "l_neg": ("l_neg (push)", "history")}),
-        ("Push beside pull", "r = λ l_neg / l_rec", True, {"r": ("r", "history")}),
-        (
-            "Validation",
-            "PSNR (dB)",
-            False,
-            {"val_psnr": ("raw weights", "restored"), "val_psnr_ema": ("EMA weights", "ema")},
-        ),
-        ("Learning rate", "lr", False, {"lr": ("lr", "plain")}),
-    ]
-    panels = [(*head, _drawable(log, lines, head[2])) for *head, lines in panels]
-    panels = [panel for panel in panels if panel[-1]]
+    panels = [(*head, lines) for *head, columns in LOG_PANELS if (lines := _drawable(log, columns, head[2]))]
     if not panels:
         raise ValueError("the log has no values to draw; train for at least one logging step")
     figure = Figure((min(WIDTH, 3.3 * len(panels)), 2.6), layout="constrained")
-    for axes, (title, unit, log_scale, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, unit, log_scale, lines) in zip(all_axes, panels, strict=True):
         for x, y, label, colour in lines:
             axes.plot(x, y, label=label, color=colour, marker="o" if len(x) < 30 else "", markersize=3)
         if title == "Push beside pull":
-            axes.axhspan(
-                *band, color=COLOURS["band"], alpha=0.35, lw=0, label=f"authors' range {band[0]:g} to {band[1]:g}"
-            )
+            label = f"authors' range {band[0]:g} to {band[1]:g}"
+            axes.axhspan(*band, color=COLOURS["band"], alpha=0.35, lw=0, label=label)
         axes.set(title=title, xlabel="step", ylabel=unit, yscale="log" if log_scale else "linear")
         axes.ticklabel_format(axis="x", style="plain")
         axes.legend(fontsize=7)
@@ -315,51 +305,3 @@ def _drawable(log: pd.DataFrame, lines: dict, log_scale: bool) -> list[tuple]:
             if keep.any():
                 found.append((log["step"].to_numpy()[keep], values[keep], label, COLOURS[role]))
     return found
-
-
-@styled
-def paired_differences(frame: pd.DataFrame, *, unit: str = "dB", baseline: str = "plain") -> Figure:
-    """Gains over the baseline, seed by seed, their mean and its 95 % interval (t distribution over seeds).
-
-    Args:
-        frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed); if there
-            is a column `weights` ("raw" or "ema"), drawn apart.
-        unit: of the difference.
-        baseline: name of the arm at zero.
-    Returns: Figure. An arm with one seed has no interval, and the figure says so.
-    Raises: ValueError for missing columns or no rows.
-    """
-    missing = {"arm", "seed", "difference"} - set(frame.columns)
-    if missing or frame.empty:
-        found = f"no column {', '.join(sorted(missing))}" if missing else "no rows"
-        raise ValueError(f"the table of differences has {found}; it needs arm, seed and difference, one row per pair")
-    kinds = list(frame["weights"].unique()) if "weights" in frame else [None]
-    arms = list(frame["arm"].unique())
-    figure = Figure((8, 0.7 + 0.32 * len(arms) * len(kinds)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color=COLOURS["plain"], lw=1)
-    for k, kind in enumerate(kinds):
-        part = frame if kind is None else frame[frame["weights"] == kind]
-        colour = COLOURS["ema" if kind == "ema" else "restored"]
-        for row, arm in enumerate(arms):
-            y = row + (k - (len(kinds) - 1) / 2) * 0.4
-            _interval(axes, part.loc[part["arm"] == arm, "difference"].dropna(), y, colour, kind)
-    axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5))
-    axes.set_xlabel(f"difference to {baseline} ({unit}); dots: seeds, bar: mean and 95 % interval over seeds")
-    axes.grid(axis="y", visible=False)
-    return figure
-
-
-def _interval(axes, values: pd.Series, y: float, colour: str, kind) -> None:
-    """The dots of one arm, their mean and its interval, with the numbers written beside them."""
-    if values.empty:
-        return
-    axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, markersize=4, mew=0)
-    mean, text = values.mean(), f"{values.mean():+.3f}  one seed: no interval"
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-        axes.errorbar(mean, y, xerr=half, fmt="|", color=colour, markersize=11, capsize=3)
-        text = f"{mean:+.3f} ± {half:.3f}  {len(values)} seeds"
-    text += f", {kind} weights" if kind else ""
-    beside = axes.get_yaxis_transform()  # x: share of the axes, y: data
-    axes.text(1.01, y, text, transform=beside, va="center", fontsize=8, color=colour)

@@ -1,36 +1,37 @@
 """Figures of the history models: how far they lag over the steps, and means over groups of pixels."""
 
-import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mclir_nb.views.style import COLOURS, styled
+from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
 
 PANELS = {  # column of `history_analysis.over_time`: title, unit
     "weights": ("Weights", "|history - model| / |model|"),
     "pixels": ("Pixels", "mean |restored - negative|"),
     "features": ("Features", "share of l_neg, before the mean"),
 }
-MARKERS = "os^Dv<>P"
 
 
 @styled
 def lags(table: pd.DataFrame) -> Figure:
     """How far each history is behind, in weights, pixels and features, and where its push points.
 
-    Args: table: one row per moment and history, from `history_analysis.over_time`.
-    Returns: Figure, 10 inches wide. Moments at which a history equals the model, lag 0, have no place on a log
-        scale and are left out.
-    Raises: ValueError for a table without rows.
+    Args:
+        table: one row per moment and history, from `history_analysis.over_time`.
+
+    Returns:
+        Figure, 10 inches wide. Moments at which a history equals the model, lag 0, have no place on a log scale and
+        are left out.
+
+    Raises:
+        ValueError: for a table without rows.
     """
     if table.empty:
         raise ValueError("the table of lags has no rows; let a run keep at least one moment")
     figure = Figure((10, 2.7), layout="constrained")
     *logs, last = figure.subplots(1, len(PANELS) + 1)
     histories = list(table.groupby("history"))
-    shades = matplotlib.colormaps["YlOrBr"](np.linspace(0.95, 0.4, len(histories)))
-    for (number, part), colour in zip(histories, shades, strict=True):
+    for (number, part), colour in zip(histories, history_colours(len(histories)), strict=True):
         line = {"color": colour, "marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3, "linewidth": 1}
         every = part["every"].iloc[0]
         label = f"every {int(every)} steps" if every and every == every else "never refreshed"
@@ -50,9 +51,14 @@ def lags(table: pd.DataFrame) -> Figure:
 def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations with the error over the steps.
 
-    Args: table: `history_analysis.spread_over_time`.
-    Returns: Figure, 8 inches wide.
-    Raises: ValueError for a table without rows.
+    Args:
+        table: of `history_analysis.spread_over_time`.
+
+    Returns:
+        Figure, 8 inches wide.
+
+    Raises:
+        ValueError: for a table without rows.
     """
     if table.empty:
         raise ValueError("no moment has a spread to draw; let the run keep moments after its first steps")
@@ -79,9 +85,14 @@ def by_groups(tables: dict[str, pd.DataFrame], *, by: str, mean: str) -> Figure:
 
     Args:
         tables: {name: table of `history_analysis.grouped`}.
-        by: what the pixels are ordered by; mean: what is averaged; both for the axes.
-    Returns: Figure, 6 inches wide.
-    Raises: ValueError without a table.
+        by: what the pixels are ordered by, for the axis.
+        mean: what is averaged, for the axis.
+
+    Returns:
+        Figure, 6 inches wide.
+
+    Raises:
+        ValueError: without a table.
     """
     if not tables:
         raise ValueError("there is no table to draw; give at least one {name: table}")

@@ -23,6 +23,8 @@ COLOURS = {
     "ema": "#CC79A7",
     "band": "#F0E442",
 }
+HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slowest first
+MARKERS = "os^Dv<>PX*"
 DPI = 110  # 10 inches are 1100 pixels
 ERROR_MAP = "inferno"
 STYLE = {
@@ -44,6 +46,13 @@ STYLE = {
 }
 
 
+def history_colours(count: int) -> list:
+    """Shades for so many history models, the slowest first and darkest."""
+    if count <= len(HISTORIES):
+        return list(HISTORIES[:count])
+    return list(matplotlib.colormaps["YlOrBr"](np.linspace(0.95, 0.4, count)))
+
+
 def styled(function):
     """Run a drawing function with STYLE and leave the reader's own settings alone."""
 
@@ -61,8 +70,12 @@ def picture(image, name: str = "image") -> np.ndarray:
     Args:
         image: tensor or array, (3, H, W), (1, 3, H, W), (H, W, 3), (1, H, W), (H, W); float [0, 1] or uint8.
         name: what to call it in an error message.
-    Returns: (H, W, 3) float32, clipped to [0, 1].
-    Raises: ValueError for another shape, or values that are not finite.
+
+    Returns:
+        (H, W, 3) float32, clipped to [0, 1].
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
     """
     array = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image)
     shape, whole = array.shape, str(getattr(image, "dtype", "")).endswith("uint8")
@@ -82,10 +95,7 @@ def picture(image, name: str = "image") -> np.ndarray:
 
 
 def difference(one, other) -> np.ndarray:
-    """Mean over R, G, B of |one - other|, (H, W) in [0, 1].
-
-    Raises: ValueError for images of different sizes, or that `picture` refuses.
-    """
+    """Mean over R, G, B of |one - other|, (H, W) in [0, 1]; ValueError for images of different sizes."""
     one, other = picture(one, "the first image"), picture(other, "the second image")
     if one.shape != other.shape:
         raise ValueError(
@@ -116,7 +126,10 @@ def encode(image, quality: int = 90) -> bytes:
 def render(figure: Figure, form: str = "jpeg", colours: int | None = None) -> bytes:
     """A figure as JPEG (small for photographs) or PNG (sharp for lines), at its own resolution.
 
-    `colours` (2 to 256) gives a PNG a palette of so many: a plot looks the same and takes a third of the room.
+    Args:
+        figure: a matplotlib `Figure`.
+        form: "jpeg" or "png".
+        colours: 2 to 256 gives a PNG a palette of so many: a plot looks the same and takes a third of the room.
     """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -10,7 +10,6 @@ from torch import nn
 
 from mclir_nb.experiments import approximations, cost, gradient_precision, memory, timing
 from mclir_nb.training import recipes
-from mclir_nb.views import cost_figures
 
 CPU = torch.device("cpu")
 
@@ -173,13 +172,8 @@ def test_a_comparison_measures_both_steps_and_judges_the_goals():
     assert judged == peaks.MB[1] / (peaks.MB[0] + peaks.weights[1])
     goals = timing.goals(table)
     assert len(goals) == 4 and (goals.met == (goals.measured <= goals.limit)).all()
-    assert cost_figures.memories(table).axes[0].get_xlabel()
     twice = pd.concat([table, table.assign(threads=7)])
     assert len(timing.goals(twice)) == 8
-    panels = [axes.get_title(loc="left") for axes in cost_figures.prices(twice).axes]
-    assert sorted(panels) == sorted(
-        [f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}", "7 threads"]
-    )
 
 
 def test_histories_run_before_the_model_keeps_a_graph():
@@ -215,7 +209,6 @@ def test_the_pieces_of_a_step_make_a_whole():
     shares = timing.pieces(tiny(), rounds=2)
     assert list(shares.index) == list(timing.PIECES) and shares.sum() == pytest.approx(1)
     assert (shares > 0).all()
-    assert cost_figures.profile(pd.DataFrame([shares])).axes[0].get_xlim() == (0, 1)
 
 
 def test_only_networks_with_a_patch_are_measured():
@@ -242,7 +235,6 @@ def test_float32_keeps_the_gradient_where_16_bits_lose_it(late):
         assert end.cosine[arm] < early.cosine[arm]
     assert end.l_neg["bf16 both"] > 1.05  # rounding looks like distance
     assert (end.signal["bf16 both"] < end.signal["float32"]) and end.signal["float32"] > 0.9
-    assert len(cost_figures.cosines(late).axes) == 2
 
 
 def test_what_shortcuts_save_and_what_they_do_to_the_gradient():

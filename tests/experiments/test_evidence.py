@@ -1,14 +1,10 @@
-"""Findings from records, ablations by name, what a row would take, and the figures of evidence."""
+"""Findings from records, ablations by name, and what a row would take."""
 
 import pandas as pd
 import pytest
-import torch
-from matplotlib.figure import Figure
 
-from mclir_nb.experiments import ablations, compare, evidence, intervals, paper, reproduce
-from mclir_nb.method import features
+from mclir_nb.experiments import ablations, compare, evidence, paper, reproduce
 from mclir_nb.training import recipes
-from mclir_nb.views import evidence_figures
 
 
 def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
@@ -114,65 +110,3 @@ def test_every_row_of_the_paper_has_a_training(monkeypatch):
     assert reproduce.table(20.0)["hours SPN"].sum() == pytest.approx(table["hours SPN"].sum() / 2)
     with pytest.raises(ValueError, match="tera_macs is 0"):
         reproduce.table(0)
-
-
-# --- figures ---
-
-
-def test_gain_beside_cost_draws_both_weights_of_every_arm():
-    runs = table(0.1, arms=("spn", "cr"))
-    figure = evidence_figures.gain_beside_cost(intervals.gains(runs), intervals.costs(runs))
-    assert isinstance(figure, Figure) and len(figure.axes[0].containers) == 4
-    assert figure.axes[0].get_yscale() == "linear"
-    far = intervals.gains(table(-9.0, arms=("spn", "cr")))
-    assert evidence_figures.gain_beside_cost(far, intervals.costs(runs)).axes[0].get_yscale() == "symlog"
-    with pytest.raises(ValueError, match="no costs are known for cr"):
-        evidence_figures.gain_beside_cost(intervals.gains(runs), intervals.costs(runs).query("arm != 'cr'"))
-    other = intervals.gains(runs).assign(task=lambda t: ["sr", *t["task"][1:]])
-    with pytest.raises(ValueError, match="more than one setting"):
-        evidence_figures.gain_beside_cost(other, intervals.costs(runs))
-
-
-def test_arm_curves_are_means_over_seeds():
-    curves = pd.DataFrame(
-        [
-            dict(arm=arm, seed=seed, step=step, val_psnr_ema=20 + seed + step, l_rec=0.1, r=0.01)
-            for arm in ("plain", "spn")
-            for seed in (0, 2)
-            for step in (1, 2)
-        ]
-    )
-    first = evidence_figures.arm_curves(curves).axes[0]
-    assert [list(line.get_ydata()) for line in first.lines] == [[22, 23], [22, 23]]
-    assert len(evidence_figures.arm_curves(curves, ["spn"]).axes[0].lines) == 1
-    with pytest.raises(ValueError, match="no curves of cr; arms: plain, spn"):
-        evidence_figures.arm_curves(curves, ["cr"])
-
-
-def test_the_papers_gains_are_all_drawn():
-    axes = evidence_figures.improvements(paper.gains(), paper.retrainings()).axes[0]
-    assert len(axes.patches) == len(paper.gains()) and axes.get_xscale() == "log"
-    assert len(axes.lines[0].get_xdata()) == len(paper.retrainings())
-
-
-def test_the_divergence_is_the_scaled_difference():
-    pair = ("x", torch.full((3, 32, 32), 0.5), torch.full((3, 32, 32), 0.5))
-    plain, other = (_Add(value) for value in (0.0, 0.1))
-    (row,) = evidence_figures.divergence(plain, other, [pair, pair], limit=1, factor=5.0)
-    assert list(row) == ["x: lq", "plain", "SPN", "gt", "5 x |SPN - plain|"]
-    assert torch.allclose(row["5 x |SPN - plain|"], torch.full((3, 32, 32), 0.5), atol=1e-6)
-    (row,) = evidence_figures.divergence(plain, _Add(0.03), [pair], limit=1)
-    assert "20 x |SPN - plain|" in row  # 0.03 apart: 20 times is 0.6, 50 times would be cut off
-
-
-class _Add(torch.nn.Module):
-    def __init__(self, value):
-        super().__init__()
-        self.value = torch.nn.Parameter(torch.tensor(value))
-
-    def forward(self, lq):
-        return lq + self.value
-
-
-def test_random_vgg_is_there_for_the_sweep_of_features():
-    assert "random" in features.build("vgg16", "random").source.lower()

@@ -9,7 +9,6 @@ import torch
 from mclir_nb.experiments import history_analysis
 from mclir_nb.method import features
 from mclir_nb.training.frames import Frames
-from mclir_nb.views import history_figures
 
 GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
 
@@ -103,12 +102,7 @@ def test_the_spread_over_time_has_a_row_per_moment_with_a_spread():
     frames = kept(gt + error, [gt + error * f for f in (0.5, 1.5)], gt)
     table = history_analysis.spread_over_time(replace(frames, lq=torch.rand(3, 8, 8)))  # super-resolution
     assert table.step.tolist() == [30, 40] and (table.spread > 0.99).all()
-    (axes,) = history_figures.correlations(table).axes
-    assert axes.lines[0].get_ydata() == pytest.approx(table.spread) and axes.get_ylim() == (-1, 1)
-    none = history_analysis.spread_over_time(kept(gt, [gt, gt], gt))
-    assert none.empty
-    with pytest.raises(ValueError, match="no moment has a spread"):
-        history_figures.correlations(none)
+    assert history_analysis.spread_over_time(kept(gt, [gt, gt], gt)).empty
 
 
 def test_edges_are_the_slope_and_flat_pictures_have_none():
@@ -141,26 +135,3 @@ def test_an_improvement_is_positive_where_the_second_is_nearer():
     before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
     assert torch.allclose(history_analysis.improvement(before, after, gt), torch.full((2, 2), 0.3))
     assert torch.allclose(history_analysis.improvement(after, before, gt), torch.full((2, 2), -0.3))
-
-
-# --- figures ---
-
-
-def test_the_figure_of_lags_draws_every_history_and_leaves_zero_lags_out(lite0):
-    restored, gt = GRADIENT * 0.5, GRADIENT
-    table = history_analysis.over_time(kept(restored, [restored - 0.01, restored.clone()], gt), (20, None), lite0)
-    *logs, aim = history_figures.lags(table).axes
-    assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
-    assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
-    assert aim.get_ylim() == (-1, 1)
-    with pytest.raises(ValueError, match="no rows"):
-        history_figures.lags(table.iloc[:0])
-
-
-def test_groups_are_drawn_as_they_are():
-    table = history_analysis.grouped(GRADIENT[0], GRADIENT[0])
-    (axes,) = history_figures.by_groups({"one": table}, by="spread", mean="error").axes
-    assert axes.lines[0].get_ydata() == pytest.approx(table["mean"])
-    assert "10 equal groups" in axes.get_xlabel() and "greatest spread" in axes.get_xlabel()
-    with pytest.raises(ValueError, match="no table"):
-        history_figures.by_groups({}, by="", mean="")

@@ -1,6 +1,4 @@
-"""The visual language: images are shown as they are, figures keep their promises, nothing global changes."""
-
-import io
+"""Figures of pictures and of one run show what they are given, on fixed scales, and change nothing global."""
 
 import matplotlib
 import numpy as np
@@ -8,12 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
-from mclir_nb.views import figures, style
+from mclir_nb.experiments import history_analysis, intervals, paper
+from mclir_nb.experiments.trajectory import Watched
+from mclir_nb.views import cost_figures, evidence_figures, explain_figures, figures, history_figures, style, toy
+from mclir_nb.views.schematic import schematic
 
-RNG = np.random.default_rng(0)
-GT = RNG.random((24, 32, 3)).astype(np.float32)
+GT = np.random.default_rng(0).random((24, 32, 3)).astype(np.float32)
 ROW = {"name": "one", "lq": 0.5 * GT, "restored": 0.9 * GT, "negatives": [0.8 * GT, 0.7 * GT], "gt": GT}
 
 
@@ -22,98 +21,105 @@ def log(**columns):
     return pd.DataFrame({"step": [10, 20, 30, 40, 50]} | columns)
 
 
-# --- pictures ---
+def runs(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
+    """Runs of plain and other arms: a gain with a small spread."""
+    rows = []
+    for seed in range(seeds):
+        for number, arm in enumerate(("plain", *arms)):
+            score = 20 + seed + (gain + 0.01 * seed * (-1) ** number if number else 0)
+            run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", steps=9)
+            scores = dict(psnr_raw=score, psnr_ema=score)
+            rows.append(run | scores | dict(seconds_per_step=1.0 + number, peak_memory_mb=9.0))
+    return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        torch.from_numpy(GT).permute(2, 0, 1),
-        torch.from_numpy(GT).permute(2, 0, 1)[None],
-        GT.transpose(2, 0, 1),
-        GT,
-        GT.astype(np.float64),
-    ],
-    ids=["tensor", "batch of one", "channels first", "channels last", "double"],
-)
-def test_picture_accepts_every_layout(image):
-    np.testing.assert_array_equal(style.picture(image), GT)
+def gain_beside_cost(gain: float, arms=("spn", "cr")):
+    table = runs(gain, arms=arms)
+    return evidence_figures.gain_beside_cost(intervals.gains(table), intervals.costs(table))
 
 
-def test_picture_of_tensor_three_pixels_wide_has_channels_first():
-    image = torch.rand(3, 5, 3)
-    np.testing.assert_array_equal(style.picture(image), image.permute(1, 2, 0))
+def arm_log() -> pd.DataFrame:
+    """Curves of two arms, two seeds and two steps."""
+    return pd.DataFrame(
+        [
+            dict(arm=arm, seed=seed, step=step, val_psnr_ema=20 + seed + step, l_rec=0.1, r=0.01)
+            for arm in ("plain", "spn")
+            for seed in (0, 2)
+            for step in (1, 2)
+        ]
+    )
 
 
-def test_picture_scales_bytes_repeats_grey_and_clips():
-    assert style.picture(np.full((2, 2, 3), 51, np.uint8)) == pytest.approx(0.2)
-    assert style.picture(torch.full((3, 2, 2), 255, dtype=torch.uint8)).max() == 1
-    assert style.picture(np.array([[-1.0, 0.25]])).tolist() == [[[0, 0, 0], [0.25, 0.25, 0.25]]]
+def lag_table() -> pd.DataFrame:
+    """Two moments of two histories, the second of which is an exact copy."""
+    rows = [
+        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, aim=0.0, every=every)
+        for step in (30, 40)
+        for k, every in ((1, 20), (2, None))
+    ]
+    return pd.DataFrame(rows)
 
 
-def test_picture_refuses_other_shapes_and_nan():
-    with pytest.raises(ValueError, match=r"gt has shape \(2, 3, 4, 4\); it must be one RGB image"):
-        style.picture(np.zeros((2, 3, 4, 4)), "gt")
-    with pytest.raises(ValueError, match="NaN"):
-        style.picture(np.full((4, 4), np.nan))
+def steps_table() -> pd.DataFrame:
+    rows = [("reference", 0, 1.0), ("reference", 4, 4.0), ("ours", 0, 0.8), ("ours", 1, 1.0), ("ours", 4, 2.0)]
+    table = pd.DataFrame(rows, columns=["step", "histories", "ratio"])
+    table = table.assign(network="edsr", threads=1, MB=10.0, weights=1.0)
+    return pd.concat([table, table.assign(threads=2)])
 
 
-def test_difference_is_the_mean_over_channels():
-    other = GT.copy()
-    other[0, 0] = np.clip(GT[0, 0] + (0.3 if GT[0, 0].max() < 0.7 else -0.3), 0, 1)
-    expected = np.abs(other[0, 0] - GT[0, 0]).mean()
-    error = style.difference(other, GT)
-    assert error[0, 0] == pytest.approx(expected) and error.sum() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="cannot be compared; crop or resize one"):
-        style.difference(GT, GT[:8])
+def cosine_table() -> pd.DataFrame:
+    rows = [dict(arm=arm, step=step, cosine=0.9, distance_1=0.1, distance_2=0.01) for arm in "ab" for step in (1, 2)]
+    return pd.DataFrame(rows)
 
 
-def test_error_limit_is_shared_and_round():
-    assert style.error_limit([np.full((4, 4), 0.031), np.full((4, 4), 0.012)]) == pytest.approx(0.04)
-    assert style.error_limit([np.zeros((4, 4))]) == pytest.approx(0.02)
-    assert style.error_limit([np.full((4, 4), 0.06)]) == pytest.approx(0.06)
+def watched() -> Watched:
+    gt = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    table = pd.DataFrame({"step": [0, 5], "psnr": [10.0, 12], "psnr_history_0": [10.0, 11]})
+    table["alignment"] = [np.nan, 0.1]
+    return Watched(["one"], gt, gt, [gt * 0.5, gt * 0.8], [[gt * 0.5], [gt * 0.7]], table, "")
 
 
-def test_encode_and_render_can_be_read_back():
-    smooth = np.linspace(0, 1, 64)[None, :, None] * np.ones((48, 1, 3))
-    seen = np.asarray(Image.open(io.BytesIO(style.encode(smooth)))) / 255
-    assert np.abs(seen - smooth).max() < 0.03
-    figure = Figure((2, 1), dpi=100)
-    for form, kind in (("jpeg", "JPEG"), ("png", "PNG")):
-        picture = Image.open(io.BytesIO(style.render(figure, form)))
-        assert picture.format == kind and picture.size == (200, 100)
-    few = Image.open(io.BytesIO(style.render(figure, "png", colours=16)))
-    assert few.mode == "P" and len(few.convert("RGB").getcolors()) <= 16
+def correlation_table() -> pd.DataFrame:
+    return log(spread=[0.5] * 5, edges=[0.1] * 5, change=[0.2] * 5, spread_beyond=[0.0] * 5)
 
 
-# --- figures ---
-
-
-def pixels(figure) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(style.render(figure, "png"))))
-
-
+GROUPS = history_analysis.grouped(torch.rand(9, 9), torch.rand(9, 9))
 FIGURES = {
-    "schematic": lambda: figures.schematic(),
-    "schematic with pictures": lambda: figures.schematic(GT, GT, [GT, GT], GT),
+    "schematic": lambda: schematic(),
+    "schematic with pictures": lambda: schematic(GT, GT, [GT, GT], GT),
     "comparison": lambda: figures.comparison([ROW]),
+    "grid": lambda: figures.image_grid([{"a": GT, "b": GT}], ["row"]),
+    "maps": lambda: figures.maps([{"a": GT, "b": GT[..., 0]}], ["row"]),
     "curves": lambda: figures.curves(log(l_rec=[5, 4, 3, 2, 1], l_neg=[1.0] * 5, r=[0.05] * 5, lr=[1e-3] * 5)),
-    "grid": lambda: figures.image_grid([{"a": GT, "b": GT}], ["row"], arrows=True),
-    "paired": lambda: figures.paired_differences(
-        pd.DataFrame({"arm": ["spn"] * 3, "seed": [0, 1, 2], "difference": [0.1, 0.2, 0.0]})
-    ),
+    "paired": lambda: evidence_figures.paired_differences(intervals.by_weights(runs(0.1))),
+    "gain beside cost": lambda: gain_beside_cost(0.1),
+    "arm curves": lambda: evidence_figures.arm_curves(arm_log()),
+    "improvements": lambda: evidence_figures.improvements(paper.gains(), paper.retrainings()),
+    "lags": lambda: history_figures.lags(lag_table()),
+    "correlations": lambda: history_figures.correlations(correlation_table()),
+    "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
+    "prices": lambda: cost_figures.prices(steps_table()),
+    "memories": lambda: cost_figures.memories(steps_table().query("threads == 1")),
+    "profile": lambda: cost_figures.profile(pd.DataFrame({"forward": [0.4], "backward": [0.6]}, index=["edsr"])),
+    "cosines": lambda: cost_figures.cosines(cosine_table()),
+    "numbers": lambda: explain_figures.number_pictures({"a": np.eye(4), "b": np.eye(4) / 2}, ("gt", "history")),
+    "ages": lambda: explain_figures.age_curves({"official": explain_figures.ages((4, 2), (0.1, 0.1), 20)}),
+    "negatives": lambda: explain_figures.negatives_over_time(watched(), {"lq": 9.0}),
+    "direction": lambda: explain_figures.direction_of_push(watched(), explain_figures.extrapolations(watched()), 0.02),
+    "paths": lambda: toy.paths({"λ = 0": toy.descend(0.0, steps=20), "λ = 0.1": toy.descend(0.1, steps=20)}),
 }
 
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES.keys())
-def test_figure_is_drawn_small_enough_and_changes_nothing_global(make):
+def test_every_figure_fits_the_page_can_be_drawn_and_changes_nothing_global(make):
     before = dict(matplotlib.rcParams)
     figure = make()
+    assert style.render(figure, "png")
     assert dict(matplotlib.rcParams) == before
-    assert isinstance(figure, Figure) and figure.dpi == 110
-    width, height = figure.get_size_inches()
-    assert width <= 10 and height <= 4
-    assert len(np.unique(pixels(figure).astype(int).sum(-1))) > 20  # something is on the page
+    assert isinstance(figure, Figure) and figure.dpi == style.DPI and figure.get_figwidth() <= 10
+
+
+# Pictures.
 
 
 def test_comparison_shows_the_same_crop_of_every_column():
@@ -136,60 +142,26 @@ def test_comparison_shares_one_error_scale_and_writes_the_metric():
     assert f"restored\n{0.1 * top:.2f} dB" in titles and f"restored\n{0.5 * top:.2f} dB" in titles
 
 
-def test_comparison_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="row 1 has no gt, restored; a row needs"):
-        figures.comparison([{"lq": GT}])
-    with pytest.raises(ValueError, match="negative|history 1 of row 1 is"):
-        figures.comparison([ROW | {"negatives": [GT[:8]]}])
-    with pytest.raises(ValueError, match="whole factor"):
-        figures.comparison([ROW | {"lq": GT[:16]}])
-    with pytest.raises(ValueError, match=r"crop \(20, 0, 8, 8\) leaves the \(24, 32\) pixels of gt"):
-        figures.comparison([ROW], crop=(20, 0, 8, 8))
-    with pytest.raises(ValueError, match="no row"):
-        figures.comparison([])
-
-
-def test_curves_leaves_out_panels_without_data():
-    titles = lambda frame: [axes.get_title() for axes in figures.curves(frame).axes]  # noqa: E731
-    nothing = [np.nan] * 5
-    plain = log(l_rec=[1.0] * 5, l_neg=[0.0] * 5, r=nothing, val_psnr=nothing, val_psnr_ema=nothing, lr=[1e-3] * 5)
-    assert titles(plain) == ["Loss", "Learning rate"]
-    assert titles(log(val_psnr=[np.nan, 20, np.nan, 21, np.nan])) == ["Validation"]
-
-
-def test_curves_draws_measured_steps_and_the_band():
-    figure = figures.curves(log(r=[0.02] * 5, val_psnr=[np.nan, 20, np.nan, 21, np.nan]), band=(0.01, 0.1))
-    push, validation = figure.axes
-    assert validation.lines[0].get_xdata().tolist() == [20, 40]
-    (band,) = push.patches
-    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.01, 0.1))
-
-
-def test_curves_refuses_an_empty_log():
-    with pytest.raises(ValueError, match="no column step"):
-        figures.curves(pd.DataFrame({"loss": [1.0]}))
-    with pytest.raises(ValueError, match="no values to draw"):
-        figures.curves(log(l_rec=[np.nan] * 5))
-
-
-def test_paired_differences_writes_mean_and_interval():
-    frame = pd.DataFrame({"arm": ["spn"] * 3 + ["cr"], "seed": [0, 1, 2, 0], "difference": [0.1, 0.2, 0.3, -0.1]})
-    (axes,) = figures.paired_differences(frame).axes
-    texts = [text.get_text() for text in axes.texts]
-    # t(0.975, 2 degrees of freedom) = 4.303, standard error = 0.1 / sqrt(3): half width 0.248
-    assert texts == ["+0.200 ± 0.248  3 seeds", "-0.100  one seed: no interval"]
-    with pytest.raises(ValueError, match="no column difference, seed"):
-        figures.paired_differences(pd.DataFrame({"arm": ["spn"]}))
+@pytest.mark.parametrize(
+    ("rows", "options", "named"),
+    [
+        ([{"lq": GT}], {}, "row 1 has no gt, restored"),
+        ([ROW | {"negatives": [GT[:8]]}], {}, "history 1 of row 1"),
+        ([ROW | {"lq": GT[:16]}], {}, "lq of row 1"),
+        ([ROW], {"crop": (20, 0, 8, 8)}, r"\(20, 0, 8, 8\).*\(24, 32\)"),
+        ([], {}, "no picture"),
+    ],
+)
+def test_comparison_refuses_what_does_not_fit(rows, options, named):
+    with pytest.raises(ValueError, match=named):
+        figures.comparison(rows, **options)
 
 
 def test_image_grid_needs_pictures_and_labels_for_every_row():
-    with pytest.raises(ValueError, match="no picture to show"):
+    with pytest.raises(ValueError, match="no picture"):
         figures.image_grid([])
     with pytest.raises(ValueError):
         figures.image_grid([{"a": GT}], ["one", "two"])
-
-
-# --- maps ---
 
 
 def test_maps_of_a_kind_share_a_scale_and_signed_ones_are_centred():
@@ -199,14 +171,111 @@ def test_maps_of_a_kind_share_a_scale_and_signed_ones_are_centred():
     drawn = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images and axes.get_title()}
     assert drawn["one"].get_clim() == drawn["two"].get_clim() == (0, pytest.approx(0.04))
     assert drawn["gain"].get_clim() == (pytest.approx(-0.03), pytest.approx(0.03))
-    assert drawn["gt"].get_clim() == (0, 1) and figure.get_figwidth() <= 10
+    assert drawn["gt"].get_clim() == (0, 1)
     one = figures.maps(rows, limits={"two": 0.5})
     limits = {axes.get_title(): axes.images[0].get_clim()[1] for axes in one.axes if axes.images and axes.get_title()}
     assert limits["two"] == 0.5 and limits["one"] == pytest.approx(0.04)
-
-
-def test_maps_refuse_nothing_and_nan():
-    with pytest.raises(ValueError, match="no picture to show"):
-        figures.maps([])
-    with pytest.raises(ValueError, match="error has NaN"):
+    with pytest.raises(ValueError, match="error"):
         figures.maps([{"error": np.full((4, 4), np.nan)}])
+
+
+def test_the_divergence_is_the_scaled_difference():
+    gt, lq = torch.full((3, 32, 32), 0.5), torch.full((3, 16, 16), 0.5)
+    row = {"lq": lq, "plain": gt, "SPN": gt + 0.1, "gt": gt}
+    (shown,) = evidence_figures.divergence([row], "plain", "SPN", factor=5.0)
+    assert list(shown) == ["lq", "plain", "SPN", "gt", "5 x |SPN - plain|"] and shown["lq"].shape == gt.shape
+    torch.testing.assert_close(shown["5 x |SPN - plain|"], gt)
+    (shown,) = evidence_figures.divergence([row | {"SPN": gt + 0.03}], "plain", "SPN")
+    assert "20 x |SPN - plain|" in shown  # 0.03 apart: 20 times is 0.6, 50 times would be cut off
+
+
+# Curves and intervals.
+
+
+def test_curves_leave_out_panels_without_data():
+    titles = lambda frame: [axes.get_title() for axes in figures.curves(frame).axes]  # noqa: E731
+    nothing = [np.nan] * 5
+    plain = log(l_rec=[1.0] * 5, l_neg=[0.0] * 5, r=nothing, val_psnr=nothing, val_psnr_ema=nothing, lr=[1e-3] * 5)
+    assert titles(plain) == ["Loss", "Learning rate"]
+    assert titles(log(val_psnr=[np.nan, 20, np.nan, 21, np.nan])) == ["Validation"]
+    with pytest.raises(ValueError, match="column step"):
+        figures.curves(pd.DataFrame({"loss": [1.0]}))
+    with pytest.raises(ValueError, match="no values"):
+        figures.curves(log(l_rec=nothing))
+
+
+def test_curves_draw_measured_steps_and_the_band():
+    figure = figures.curves(log(r=[0.02] * 5, val_psnr=[np.nan, 20, np.nan, 21, np.nan]), band=(0.01, 0.1))
+    push, validation = figure.axes
+    assert validation.lines[0].get_xdata().tolist() == [20, 40]
+    (band,) = push.patches
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.01, 0.1))
+
+
+def test_paired_differences_write_mean_and_interval():
+    frame = pd.DataFrame({"arm": ["spn"] * 3 + ["cr"], "seed": [0, 1, 2, 0], "difference": [0.1, 0.2, 0.3, -0.1]})
+    (axes,) = evidence_figures.paired_differences(frame).axes
+    spn, cr = (text.get_text() for text in axes.texts)
+    # t(0.975, 2 degrees of freedom) = 4.303, standard error = 0.1 / sqrt(3): half width 0.248
+    assert "+0.200 ± 0.248" in spn and "-0.100" in cr and "no interval" in cr
+    with pytest.raises(ValueError, match="difference, seed"):
+        evidence_figures.paired_differences(pd.DataFrame({"arm": ["spn"]}))
+
+
+def test_gain_beside_cost_draws_both_weights_of_every_arm():
+    (axes,) = gain_beside_cost(0.1).axes
+    assert len(axes.containers) == 4 and axes.get_yscale() == "linear"
+    assert gain_beside_cost(-9.0).axes[0].get_yscale() == "symlog"
+    table = runs(0.1, arms=("spn", "cr"))
+    with pytest.raises(ValueError, match="cr"):
+        evidence_figures.gain_beside_cost(intervals.gains(table), intervals.costs(table).query("arm != 'cr'"))
+    other = intervals.gains(table).assign(task=lambda t: ["sr", *t["task"][1:]])
+    with pytest.raises(ValueError, match="one setting"):
+        evidence_figures.gain_beside_cost(other, intervals.costs(table))
+
+
+def test_arm_curves_are_means_over_seeds():
+    first = evidence_figures.arm_curves(arm_log()).axes[0]
+    assert [list(line.get_ydata()) for line in first.lines] == [[22, 23], [22, 23]]
+    assert len(evidence_figures.arm_curves(arm_log(), ["spn"]).axes[0].lines) == 1
+    with pytest.raises(ValueError, match="cr.*plain, spn"):
+        evidence_figures.arm_curves(arm_log(), ["cr"])
+
+
+def test_the_papers_gains_are_all_drawn():
+    *tasks, noise = evidence_figures.improvements(paper.gains(), paper.retrainings()).axes[0].lines
+    assert sum(len(line.get_xdata()) for line in tasks) == len(paper.gains())
+    assert len(noise.get_xdata()) == len(paper.retrainings())
+
+
+def test_lags_draw_every_history_and_leave_zero_lags_out():
+    *logs, aim = history_figures.lags(lag_table()).axes
+    assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
+    assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
+    assert aim.get_ylim() == (-1, 1)
+
+
+def test_tables_without_rows_are_refused():
+    for draw in (history_figures.lags, history_figures.correlations):
+        with pytest.raises(ValueError):
+            draw(pd.DataFrame())
+    with pytest.raises(ValueError):
+        history_figures.by_groups({}, by="", mean="")
+
+
+# The ages of histories.
+
+
+def test_ages_by_hand():
+    table = explain_figures.ages((2,), (0.25,), 4)
+    assert table["every 2"].tolist() == [1, 2, 3 - 1.5, 4 - 1.5]
+
+
+def test_a_history_is_on_average_as_old_as_its_formula_says():
+    """Refreshed every s steps with decay d: s / 2 + s d / (1 - d), as seen by the loss; a slow average stays behind."""
+    table = explain_figures.ages((100, 10), (0.1, 0.5), 3000)
+    later = table[table.step > 2000]
+    assert later["every 100"].mean() == pytest.approx(100 / 2 + 100 * 0.1 / 0.9, abs=1)
+    assert later["every 10"].mean() == pytest.approx(10 / 2 + 10 * 0.5 / 0.5, abs=1)
+    slow = explain_figures.ages((1000,), (0.999,), 4000, record=100)
+    assert len(slow) == 40 and (slow["every 1000"] > 0.99 * slow.step).all()
