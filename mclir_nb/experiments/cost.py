@@ -24,7 +24,8 @@ from torch import nn
 
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
-from mclir_nb.experiments import memory, timing
+from mclir_nb.evaluation import memory
+from mclir_nb.experiments import timing
 from mclir_nb.method import features, losses
 from mclir_nb.training import records
 from mclir_nb.training.recipes import Recipe
@@ -49,7 +50,7 @@ def counted(recipe: Recipe) -> dict:
         net, patch = features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, seen, seen)
         looked_at, feature_bytes = timing.macs(net, patch), memory.size(net)
         at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * seen**2)))
-        maps = at_once * (memory.saved(net, patch.requires_grad_()) + asked * _tapped(net, patch))
+        maps = at_once * (memory.kept_for_backward(net, patch.requires_grad_()) + asked * _tapped(net, patch))
     extra = asked / 3 + (2 + asked) * looked_at / (3 * forward)
     weights = memory.size(network)
     return {
@@ -58,7 +59,10 @@ def counted(recipe: Recipe) -> dict:
         "V": looked_at,
         "histories": kept,
         "ratio": 1 + extra / recipe.negatives_every,
-        "bytes": (5 + kept) * weights + feature_bytes + recipe.batch_size * memory.saved(network, lq) + maps,
+        "bytes": (5 + kept) * weights
+        + feature_bytes
+        + recipe.batch_size * memory.kept_for_backward(network, lq)
+        + maps,
     }
 
 

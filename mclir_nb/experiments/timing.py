@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mclir_nb import root
-from mclir_nb.experiments import memory
+from mclir_nb.evaluation import memory
 from mclir_nb.files import write_file
 from mclir_nb.method import losses, precision
 from mclir_nb.networks import onednn
@@ -189,7 +189,7 @@ def compare(
     least = {n: multiplications(ours, n) / rate for n in COUNTS}  # seconds
     plain, rows = taken["reference", 0], []
     for (step, n), value in taken.items():
-        peak = ours.held(n) + memory.peak(arms[step, n], where)
+        peak = ours.held(n) + memory.peak(arms[step, n], where)[1]
         size = n * memory.size(ours.trainer.model)
         rows.append((step, n, value, value / plain, least[n] / plain, peak / 1e6, size / 1e6))
     table = pd.DataFrame(rows, columns=["step", "histories", "seconds", "ratio", "floor", "MB", "weights"])
@@ -241,7 +241,7 @@ def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
     ours, rows = OurSteps(recipe, where), []
     for n in (0, COUNTS[-1]):
         ours(n)  # moments and work space are made in the first step
-        peak = ours.held(n) + memory.peak(lambda n=n: ours(n), where)
+        peak = ours.held(n) + memory.peak(lambda n=n: ours(n), where)[1]
         size = n * memory.size(ours.trainer.model)
         rows.append((recipe.network, recipe.patch_size, recipe.batch_size, "ours", n, peak / 1e6, size / 1e6))
     return pd.DataFrame(rows, columns=["network", "patch", "batch", "step", "histories", "MB", "weights"])

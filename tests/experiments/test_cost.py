@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.experiments import approximations, cost, gradient_precision, memory, timing
+from mclir_nb.evaluation import memory
+from mclir_nb.experiments import approximations, cost, gradient_precision, timing
 from mclir_nb.training import recipes
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_memory_is_predicted_before_it_is_used(task, network, objective):
     n = 4 if objective == "spn" else 0
     ours = timing.OurSteps(recipe, CPU)
     ours(n)
-    measured = ours.held(n) + memory.peak(lambda: ours(n), CPU)
+    measured = ours.held(n) + memory.peak(lambda: ours(n), CPU)[1]
     assert 0.6 < cost.counted(recipe)["bytes"] / measured < 1.25
 
 
@@ -97,24 +98,6 @@ def test_the_time_of_a_batch_is_measured_without_training(monkeypatch):
     monkeypatch.setattr(cost.Patches, "batch", lambda patches, step: made.append(step) or batch(patches, step))
     assert cost.supply(tiny(), steps=3) > 0
     assert made == [1, 2, 3, 4, 5]  # the first two read files and do not count
-
-
-def test_peak_memory_of_a_sum_by_hand():
-    x = torch.ones(1_000_000)
-
-    def step():
-        y = x + 1  # 4 MB
-        z = y + 1  # 8 MB
-        del y
-        return z * 2  # 8 MB again
-
-    assert memory.peak(step, CPU) == pytest.approx(8e6, rel=0.01)
-
-
-def test_saved_counts_each_tensor_once():
-    layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
-    # kept: the input, and the ReLU's output, which the second convolution shares
-    assert memory.saved(layers, torch.rand(1, 3, 10, 10)) == (3 + 4) * 100 * 4
 
 
 def test_arms_take_turns_and_the_median_counts():
