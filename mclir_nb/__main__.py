@@ -6,9 +6,9 @@ Thin on purpose: arguments in, one call, result out.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
+from typing import get_args, get_origin
 
 from mclir_nb import files
 from mclir_nb.training import distributed, recipes
@@ -48,25 +48,41 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars beside log.csv")
-    for field in dataclasses.fields(Recipe):
-        if field.name not in ("name", "task"):
-            parser.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field.type))
+    fields = parser.add_argument_group("fields of the recipe", "A field that is not given is the recipe's own.")
+    for name, field in Recipe.model_fields.items():
+        if name not in ("name", "task"):
+            option, told = f"--{name.replace('_', '-')}", " ".join((field.description or "").split()).replace("%", "%%")
+            fields.add_argument(option, default=argparse.SUPPRESS, help=told, **_reading(field.annotation))
     parser.set_defaults(call=_train)
 
 
-def _kind(annotation: str) -> dict:
-    """argparse settings for a recipe field, from its type annotation."""
-    if annotation == "bool":
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    number = float if "float" in annotation else int if "int" in annotation else str
-    return {"type": number, "nargs": "+"} if annotation.startswith("tuple") else {"type": number}
+def _reading(annotation) -> dict:
+    """How argparse reads a recipe field of this type."""
+    kinds = _kinds(annotation)
+    if bool in kinds:
+        return {"action": argparse.BooleanOptionalAction}
+    kind = float if float in kinds else int if int in kinds else str
+
+    def read(text: str):
+        return None if type(None) in kinds and text in ("None", "none") else kind(text)
+
+    read.__name__ = kind.__name__ + " or None" * (type(None) in kinds)  # for argparse's own sentence
+    return {"type": read, "metavar": kind.__name__.upper()} | (
+        {"nargs": "*"} if get_origin(annotation) is tuple else {}
+    )
+
+
+def _kinds(annotation) -> set:
+    """The plain types that an annotation names."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return {annotation}
+    return {kind for part in get_args(annotation) for kind in _kinds(part)}
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from mclir_nb.training.train import train
 
-    own = ("recipe", "task", "out", "device", "no_resume", "tensorboard", "call")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(arguments).items() if k not in own}
+    fields = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields and name != "task"}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
     run = train(
         recipe, arguments.out, not arguments.no_resume, device=arguments.device, tensorboard=arguments.tensorboard

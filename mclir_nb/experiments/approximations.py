@@ -15,7 +15,6 @@ from torch import Tensor
 from mclir_nb.experiments import timing
 from mclir_nb.experiments.gradient_precision import gradient
 from mclir_nb.method.negatives import Negatives, Window
-from mclir_nb.training import schedule
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer, make_negatives
 
@@ -54,7 +53,7 @@ def survey(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int = 5, de
 
     def pull(name: str, step: int) -> Tensor:
         """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
-        weight = schedule.weight(recipes[name], step)
+        weight = recipes[name].weight_at(step)
         outputs = terms[name].outputs(lq, gt, step, weight)
         if not outputs:
             return torch.zeros_like(restored)

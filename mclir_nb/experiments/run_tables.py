@@ -6,7 +6,6 @@ was stopped, if it diverged. Folders without it count as well; their arm is thei
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +102,7 @@ def _row(folder: Path) -> dict:
     """Everything about one run in one line."""
     run, note = records.Run(folder), arm_file(folder)
     recipe, origin = run.recipe, run.provenance
-    fields = {"recipe" if f.name == "name" else f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    fields = {"recipe" if field == "name" else field: value for field, value in recipe}
     row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": recipe.weight}
     stopped = note.get("stopped", "")
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))

@@ -5,7 +5,8 @@ images. The guard looks at three things where a run looks anyway, so that no ste
 
     the loss and the weights   finite
     r = lambda l_neg / l_rec   at most `guard_r` (1; the authors keep it between 0.01 and 0.1)
-    validation PSNR            no more than `guard_drop` dB below the best so far, with a subtracted term
+    validation PSNR            no more than `guard_drop` dB below the best so far (`HIGHEST` at most), with a
+                               subtracted term
 
 Stopped, the run keeps its last checkpoint, which was good. With the recipe's `guard="lower-lambda"` it goes back to
 that checkpoint instead and continues with half the lambda, at most `TIMES` times. The factor is part of the
@@ -19,6 +20,7 @@ import math
 from mclir_nb.training.recipes import Recipe
 
 TIMES = 10  # halvings of lambda before a run gives up: 1/1024
+HIGHEST = 60.0  # dB; pictures that are equal in 8 bits have an infinite PSNR, below which nothing would be left
 
 
 class Diverged(RuntimeError):
@@ -45,7 +47,7 @@ class Guard:
 
     def check_validation(self, row: dict, best: float) -> None:
         """Look at a row with a validation; `best` is the highest PSNR so far, dB. Raises: Diverged."""
-        psnr = row["val_psnr"]
+        psnr, best = row["val_psnr"], min(best, HIGHEST)
         if _subtracts(row) and not psnr >= best - self.recipe.guard_drop:
             raise Diverged(
                 f"step {row['step']}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "

@@ -5,88 +5,195 @@ The device is not part of a recipe: the same recipe is the same experiment every
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import numbers
-from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from mclir_nb import networks
+from mclir_nb.choices import check_choice, did_you_mean
 from mclir_nb.data import datasets, tasks
 from mclir_nb.method import losses, precision
 from mclir_nb.training import paper_recipes
 
 PRECISIONS = precision.NAMES
 FEATURES = ("lite0", "vgg16", "vgg19")
+OWN = "the recipe's own"  # as a value of `get`: as if it had not been given, where None is a value too
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One training run. Sources are given where a default follows the official recipe.
+def _among(*accepted: str | Callable[[], Iterable[str]]) -> AfterValidator:
+    """The constraint of a field with a name in it; tables are asked each time, for a reader may add a line to them."""
+
+    def check(value: str, field: ValidationInfo) -> str:
+        check_choice(field.field_name, value, accepted[0]() if callable(accepted[0]) else accepted)
+        return value
+
+    return AfterValidator(check)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Annotated[str, _among(*PRECISIONS)]
+AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+class Recipe(BaseModel):
+    """One training run; see `get`. Values are refused, not converted: True is no number and "3" no whole number.
 
     "official" below is options/FFANet_RESIDE_IN_fromScratch.yml of Aitical/MCLIR @ e42fb40 as its code reads it.
+    "ours" is not in the paper.
     """
 
-    name: str  # tiny, demo, gpu or paper: which row of the table this started from
-    task: str
-    network: str  # public name, see networks.names()
-    network_size: str  # "paper", or a smaller member of the family: "gpu" (some), "demo", "tiny"
-    steps: int  # optimiser steps
-    batch_size: int  # patches per step
-    patch_size: int  # gt pixels, square
-    scale: int = 1  # gt pixels per lq pixel
-    objective: str = "spn"
-    lambda_neg: float | None = None  # weight of the term beside L1; None: the objective's own, for these features
-    features: str = "lite0"  # network in whose features distances are measured
-    features_weights: str | None = None  # file of VGG weights, "download" or "random"; None: embedded (lite0 only)
-    learning_rate: float = 2e-4  # official
-    learning_rate_min: float = 1e-8  # official eta_min
-    cosine_steps: int | None = None  # half period of the cosine; None: `steps`, one fall. Official: 100k of 500k
-    milestones: tuple[int, ...] = ()  # steps after which the rate is halved, instead of the cosine
-    betas: tuple[float, float] = (0.9, 0.9)  # official AdamW
-    weight_decay: float = 0.0  # official
-    grad_clip: float | None = None  # largest gradient norm; official: none, its key `use_grad_norm` is never read
-    ema_decay: float = 0.999  # of the evaluation EMA (never a history model); official
-    history_every: tuple[int | None, ...] = (1000, 500, 200, 100)  # steps between refreshes, one per history; official
-    history_decay: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1)  # weight kept from the old copy; official
-    history_start: float = 0.0  # share of a fresh random network in the first copies; official 0.1
-    history_threshold: float | None = (
-        None  # the authors' adaptive rule instead of the schedule: while the error spreads wider, one history in turn
-        # is refreshed; official 0.022
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-    history_draw: bool = False  # one history per step, drawn at random: right on average, at the cost of one; ours
-    lambda_from: int = 0  # step before which lambda is 0; ours
-    lambda_follows_rate: bool = False  # lambda falls as the learning rate does; ours
-    lambda_ratio: float | None = (
-        None  # r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1
-    )
-    precision: str = "float32"  # of the trained network, see precision.NAMES; "float32" is without TF32
-    history_precision: str = "float32"  # of the history models; less loses the SPN gradient late in training
-    features_precision: str = "float32"  # of the feature network; likewise
-    negatives: str = "history"  # "synthetic" for c2r: see negatives.partly_restored
-    curriculum: str = "none"  # c2r over histories: "none" weights them alike, "measured" by their validation PSNR
-    negatives_every: int = 1  # approximation: the term in every k-th step only, k times as strong
-    features_crop: int | None = None  # approximation: side of the square of the patch that features see, gt pixels
-    guard: str = "stop"  # when the loss runs away: "stop", or "lower-lambda" from the last checkpoint on
-    guard_r: float = 1.0  # the largest r that is let pass
-    guard_drop: float = 10.0  # dB that validation may fall below its best
-    quirks: str = "none"  # "official": mixed start, a cosine that rises again, grad_clip never read; see get
-    dataset: str = "embedded"
-    data_root: str | None = None
-    seed: int = 0
-    log_every: int = 10  # steps
-    val_every: int = 100  # steps; 0: only at the end
-    val_side: int | None = 128  # centre square of each validation picture; None: whole pictures
-    save_every: int = 200  # steps between checkpoints
 
-    def __post_init__(self):
-        _check(self)
+    name: str
+    """Which row of the table this started from: tiny, demo, gpu or paper."""
+
+    # Data
+    task: Annotated[str, _among(tasks.names)]
+    """What is restored, see `tasks.names()`."""
+    scale: PositiveInt = 1
+    """Gt pixels per lq pixel; 2, 3 or 4 in super-resolution."""
+    dataset: Annotated[str, _among(datasets.names)] = "embedded"
+    """The photographs that come along, "folder", or a public set."""
+    data_root: str | None = None
+    """Folder of the data set; None for the embedded photographs."""
+    batch_size: PositiveInt
+    """Patches per step."""
+    patch_size: PositiveInt
+    """Side of a square patch in gt pixels, a multiple of 8 lq pixels."""
+    seed: int = 0
+    """Of initial weights, order of pictures, crops and degradations."""
+
+    # Network
+    network: Annotated[str, _among(networks.names)]
+    """Public name, see `networks.names()`."""
+    network_size: str
+    """"paper", or a smaller member of the family: "gpu" (some families), "demo", "tiny"."""
+    precision: Precision = "float32"
+    """Of the trained network; "float32" is without TF32."""
+
+    # Optimiser: AdamW
+    steps: PositiveInt
+    """Optimiser steps."""
+    learning_rate: Share = 2e-4
+    """At the start; official."""
+    learning_rate_min: Share = 1e-8
+    """At the foot of the cosine; official eta_min."""
+    cosine_steps: PositiveInt | None = None
+    """Half period of the cosine; None: `steps`, one fall. Official: 100k of 500k, so that it rises again."""
+    milestones: Annotated[tuple[int, ...], AsTuple] = ()
+    """Steps after which the rate is halved, instead of the cosine."""
+    betas: Annotated[tuple[Share, Share], AsTuple] = (0.9, 0.9)
+    """Official."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Official."""
+    grad_clip: NonNegativeFloat | None = None
+    """Largest norm of the gradient; None: not clipped, as in the official code, whose key for it is never read."""
+    ema_decay: Share = 0.999
+    """Of the evaluation EMA, which is never a history model; official."""
+    quirks: Annotated[str, _among("none", "official")] = "none"
+    """"official": mixed first copies, a cosine that rises again, `grad_clip` never read; see `get`."""
+
+    # SPN and its rivals
+    objective: Annotated[str, _among(lambda: losses.OBJECTIVES)] = "spn"
+    """The loss, see `losses.OBJECTIVES`; "plain" is the baseline."""
+    lambda_neg: NonNegativeFloat | None = None
+    """Weight of the term beside L1, whose sign is in the loss; None: the objective's own, for these features."""
+    lambda_from: NonNegativeInt = 0
+    """Step before which lambda is 0; ours."""
+    lambda_follows_rate: bool = False
+    """Lambda falls as the learning rate does; ours."""
+    lambda_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1."""
+    features: Annotated[str, _among(*FEATURES)] = "lite0"
+    """Network in whose features distances are measured; official vgg16."""
+    features_weights: str | None = None
+    """File of VGG weights, "download" or "random"; None: embedded (lite0 only)."""
+    history_every: Annotated[tuple[NonNegativeInt | None, ...], AsTuple] = (1000, 500, 200, 100)
+    """Steps between refreshes, one per history model; 0 or None: never refreshed. Official."""
+    history_decay: Annotated[tuple[Share, ...], AsTuple] = (0.1, 0.1, 0.1, 0.1)
+    """Weight kept from the old copy at a refresh, one per history model; official."""
+    history_start: Share = 0.0
+    """Share of a fresh random network in the first copies; official 0.1."""
+    history_threshold: NonNegativeFloat | None = None
+    """The authors' adaptive rule: one history in turn is refreshed while the error spreads wider; official 0.022.
+    None: the schedule of `history_every`."""
+    negatives: Annotated[str, _among("history", "synthetic")] = "history"
+    """"synthetic", for c2r: the degradation taken back in part, see `negatives.partly_restored`."""
+    curriculum: Annotated[str, _among("none", "measured")] = "none"
+    """Of c2r over histories: "none" weights them alike, "measured" by their validation PSNR; ours."""
+
+    # Approximations
+    history_draw: bool = False
+    """One history per step, drawn at random: right on average, at the cost of one; ours."""
+    negatives_every: PositiveInt = 1
+    """The term in every k-th step only, k times as strong; ours."""
+    features_crop: Annotated[int, Field(ge=16, multiple_of=8)] | None = None
+    """Side in gt pixels of the square of the patch that features see; None: all of it. Ours."""
+    history_precision: Precision = "float32"
+    """Of the history models; less loses the SPN gradient late in training."""
+    features_precision: Precision = "float32"
+    """Of the feature network; likewise."""
+
+    # Guard
+    guard: Annotated[str, _among("stop", "lower-lambda")] = "stop"
+    """When the loss runs away: stop, or go on from the last checkpoint with half of lambda."""
+    guard_r: PositiveFloat = 1.0
+    """The largest r that is let pass."""
+    guard_drop: PositiveFloat = 10.0
+    """dB that validation may fall below its best."""
+
+    # Logging
+    log_every: PositiveInt = 10
+    """Steps between two rows of the log."""
+    val_every: NonNegativeInt = 100
+    """Steps between validations; 0: only at the end."""
+    val_side: PositiveInt | None = 128
+    """Side of the centre square of each validation picture, gt pixels; None: whole pictures."""
+    save_every: PositiveInt = 200
+    """Steps between checkpoints."""
+
+    def __init__(self, /, **fields):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(_sentence(error)) from None
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Recipe:
+        tasks.get(self.task, self.scale)
+        networks.options(self.network, self.network_size)  # "gpu" is not in every family
+        _ = self.weight  # an objective of one's own has none unless it is given
+        _check_patch(self.patch_size, self.scale, self.features_crop)
+        _check_term(self)
+        return self
 
     def replace(self, **changes) -> Recipe:
-        """A copy with some fields changed, checked again."""
-        _known(changes)
-        return dataclasses.replace(self, **changes)
+        """A copy with some fields changed, checked again.
+
+        Raises:
+            ValueError: an unknown field, an impossible value, or a change that would have no effect. What the recipe
+                only carries along may have none: an SPN recipe becomes a plain one by `replace(objective="plain")`.
+        """
+        changed = Recipe(**dict(self) | changes)
+        _refuse_idle(changed, [name for name in changes if getattr(changed, name) != getattr(self, name)])
+        return changed
 
     @property
     def clipping(self) -> float | None:
@@ -95,8 +202,38 @@ class Recipe:
 
     @property
     def weight(self) -> float:
-        """The number that multiplies the objective's second term."""
+        """Lambda, the number that multiplies the objective's second term; `weight_at` knows what steps change."""
+        if self.objective == "plain":
+            return 0.0
         return default_lambda(self.objective, self.features) if self.lambda_neg is None else self.lambda_neg
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether history models are kept: the objective asks for negatives, and they are not synthetic ones."""
+        return self.objective in losses.USES_HISTORY and self.negatives == "history"
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 1.
+
+        A cosine from `learning_rate` to `learning_rate_min`; with `cosine_steps` below `steps` it rises again after
+        each fall, as in the official 500k-step run. With `milestones` it is halved after each of these instead.
+        """
+        if self.milestones:
+            return self.learning_rate * 0.5 ** sum(step > milestone for milestone in self.milestones)
+        turn = math.pi * (step - 1) / (self.cosine_steps or self.steps)
+        low = self.learning_rate_min
+        return low + 0.5 * (self.learning_rate - low) * (1 + math.cos(turn))
+
+    def weight_at(self, step: int) -> float:
+        """Lambda in a step, counted from 1: 0 before `lambda_from` and in steps that `negatives_every` leaves out.
+
+        The others weigh as many times as much as there are steps to one of them. With `lambda_follows_rate` lambda
+        falls as the learning rate does.
+        """
+        if step < self.lambda_from or step % self.negatives_every:
+            return 0.0
+        share = self.learning_rate_at(step) / self.learning_rate if self.lambda_follows_rate else 1.0
+        return self.weight * share * self.negatives_every
 
 
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
@@ -107,15 +244,14 @@ SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3, "vgg19": 1e-3}
 
 def default_lambda(objective: str, features: str) -> float:
     """The weight of an objective's second term when the recipe gives none."""
-    if objective == "plain":
-        return 0.0
     if objective in ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"):
         return SPN_LAMBDA[features]
     if objective not in losses.OFFICIAL_LAMBDA:
         raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
-    return losses.OFFICIAL_LAMBDA[objective][0]
+    return losses.OFFICIAL_LAMBDA[objective].value
 
 
+# fmt: off
 _SIZES: dict[str, dict[str, Any]] = {
     # for tests: seconds on one core
     "tiny": dict(network_size="tiny", steps=300, batch_size=4, patch_size=32, learning_rate=2e-3, ema_decay=0.8,
@@ -129,8 +265,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     # the recipe of a network's authors, see `paper_recipes`; for a network without one, that of FFA-Net
     "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
-}  # fmt: skip
-
+}
 # what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
 _TASK_CHANGES = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
@@ -140,6 +275,7 @@ _TASK_CHANGES = {
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
 }
+# fmt: on
 
 
 def names() -> list[str]:
@@ -153,32 +289,56 @@ def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
     Args:
         name: "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper".
         task: one of `tasks.names()`.
-        overrides: fields of `Recipe`; None means "the recipe's own". quirks="official" starts histories with 0.1 of a
-            random network and lets the cosine rise again after a fifth of the steps, unless these are given too.
-    Raises: ValueError for unknown names and impossible values, saying what is accepted.
+        overrides: fields of `Recipe`. A value that is given counts: val_side=None asks for whole pictures. `OWN`
+            stands for one that is not given, and so does None for a field that cannot be None. quirks="official"
+            starts histories with 0.1 of a random network and lets the cosine rise again after a fifth of the steps,
+            unless these are given too.
+
+    Returns:
+        the recipe.
+
+    Raises:
+        ValueError: an unknown name, an impossible value, or a setting that would have no effect, in one sentence.
     """
-    if not isinstance(name, str) or name not in _SIZES:
-        raise ValueError(f"unknown recipe {name!r}{_near(name, _SIZES)} The recipes are: {', '.join(_SIZES)}.")
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    _known(overrides)
-    scale = tasks.get(task, overrides.get("scale")).scale
-    fields = _SIZES[name] | _TASK_CHANGES.get((name, task), {})
-    fields = dict(network=tasks.get(task).network, scale=scale) | fields
+    check_choice("recipe", name, _SIZES)
+    given = {field: value for field, value in overrides.items() if not _means_own(field, value)}
+    table = _table(name, task, given)
+    recipe = Recipe(**table | given)
+    was = {field: info.default for field, info in Recipe.model_fields.items()} | table
+    _refuse_idle(recipe, [field for field in given if getattr(recipe, field) != was[field]])
+    return recipe
+
+
+def _means_own(field: str, value) -> bool:
+    """Whether a value stands for the recipe's own. Lambda's None does; an unknown field is refused later."""
+    if value is None and field in Recipe.model_fields:
+        return field == "lambda_neg" or type(None) not in get_args(Recipe.model_fields[field].annotation)
+    return isinstance(value, str) and value == OWN
+
+
+def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields that the named recipe sets for a task, and for what else was asked for."""
+    chosen = tasks.get(task, given.get("scale"))
+    fields = dict(name=name, task=task, network=chosen.network, scale=chosen.scale)
+    fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {})
     if name == "paper":
-        fields |= paper_recipes.fields(overrides.get("network", fields["network"]), scale)
-    if overrides.get("quirks") == "official":
-        steps = overrides.get("steps", fields["steps"])
-        fields |= dict(history_start=0.1, cosine_steps=max(1, steps // 5))
-    fields |= overrides
-    if isinstance(overrides.get("history_every"), tuple) and "history_decay" not in overrides:
-        fields["history_decay"] = (0.1,) * len(fields["history_every"])
-    return Recipe(name=name, task=task, **fields)
+        network = given.get("network", fields["network"])
+        check_choice("network", network, networks.names())
+        fields |= paper_recipes.fields(network, chosen.scale)
+        if (given.get("objective", "spn"), given.get("features", "vgg16")) != ("spn", "vgg16"):
+            fields.pop("lambda_neg", None)  # it is SPN's in these features
+    if given.get("quirks") == "official":
+        steps = given.get("steps", fields["steps"])
+        fields |= dict(history_start=0.1, cosine_steps=max(1, steps // 5) if isinstance(steps, int) else None)
+    if isinstance(given.get("history_every"), list | tuple):
+        fields["history_decay"] = (0.1,) * len(given["history_every"])
+    return fields
 
 
 def accepted() -> dict[str, Any]:
     """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
 
-    Lists of values or types; None stands for "the recipe's own". `get` checks numbers and lengths.
+    Lists of values or types; None stands for "the recipe's own", or is a value, see `get`, which checks the rest.
     """
     return {
         "recipe": names(),
@@ -190,6 +350,7 @@ def accepted() -> dict[str, Any]:
         "features": [None, *FEATURES],
         "precision": [None, *PRECISIONS],
         "seed": int,
+        "val_side": int | str | None,
         **dict.fromkeys(("data_root", "features_weights"), str | None),
         **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
         **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
@@ -197,122 +358,86 @@ def accepted() -> dict[str, Any]:
     }
 
 
-def _near(name, accepted) -> str:
-    near = difflib.get_close_matches(str(name), accepted, 1)
-    return f"; did you mean {near[0]!r}?" if near else "."
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong: field, what was found, what is accepted."""
+    first = error.errors(include_url=False)[0]
+    field, *place = first["loc"] or ("recipe",)
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown recipe field {field!r}{did_you_mean(field, Recipe.model_fields)}; see `Recipe` for its fields."
+    if first["type"] == "missing" and not place:
+        return f"{field} is missing in the recipe."
+    where = f"{field}[{place[0]}]" if place else field
+    return f"{where} is {first['input']!r:.80}; {first['msg'].replace('Input should be', 'it must be')}."
 
 
-def _known(fields: dict) -> None:
-    accepted = [f.name for f in dataclasses.fields(Recipe)]
-    for name in fields:
-        if name not in accepted:
-            raise ValueError(f"unknown recipe field {name!r}{_near(name, accepted)} Fields: {', '.join(accepted)}.")
-
-
-_TYPES = {field.name: field.type for field in dataclasses.fields(Recipe)}
-
-
-def _fits(value, kind) -> bool:
-    """Whether a value is of an annotated type; a whole number is a float, True is no number."""
-    parts = get_args(kind)
-    if get_origin(kind) is tuple:
-        right = len(value) == len(parts) or parts[-1] is ... if isinstance(value, tuple) else False
-        return right and all(_fits(one, parts[0]) for one in value)
-    if parts:
-        return any(_fits(value, part) for part in parts)
-    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
-        return math.isfinite(value)
-    kind = numbers.Integral if kind in (int, float) else kind
-    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-
-
-def _check(recipe: Recipe) -> None:
-    """Refuse what cannot be trained, with what is accepted."""
-    for name, kind in get_type_hints(Recipe).items():
-        value = getattr(recipe, name)
-        if not _fits(value, kind):
-            raise ValueError(f"{name} is {str(value)[:80]!r}; it must be of type {_TYPES[name]}, and finite.")
-    for field, value, accepted in (
-        ("task", recipe.task, tasks.names()),
-        ("network", recipe.network, networks.names()),
-        ("objective", recipe.objective, list(losses.OBJECTIVES)),
-        ("precision", recipe.precision, PRECISIONS),
-        ("history_precision", recipe.history_precision, PRECISIONS),
-        ("features_precision", recipe.features_precision, PRECISIONS),
-        ("negatives", recipe.negatives, ("history", "synthetic")),
-        ("curriculum", recipe.curriculum, ("none", "measured")),
-        ("guard", recipe.guard, ("stop", "lower-lambda")),
-        ("quirks", recipe.quirks, ("none", "official")),
-        ("features", recipe.features, FEATURES),
-        ("dataset", recipe.dataset, datasets.names()),
-        ("network_size", recipe.network_size, ("paper", "gpu", "demo", "tiny")),
-    ):
-        if value not in accepted:
-            raise ValueError(f"{field} {value!r} is unknown{_near(value, accepted)} Accepted: {', '.join(accepted)}.")
-    networks.options(recipe.network, recipe.network_size)  # "gpu" not in every family
-    for field in ("steps", "batch_size", "patch_size", "log_every", "save_every"):
-        value = getattr(recipe, field)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{field} is {value!r}; it must be a whole number of at least 1.")
-    if not isinstance(recipe.lambda_from, int) or not 0 <= recipe.lambda_from <= recipe.steps:
-        raise ValueError(f"lambda_from is {recipe.lambda_from!r}; it must be a step between 0 and {recipe.steps}.")
-    if recipe.lambda_ratio is not None and not (
-        0 <= recipe.lambda_ratio < 1 and recipe.objective in losses.USES_HISTORY - {"c2r"}
-    ):
+def _check_patch(patch_size: int, scale: int, features_crop: int | None) -> None:
+    unit = 8 * scale
+    if patch_size % unit or patch_size < 2 * unit:
+        down = max(patch_size // unit, 2) * unit
         raise ValueError(
-            f"lambda_ratio is {recipe.lambda_ratio!r} with objective {recipe.objective}; it must be at least 0 and "
-            "below 1, and the objective one of spn's kind or history-positive."
+            f"patch_size {patch_size} must be a multiple of {unit} and at least {2 * unit} "
+            f"(8 lq pixels times scale {scale}); use {down} or {down + unit}."
         )
-    if recipe.history_draw and recipe.objective == "spn-uncertainty":
-        raise ValueError("history_draw leaves one history in a step, and spn-uncertainty needs the spread of two.")
-    if recipe.history_threshold is not None and not recipe.history_threshold >= 0:
-        raise ValueError(
-            f"history_threshold is {recipe.history_threshold!r}; it must be a number >= 0 (official 0.022), or None "
-            "for the schedule of history_every."
-        )
-    for field in ("learning_rate", "learning_rate_min", "ema_decay", "history_start", "betas", "history_decay"):
-        value = getattr(recipe, field)
-        if not all(0 <= one <= 1 for one in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError(f"{field} is {value!r}; it must lie between 0 and 1.")
-    for field in ("weight_decay", "val_every", "history_every", "grad_clip", "cosine_steps", "val_side"):
-        value = getattr(recipe, field)
-        if not all((one or 0) >= 0 for one in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError(f"{field} is {value!r}; it must not be negative.")
-    _ = recipe.weight  # an objective of one's own has none unless it is given
-    if recipe.lambda_neg is not None and not 0 <= recipe.lambda_neg < float("inf"):
-        raise ValueError(f"lambda_neg is {recipe.lambda_neg!r}; it must be a number >= 0 (the sign is in the loss).")
+    if features_crop is not None and features_crop > patch_size:
+        raise ValueError(f"features_crop is {features_crop}; it must be at most the patch_size, {patch_size}.")
+
+
+def _check_term(recipe: Recipe) -> None:
+    """Refuse a negative term that cannot be meant."""
+    objective = recipe.objective
+    if recipe.lambda_from > recipe.steps:
+        raise ValueError(f"lambda_from is {recipe.lambda_from}; it must be a step from 0 to {recipe.steps}.")
     if len(recipe.history_every) != len(recipe.history_decay):
         raise ValueError(
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
-    _check_negatives(recipe)
-    if recipe.patch_size % (8 * recipe.scale) or recipe.patch_size // recipe.scale < 16:
-        unit = 8 * recipe.scale
-        down = max(recipe.patch_size // unit, 2) * unit
-        raise ValueError(
-            f"patch_size {recipe.patch_size} must be a multiple of {unit} and at least {16 * recipe.scale} "
-            f"(8 lq pixels times scale {recipe.scale}); use {down} or {down + unit}."
-        )
-
-
-def _check_negatives(recipe: Recipe) -> None:
-    """Refuse approximations that cannot be meant."""
-    if not isinstance(recipe.negatives_every, int) or recipe.negatives_every < 1:
-        raise ValueError(f"negatives_every is {recipe.negatives_every!r}; it must be a whole number, 1 or more.")
-    if recipe.negatives_every > 1 and recipe.objective == "c2r":
-        raise ValueError("negatives_every is for objectives with histories alone; c2r needs its negatives, use 1.")
-    if recipe.curriculum == "measured" and recipe.history_draw:
+    if recipe.history_draw and objective == "spn-uncertainty":
+        raise ValueError("history_draw leaves one history in a step, and spn-uncertainty needs the spread of two.")
+    if recipe.history_draw and recipe.curriculum == "measured":
         raise ValueError("curriculum 'measured' weights all histories; with history_draw leave it at 'none'.")
-    side = recipe.features_crop
-    if side is not None and (side % 8 or not 16 <= side <= recipe.patch_size):
-        raise ValueError(
-            f"features_crop is {side}; it must be a multiple of 8 from 16 to the patch_size {recipe.patch_size}."
-        )
-    if recipe.negatives == "synthetic" and recipe.objective != "c2r":
-        raise ValueError(
-            f"negatives 'synthetic' belong to objective c2r, not to {recipe.objective}; use 'history' there."
-        )
-    for field in ("guard_r", "guard_drop"):
-        if not getattr(recipe, field) > 0:
-            raise ValueError(f"{field} is {getattr(recipe, field)!r}; it must be a number above 0.")
+    if recipe.negatives == "synthetic" and objective in losses.USES_HISTORY - {"c2r"}:
+        raise ValueError(f"negatives 'synthetic' belong to objective c2r, not to {objective}; use 'history' there.")
+    if objective == "c2r" and recipe.negatives_every > 1:
+        raise ValueError("negatives_every is for objectives with histories alone; c2r needs its negatives, use 1.")
+    if objective == "c2r" and recipe.lambda_ratio is not None:
+        raise ValueError("lambda_ratio is for objectives of spn's kind and history-positive; give c2r a lambda_neg.")
+
+
+HISTORY_FIELDS = ("history_every", "history_decay", "history_start", "history_threshold", "history_draw")
+HISTORY_FIELDS += ("history_precision", "lambda_ratio", "negatives_every")
+TERM_FIELDS = ("lambda_neg", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives")
+TERM_FIELDS += ("features_crop", "features_precision", "guard", "guard_r", "guard_drop")
+LAMBDA_FIELDS = ("lambda_follows_rate", "negatives_every", "guard")  # they act on lambda, which lambda_ratio sets anew
+
+
+def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
+    """Refuse a setting that would change nothing, among the fields that were given a value of their own."""
+    for fields, reason in _idle_fields(recipe):
+        for field in fields:
+            value, default = getattr(recipe, field), Recipe.model_fields[field].default
+            clash = field in LAMBDA_FIELDS and recipe.lambda_ratio is not None and "lambda_ratio" in given
+            if value != default and (field in given or clash):
+                raise ValueError(f"{field} {value!r} would have no effect: {reason}.")
+
+
+def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Fields without effect in this recipe, and why."""
+    objective = recipe.objective
+    if objective == "plain":
+        yield TERM_FIELDS, "objective plain has no second term"
+    if not recipe.uses_history:
+        which = f"objective {objective}" if recipe.negatives == "history" else "c2r with synthetic negatives"
+        yield HISTORY_FIELDS, f"{which} has no history models"
+    if objective != "c2r" or not recipe.uses_history:
+        yield ("curriculum",), "a curriculum is for objective c2r over histories"
+    if objective not in losses.USES_HISTORY:
+        yield ("negatives",), f"objective {objective} takes no negatives"
+    if recipe.lambda_ratio is not None:
+        yield ("lambda_neg", *LAMBDA_FIELDS), "lambda_ratio sets lambda anew in each step"
+    if recipe.milestones:
+        yield ("cosine_steps", "learning_rate_min"), "milestones halve the rate, in place of the cosine"
+    if recipe.dataset == "embedded":
+        yield ("data_root",), "the embedded photographs need no folder; give a dataset too, such as 'folder'"

@@ -5,7 +5,6 @@ Files are written aside, flushed and renamed; tensors never travel as pickles.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import subprocess
@@ -58,7 +57,7 @@ def adopt(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Make a folder this recipe's, and remove what a killed process was writing. Raises: as `check`."""
     check(run_dir, recipe, resume)
     if not (run_dir / "recipe.json").exists():
-        files.write_json(run_dir / "recipe.json", dataclasses.asdict(recipe))
+        files.write_json(run_dir / "recipe.json", recipe.model_dump())
     for name in FILES:
         for left in run_dir.glob(f".{name}.*.part"):
             left.unlink()
@@ -80,7 +79,7 @@ def note_provenance(run_dir: Path, facts: dict, step: int) -> None:
 
 def different_fields(old: Recipe, new: Recipe) -> str:
     """The fields in which two recipes differ, as one readable phrase; empty if none."""
-    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(Recipe)]
+    pairs = [(f, getattr(old, f), getattr(new, f)) for f in Recipe.model_fields]
     return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if a != b)
 
 
@@ -91,9 +90,7 @@ def read_recipe(run_dir: Path) -> Recipe:
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
     try:
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except TypeError as error:
-        raise ValueError(f"{file} is not a recipe of this version ({error}).") from error
+        return Recipe(**fields)
     except ValueError as error:
         raise ValueError(
             f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "

@@ -13,13 +13,16 @@ from pathlib import Path
 FOLDER = "tensorboard"  # in the run folder
 
 
-class Board:
+class Scalars:
     """Writes rows of a run's log as they come; one that is switched off does nothing.
 
     Args:
-        run_dir: the run folder. step: of the run when it begins or goes on; later points of an earlier life go.
-        on: False for no board.
-    Raises: ValueError if tensorboard is not installed.
+        run_dir: the run folder.
+        step: of the run when it begins or goes on; later points of an earlier life go.
+        on: False writes nothing.
+
+    Raises:
+        ValueError: tensorboard is not installed.
     """
 
     def __init__(self, run_dir: Path, step: int, on: bool):
@@ -45,5 +48,6 @@ class Board:
         self.writer.flush()
 
     def close(self) -> None:
+        """Nothing more will come."""
         if self.writer is not None:
             self.writer.close()

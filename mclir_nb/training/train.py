@@ -34,7 +34,6 @@ from mclir_nb.training import (
     lock,
     memory,
     records,
-    schedule,
     tensorboard_log,
     trouble,
     user_code,
@@ -63,7 +62,7 @@ def train(
         resume: False refuses a folder that already holds a run.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
         quiet: print nothing.
-        tensorboard: write the log as TensorBoard scalars as well, see `board`.
+        tensorboard: write the log as TensorBoard scalars as well, see `tensorboard_log`.
     Returns: the finished run.
     Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
         for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
@@ -73,20 +72,20 @@ def train(
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
         first(lock.clear, run_dir)  # of a process that was killed after its last file
-        user_code.remember(run_dir, recipe)
+        user_code.keep_definitions(run_dir, recipe)
         return records.Run(run_dir)
     trainer = Trainer(recipe, distributed.place(pick_device(device)))
     first(records.make, run_dir)
     with distributed.held_by_first(lock.held(run_dir)):
         first(records.adopt, run_dir, recipe, resume)
-        first(user_code.remember, run_dir, recipe)
+        first(user_code.keep_definitions, run_dir, recipe)
         notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
         for note in (*notes, distributed.caution(recipe.objective)):
             if note and not quiet:
                 print(note)
         facts = records.provenance(trainer.device, trainer.features_source)
         first(records.note_provenance, run_dir, facts, trainer.step)
-        shown = tensorboard_log.Board(run_dir, trainer.step, tensorboard and distributed.is_first())
+        shown = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and distributed.is_first())
         with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir), closing(shown):
             _loop(trainer, run_dir, interrupted, quiet, shown)
         first(_finish, trainer, run_dir, quiet)
@@ -213,7 +212,7 @@ class Trainer:
         torch.manual_seed(stream(recipe.seed, *key).initial_seed())  # drop path
         gt, lq = (image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq))
         for group in self.optimiser.param_groups:
-            group["lr"] = schedule.learning_rate(recipe, self.step)
+            group["lr"] = recipe.learning_rate_at(self.step)
 
         with precision.autocast("tf32" if recipe.precision == "tf32" else "float32", self.device):
             parts, restored = self._loss(gt, lq)
@@ -236,7 +235,7 @@ class Trainer:
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
         """Negatives, forward pass and objective, each in its precision."""
         recipe = self.recipe
-        weight = schedule.weight(recipe, self.step) * self.guard.factor
+        weight = recipe.weight_at(self.step) * self.guard.factor
         outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
         with precision.autocast(recipe.precision, self.device):
             restored = self.model(lq).float()
@@ -284,7 +283,7 @@ class Trainer:
         self.sums.zero_()
         l_rec, l_neg, r = row["l_rec"], row["l_neg"], row["r"]
         row["lambda_neg"] = r * l_rec / l_neg if l_neg else math.nan
-        row["lr"] = schedule.learning_rate(recipe, self.step)
+        row["lr"] = recipe.learning_rate_at(self.step)
         if self.history:
             distances = self.history.distances(self.model)
             row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
@@ -378,7 +377,7 @@ class Trainer:
 
 
 def _loop(
-    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Board
+    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Scalars
 ) -> None:
     """All steps, from where the trainer is; after a rescue by the guard, from the last checkpoint."""
     if trainer.recipe.guard == "lower-lambda" and trainer.step == 0:
@@ -404,7 +403,7 @@ def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> N
 
 
 def _steps(
-    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Board
+    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Scalars
 ) -> None:
     recipe, first = trainer.recipe, distributed.on_first
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)

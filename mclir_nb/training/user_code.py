@@ -42,10 +42,11 @@ def definitions(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def remember(run_dir: Path, recipe: Recipe) -> None:
+def keep_definitions(run_dir: Path, recipe: Recipe) -> None:
     """Keep the reader's own definitions with the run, or compare them with those that are kept.
 
-    Raises: ValueError if the run was made with other ones.
+    Raises:
+        ValueError: the run was made with other ones.
     """
     file, now = run_dir / FILE, definitions(recipe)
     if not file.exists():

@@ -216,7 +216,7 @@ def test_an_official_checkpoint_by_path_on_a_benchmark(tmp_path, capsys):
 def test_a_run_on_a_benchmark_warns_of_what_both_share(tmp_path, capsys):
     recipe = recipes.get("tiny", "derain", dataset="bsds500", data_root=str(tmp_path))
     (tmp_path / "run").mkdir()
-    files.write_json(tmp_path / "run/recipe.json", recipe.__dict__)
+    files.write_json(tmp_path / "run/recipe.json", recipe.model_dump())
     files.write_tensors(tmp_path / "run/model.safetensors", records.build_network(recipe).state_dict())
     make_files(tmp_path, "Rain100L/norain-001.png", seed=1)
     make_files(tmp_path, "Rain100L/rainy/rain-001.png", seed=2)

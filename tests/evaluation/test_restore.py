@@ -1,7 +1,5 @@
 """A picture of any kind comes back as the same kind; files are written beside others and never over them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -167,7 +165,7 @@ def test_from_the_command_line_with_a_run_folder(tmp_path):
     Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "b.png")
     recipe = recipes.get("tiny", "sr", scale=2)
     (tmp_path / "run").mkdir()
-    files.write_json(tmp_path / "run/recipe.json", dataclasses.asdict(recipe))
+    files.write_json(tmp_path / "run/recipe.json", recipe.model_dump())
     files.write_tensors(tmp_path / "run/model.safetensors", records.build_network(recipe).state_dict())
     pictures = [str(tmp_path / name) for name in ("a.png", "b.png")]
     assert main(["restore", *pictures, "--checkpoint", str(tmp_path / "run"), "--ensemble", "--device", "cpu"]) == 0

@@ -78,7 +78,7 @@ def test_impossible_plans_are_refused(arms, seeds, message):
 def test_every_run_is_one_row(done):
     _, plan, runs = done
     assert runs["run"].tolist() == [job.name for job in plan]
-    assert set(runs.columns) >= {f.name for f in records.dataclasses.fields(recipes.Recipe)} - {"name"} | {"recipe"}
+    assert set(runs.columns) >= set(recipes.Recipe.model_fields) - {"name"} | {"recipe"}
     numbers = ["psnr_input", "psnr_raw", "psnr_ema", "ssim_raw", "ssim_ema", "seconds_per_step"]
     assert runs[numbers].gt(0).all().all() and (runs["stopped"] == "").all()
     assert runs.loc[runs["arm"] == "spn", "feature_network"].str.contains("EfficientNet").all()

@@ -117,8 +117,10 @@ def test_no_folder_of_the_machine_is_written(made, tmp_path):
         (tmp_path / "runs" / name).mkdir(parents=True)
         for file in (made[1] / name).glob("*.*"):
             (tmp_path / "runs" / name / file.name).write_bytes(file.read_bytes())
-        recipe = records.read_recipe(made[1] / name).replace(data_root=str(tmp_path / "private" / "bsds"))
-        files.write_json(tmp_path / "runs" / name / "recipe.json", dataclasses.asdict(recipe))
+        recipe = records.read_recipe(made[1] / name).replace(
+            dataset="bsds500", data_root=str(tmp_path / "private/bsds")
+        )
+        files.write_json(tmp_path / "runs" / name / "recipe.json", recipe.model_dump())
     one = dataclasses.replace(SMALL, arms=SMALL.arms[:2], seeds=(0,))
     folder = evidence.write_record(one, tmp_path / "runs", tmp_path / "record")
     assert pd.read_csv(folder / "runs.csv")["data_root"].tolist() == ["bsds", "bsds"]

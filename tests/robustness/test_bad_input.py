@@ -19,7 +19,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
 def run(tmp_path_factory):
     """A run folder with a network that restores."""
     folder, recipe = tmp_path_factory.mktemp("run"), recipes.get("tiny", "sr", scale=2)
-    files.write_json(folder / "recipe.json", recipe.__dict__)
+    files.write_json(folder / "recipe.json", recipe.model_dump())
     files.write_tensors(folder / "model.safetensors", records.build_network(recipe).state_dict())
     return folder
 

@@ -103,7 +103,7 @@ NASTY = [
 
 def called(chance: random.Random) -> None:
     """A recipe, or the check of a notebook's parameters, with a nasty value or two."""
-    fields = [*recipes.Recipe.__dataclass_fields__, "unknown"]
+    fields = [*recipes.Recipe.model_fields, "unknown"]
     given = {chance.choice(fields): chance.choice(NASTY) for _ in range(chance.randint(1, 2))}
     if chance.random() < 0.5:
         recipes.get(given.pop("name", "tiny"), given.pop("task", "dehaze"), **given)
@@ -119,7 +119,7 @@ def readable(tmp_path_factory) -> list:
     recipe = recipes.get("tiny", objective="spn", history_every=(2, 1), history_decay=(0.1, 0.1))
     run = records.Run(folder)
     network = networks.build("edsr", 2, **networks.options("edsr", "tiny"))
-    files.write_json(folder / "recipe.json", recipe.__dict__)
+    files.write_json(folder / "recipe.json", recipe.model_dump())
     files.write_json(folder / "provenance.json", {"torch": "2", "continued": [{"step": 3, "threads": 1}]})
     rows = [{"step": n, "l_rec": 0.1 * n, "l_neg": 0.2, "seconds": float(n)} for n in range(1, 9)]
     files.write_file(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False))

@@ -51,7 +51,7 @@ def run_folder(tmp_path, broken: str, hostile):
     """A run folder in which one file is malicious."""
     folder = tmp_path / "run"
     folder.mkdir()
-    files.write_json(folder / "recipe.json", records.dataclasses.asdict(RECIPE))
+    files.write_json(folder / "recipe.json", RECIPE.model_dump())
     hostile(folder / broken)
     return folder, records.Run(folder)
 
@@ -147,7 +147,7 @@ def test_a_record_stays_in_its_folder(name):
 
 def test_tensors_named_like_paths_write_nothing(tmp_path):
     files.write_tensors(tmp_path / "history.safetensors", {"../../../x.w": torch.zeros(1)})
-    files.write_json(tmp_path / "recipe.json", records.dataclasses.asdict(RECIPE))
+    files.write_json(tmp_path / "recipe.json", RECIPE.model_dump())
     with pytest.raises(ValueError, match="history.safetensors is not of this run"):
         records.Run(tmp_path).history_models()
     assert sorted(os.listdir(tmp_path)) == ["history.safetensors", "recipe.json"]

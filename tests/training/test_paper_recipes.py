@@ -10,7 +10,7 @@ from PIL import Image
 
 from mclir_nb import networks
 from mclir_nb.data import tasks
-from mclir_nb.training import paper_recipes, recipes, records, schedule
+from mclir_nb.training import paper_recipes, recipes, records
 
 TASK = {"idt": "derain", "nafnet": "deblur", "edsr": "sr", "swinir": "sr", "swinir-light": "sr"}
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_ffanet_is_as_released_and_the_others_differ_from_it():
 
 def test_the_rate_is_halved_at_milestones():
     recipe = recipes.get("paper", "sr")
-    assert [schedule.learning_rate(recipe, step) for step in (1, 200_000, 200_001, 300_000)] == [1e-4, 1e-4, 5e-5, 5e-5]
+    assert [recipe.learning_rate_at(step) for step in (1, 200_000, 200_001, 300_000)] == [1e-4, 1e-4, 5e-5, 5e-5]
 
 
 def _its(folder: Path) -> None:

@@ -1,9 +1,13 @@
-import dataclasses
+"""Recipes: what the named ones say, what is refused, and that a given value counts."""
+
+import json
+import math
+import pickle
 
 import pytest
 
-from mclir_nb.data import tasks
 from mclir_nb.training import recipes
+from mclir_nb.training.recipes import OWN, Recipe
 
 
 def test_every_recipe_exists_for_every_task_of_the_paper():
@@ -13,12 +17,15 @@ def test_every_recipe_exists_for_every_task_of_the_paper():
             assert recipe.task == task and recipe.scale == (4 if task == "sr" else 1)
 
 
-def test_a_recipe_is_frozen_and_overrides_win():
-    recipe = recipes.get("tiny", steps=7, lambda_neg=0.0)
-    assert recipe.steps == 7 and recipe.lambda_neg == 0.0
-    assert recipes.get("tiny", steps=None).steps == recipes.get("tiny").steps
-    with pytest.raises(dataclasses.FrozenInstanceError):
+def test_a_recipe_is_a_value():
+    recipe = recipes.get("tiny", steps=7, history_every=[4, 2])
+    assert recipe == recipes.get("tiny", steps=7, history_every=(4, 2)) != recipes.get("tiny")
+    assert {recipe: 1}[pickle.loads(pickle.dumps(recipe))] == 1
+    assert Recipe(**json.loads(recipe.model_dump_json())) == recipe
+    assert recipe.history_decay == (0.1, 0.1) and recipe.replace(steps=8).steps == 8
+    with pytest.raises(ValueError):
         recipe.steps = 3
+    assert all(field.description for field in Recipe.model_fields.values())
 
 
 def test_the_paper_recipe_of_ffanet_is_the_official_one():
@@ -28,45 +35,98 @@ def test_the_paper_recipe_of_ffanet_is_the_official_one():
     assert (recipe.features, recipe.weight, recipe.history_start) == ("vgg16", 1e-3, 0.1)
     assert recipe.history_every == (1000, 500, 200, 100) and recipe.history_decay == (0.1,) * 4
     assert recipe.grad_clip is None  # the key of the official file is never read
+    assert recipes.get("paper", objective="cr").lambda_neg is None  # that lambda is SPN's, in these features
+    assert recipes.get("paper", features="lite0").weight == recipes.get("demo").weight
 
 
-def test_a_schedule_of_another_length_gets_its_decays():
-    assert recipes.get("tiny", history_every=(4, 2)).history_decay == (0.1, 0.1)
+def test_a_given_value_counts_and_none_where_it_is_one():
+    own = recipes.get("tiny")
+    assert own.val_side == 64 and recipes.get("tiny", val_side=None).val_side is None
+    assert recipes.get("paper", cosine_steps=None).cosine_steps is None
+    assert recipes.get("tiny", lambda_neg=0.0).lambda_neg == 0.0
+    assert recipes.get("tiny", steps=None, network=None, val_side=OWN, lambda_neg=OWN) == own  # not given
+    assert recipes.get("tiny", lambda_neg=1).lambda_neg == 1.0  # a whole number is a number
 
 
 def test_the_parameters_of_notebooks_are_fields_of_a_recipe():
-    fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
-    assert set(recipes.accepted()) - fields == {"recipe"}
     recipe, accepted = recipes.get("tiny"), recipes.accepted()
+    assert set(accepted) - set(Recipe.model_fields) == {"recipe"}
     for name, valid in accepted.items():
         value = getattr(recipe, "name" if name == "recipe" else name)
-        assert value in valid if isinstance(valid, list) else isinstance(value, valid), name
+        assert value in valid if isinstance(valid, list) else isinstance(value, valid | tuple), name
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("field", "value"),
     [
-        (dict(name="huge"), "recipes are: tiny, demo"),
-        (dict(name="tiny", task="dehase"), "did you mean 'dehaze'"),
-        (dict(name="tiny", task="sr", scale=5), "use scale 2, 3 or 4"),
-        (dict(name="tiny", scale=2), "keeps the image size"),
-        (dict(name="tiny", network="nafnett"), "did you mean 'nafnet'"),
-        (dict(name="tiny", objective="spnn"), "did you mean 'spn'"),
-        (dict(name="tiny", learning_rat=1.0), "did you mean 'learning_rate'"),
-        (dict(name="tiny", patch_size=50), "use 48 or 56"),
-        (dict(name="tiny", steps=0), "whole number of at least 1"),
-        (dict(name="tiny", lambda_neg=-1.0), "must be a number >= 0"),
-        (dict(name="tiny", history_every=(4, 2), history_decay=(0.1,)), "one decay per interval"),
-        (dict(name="tiny", history_decay=(0.1, None, 0.1, 0.1)), "must be of type"),
-        (dict(name="tiny", precision="float8"), "Accepted: float32, tf32, bfloat16, float16"),
-        (dict(name="tiny", dataset="imagenet"), "dataset 'imagenet' is unknown"),
+        *(("network", "nafnett"), ("objective", "spnn"), ("dataset", "imagenet"), ("precision", "float8")),
+        *(("quirks", "oficial"), ("network_size", "huge"), ("task", "dehase")),
+        *(("steps", 0), ("steps", True), ("steps", "3"), ("steps", 2.0), ("patch_size", 50), ("val_side", 0)),
+        *(("lambda_neg", -1.0), ("lambda_neg", math.nan), ("learning_rate", math.inf), ("guard_r", 0.0)),
+        *(("history_decay", (0.1, None, 0.1, 0.1)), ("history_every", (4, -2)), ("betas", (0.9,)), ("scale", 2)),
+        *(("lambda_from", 301), ("lambda_ratio", 1.0), ("history_threshold", -1.0), ("learning_rat", 1.0)),
+        *(("features_crop", 20), ("features_crop", 128), ("negatives_every", 0), ("negatives", "synthetic")),
     ],
 )
-def test_wrong_recipes_are_refused_with_what_is_accepted(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        recipes.get(**arguments)
+def test_an_impossible_value_is_refused_by_its_field_in_one_sentence(field, value):
+    with pytest.raises(ValueError, match=field if field != "network_size" else "size 'huge'") as caught:
+        recipes.get(**{"name": "tiny", field: value})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError):
+        recipes.get("tiny").replace(**{field: value})
 
 
-def test_tasks_say_their_scale_and_border():
-    assert tasks.get("sr", 2).crop == 2 and tasks.get("dehaze").crop == 0
-    assert tasks.get("sr", 3).margin % 3 == 0
+def test_a_misspelt_name_is_recognised():
+    for given, meant in (({"network": "nafnett"}, "nafnet"), ({"learning_rat": 1.0}, "learning_rate")):
+        with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+            recipes.get("tiny", **given)
+    with pytest.raises(ValueError, match="tiny, demo"):
+        recipes.get("huge")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"history_every": (4, 2), "history_decay": (0.1,)},
+        {"history_draw": True, "objective": "spn-uncertainty"},
+        {"history_draw": True, "objective": "c2r", "curriculum": "measured"},
+        {"negatives_every": 2, "objective": "c2r"},
+        {"lambda_ratio": 0.05, "objective": "c2r"},
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        recipes.get("tiny", **fields)
+
+
+IDLE = [
+    *({"objective": "plain", field: value} for field, value in (("lambda_neg", 0.1), ("features", "vgg16"))),
+    *({"objective": "plain", field: value} for field, value in (("history_start", 0.1), ("guard", "lower-lambda"))),
+    *({"objective": "vgg", field: value} for field, value in (("history_draw", True), ("negatives_every", 2))),
+    *({"objective": "pcl", field: value} for field, value in (("lambda_ratio", 0.1), ("history_precision", "tf32"))),
+    {"objective": "c2r", "negatives": "synthetic", "history_start": 0.1},
+    {"curriculum": "measured"},
+    {"lambda_ratio": 0.05, "guard": "lower-lambda"},
+    {"lambda_ratio": 0.05, "lambda_follows_rate": True},
+    {"lambda_ratio": 0.05, "negatives_every": 4},
+    {"lambda_ratio": 0.05, "lambda_neg": 0.1},
+    {"milestones": (100,), "cosine_steps": 50},
+    {"data_root": "pictures"},
+]
+
+
+@pytest.mark.parametrize("fields", IDLE, ids=str)
+def test_a_setting_without_effect_is_refused(fields):
+    with pytest.raises(ValueError, match=f"{list(fields)[-1]} .* no effect"):
+        recipes.get("tiny", **fields)
+    with pytest.raises(ValueError, match="no effect"):
+        recipes.get("tiny").replace(**fields)
+
+
+def test_what_is_only_carried_along_may_be_idle():
+    spn = recipes.get("tiny", history_every=(4, 2), guard="lower-lambda", lambda_neg=0.1, features_crop=32)
+    plain = spn.replace(objective="plain")
+    assert plain.weight == 0 and Recipe(**plain.model_dump()) == plain
+    assert recipes.get("paper", objective="plain").history_start == 0.1  # the table's own
+    with pytest.raises(ValueError, match="guard"):  # it would go on with the same push, ten times
+        spn.replace(lambda_ratio=0.05)

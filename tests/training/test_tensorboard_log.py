@@ -17,10 +17,10 @@ def test_the_scalars_are_those_of_the_log(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train.train(recipe(), tmp_path, quiet=True, tensorboard=True)
-    earlier = tensorboard_log.Board(tmp_path, 4, True)  # as if the run went on at step 3 afterwards
+    earlier = tensorboard_log.Scalars(tmp_path, 4, True)  # as if the run went on at step 3 afterwards
     earlier.add({"step": 9, "l_rec": 1.0})
     earlier.close()
-    again = tensorboard_log.Board(tmp_path, 5, True)
+    again = tensorboard_log.Scalars(tmp_path, 5, True)
     again.add({"step": 6, "l_rec": 2.0})
     again.close()
     events = EventAccumulator(str(tmp_path / tensorboard_log.FOLDER))
@@ -32,11 +32,11 @@ def test_the_scalars_are_those_of_the_log(tmp_path):
 
 
 def test_without_a_wish_nothing_is_written(tmp_path):
-    tensorboard_log.Board(tmp_path, 0, False).add({"step": 1, "l_rec": 1.0})
+    tensorboard_log.Scalars(tmp_path, 0, False).add({"step": 1, "l_rec": 1.0})
     assert not list(tmp_path.iterdir())
 
 
 def test_without_the_package_the_way_on_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match=r"not installed; pip install 'mclir-nb\[tensorboard\]'.* log.csv holds"):
-        tensorboard_log.Board(tmp_path, 0, True)
+        tensorboard_log.Scalars(tmp_path, 0, True)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mclir_nb.data import datasets
-from mclir_nb.training import checkpoint, recipes, records, schedule, train
+from mclir_nb.training import checkpoint, recipes, records, train
 
 FILES = ("model", "ema", "history", "checkpoint")
 
@@ -136,10 +136,10 @@ def test_arms_of_one_seed_share_weights_and_data():
 
 def test_the_cosine_falls_once_or_rises_again():
     once = recipes.get("tiny", steps=100)
-    assert schedule.learning_rate(once, 1) == once.learning_rate
-    assert schedule.learning_rate(once, 100) < 1e-3 * once.learning_rate
+    assert once.learning_rate_at(1) == once.learning_rate
+    assert once.learning_rate_at(100) < 1e-3 * once.learning_rate
     waves = recipes.get("tiny", steps=500, cosine_steps=100)
-    rates = [schedule.learning_rate(waves, step) for step in (1, 101, 201, 301, 401)]
+    rates = [waves.learning_rate_at(step) for step in (1, 101, 201, 301, 401)]
     assert rates[0] == rates[2] == rates[4] and math.isclose(rates[1], waves.learning_rate_min) and rates[1] == rates[3]
 
 
@@ -178,7 +178,7 @@ def test_unknown_devices_are_refused():
 
 
 def test_an_unfinished_run_says_how_to_finish(tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps(records.dataclasses.asdict(recipes.get("tiny"))))
+    (tmp_path / "recipe.json").write_text(json.dumps(recipes.get("tiny").model_dump()))
     with pytest.raises(ValueError, match="the run is not finished"):
         records.Run(tmp_path).model()
     with pytest.raises(ValueError, match="not a run folder"):

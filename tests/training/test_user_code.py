@@ -80,19 +80,19 @@ def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
 
 def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
     assert user_code.definitions(recipes.get("tiny", "sr")) == {}
-    user_code.remember(tmp_path, recipes.get("tiny"))
+    user_code.keep_definitions(tmp_path, recipes.get("tiny"))
     assert not (tmp_path / user_code.FILE).exists()
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
     records.adopt(tmp_path, mine(), resume=True)
-    user_code.remember(tmp_path, mine())
-    user_code.remember(tmp_path, mine())  # the same again
+    user_code.keep_definitions(tmp_path, mine())
+    user_code.keep_definitions(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
         darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
         changed.setitem(tasks.TASKS, "dim", tasks.Task("dim", darker, "mine", "basicsr-rgb", "none"))
         with pytest.raises(ValueError, match="another definition of task 'dim'.*choose another out_dir"):
-            user_code.remember(tmp_path, mine())
+            user_code.keep_definitions(tmp_path, mine())
     with monkeypatch.context() as changed:
         changed.setitem(networks.NETWORKS, "mine", networks.own(Small, width=8))
         with pytest.raises(ValueError, match="another definition of network 'mine'"):
@@ -105,7 +105,7 @@ def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monke
     for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
         with monkeypatch.context() as elsewhere:
             elsewhere.delitem(table, name)
-            with pytest.raises(ValueError, match=f"'{name}' is unknown.*run the cell or import the module"):
+            with pytest.raises(ValueError, match=f"unknown .*'{name}'.*run the cell or import the module"):
                 records.read_recipe(tmp_path)
 
 
