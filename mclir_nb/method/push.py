@@ -1,0 +1,281 @@
+"""What the SPN term really does: its push on the image, its dose in the optimiser's step, and whether that helps.
+
+Three things that are easily taken for one another:
+
+    restored - negative   how the network has moved since the history was made; not a gradient
+    the push              lambda_neg * d l_neg / d restored, the gradient that the optimiser gets: a sum of signs of
+                          feature differences, sent back through the feature network
+    r                     lambda_neg * l_neg / l_rec, a ratio of two values; it falls while the push does not
+
+and one identity for the first of them, pixel by pixel, with r the restored image, n a negative and gt the truth:
+
+    2 mean (r - n)(gt - r) = progress - gap,    progress = mse(n) - mse(r),    gap = mean (r - n)^2
+
+Moving on from a history brings an image nearer to the truth only if the history is worse by more than its squared
+distance. Nothing here changes a network or its optimiser. Definitions are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mclir_nb.method.distances import feature_distance, frozen_features, layer_weights
+from mclir_nb.method.losses import LossParts
+
+Gradient = list[Tensor]  # one tensor per trained parameter, in the order of model.parameters()
+
+
+def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module, distance: str = "l1") -> Tensor:
+    """Where the term moves each pixel: d l_neg / d restored, the direction in which a descent step on -l_neg goes.
+
+    Args:
+        restored: (B, 3, H, W), nominally [0, 1].
+        negatives: one (B, 3, H, W) tensor per history model.
+        features: the feature network of the loss.
+        distance: a key of `distances.DISTANCES`.
+
+    Returns:
+        (B, 3, H, W), without a graph. Multiply by lambda_neg for what the optimiser gets.
+
+    Raises:
+        ValueError: there is no negative, and so no push.
+    """
+    if not negatives:
+        raise ValueError("there are no negatives, so there is no push; use an objective with history models")
+    image = restored.detach().requires_grad_(True)
+    with torch.enable_grad():
+        distance_of_all = feature_distance(image, negatives, features, distance)
+    return torch.autograd.grad(distance_of_all, image)[0]
+
+
+class Condition(NamedTuple):
+    """Of one history: does moving on from it bring the image nearer to the truth?"""
+
+    progress: float  # mse(negative) - mse(restored): how much worse the history is
+    gap: float  # mean (restored - negative)^2: how far away it is
+    cosine: float  # between restored - negative and gt - restored; its sign is that of progress - gap
+
+    @property
+    def holds(self) -> bool:
+        """progress > gap."""
+        return self.progress > self.gap
+
+
+@torch.no_grad()
+def condition(restored: Tensor, negative: Tensor, gt: Tensor) -> Condition:
+    """Progress and gap of one history on some images; see the identity at the top of this file.
+
+    Args:
+        restored, negative, gt: tensors of one shape, [0, 1].
+    """
+    restored, negative, gt = restored.double(), negative.double(), gt.double()
+    moved, missing = restored - negative, gt - restored
+    progress = (negative - gt).square().mean() - missing.square().mean()
+    cosine = F.cosine_similarity(moved.flatten(), missing.flatten(), dim=0)
+    return Condition(progress.item(), moved.square().mean().item(), cosine.item())
+
+
+@torch.no_grad()
+def votes(restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], features: nn.Module) -> float:
+    """Share of feature elements that the L1 push moves towards the truth; 0.5 is a coin.
+
+    An element votes yes if sign(phi(restored) - phi(negative)) = sign(phi(gt) - phi(restored)), and half a yes if one
+    of the two is 0. Layers count by their weight.
+
+    Args:
+        restored, gt: (B, 3, H, W), [0, 1].
+        negatives: one such tensor per history model, at least one.
+        features: the feature network of the loss.
+    """
+    ours, truth, *theirs = frozen_features([restored, gt, *negatives], features)
+    weights = layer_weights(features, ours)
+    share = 0.0
+    for layer, own in ours.items():
+        right = (truth[layer] - own).sign()
+        agreement = [((own - other[layer]).sign() * right).mean().item() for other in theirs]
+        share += weights[layer] * (1 + sum(agreement) / len(agreement)) / 2
+    return share / sum(weights.values())
+
+
+class Gradients(NamedTuple):
+    """Of one batch: what pulls and what pushes, at lambda 1; the second carries its own sign (SPN: minus l_neg)."""
+
+    pull: Gradient
+    push: Gradient
+    value_ratio: float  # l_neg / l_rec
+    image_ratio: float  # the same of the gradients' lengths at the image
+
+
+def gradients(
+    model: nn.Module,
+    lq: Tensor,
+    gt: Tensor,
+    negatives: Sequence[Tensor],
+    objective: Callable[..., LossParts],
+    **context,
+) -> Gradients:
+    """Gradients of l_rec and of the objective's second term with respect to the weights, from one forward pass.
+
+    Args:
+        model: the trained network; its weights and their gradients are not changed.
+        lq, gt: one batch, (B, 3, h, w) and (B, 3, H, W).
+        negatives: one (B, 3, H, W) tensor per history model.
+        objective: one of `losses.OBJECTIVES`.
+        context: what the objective is called with beside these, `features` above all.
+
+    Raises:
+        ValueError: the objective has no second term on this batch (plain, no negatives).
+    """
+    weights = list(model.parameters())
+    with torch.enable_grad():
+        restored = model(lq).to(gt.dtype)
+        image = restored.detach().requires_grad_(True)
+        parts = objective(image, gt, negatives, lambda_neg=1.0, **context)
+        if not parts.l_neg.requires_grad:
+            raise ValueError("the objective has no second term here, so there is no push: plain, or no negatives")
+        terms = (parts.l_rec, parts.total - parts.l_rec)
+        at_image = [torch.autograd.grad(term, image, retain_graph=True)[0] for term in terms]
+        pull, push = (
+            [g if g is not None else torch.zeros_like(w) for g, w in zip(found, weights, strict=True)]
+            for found in (
+                torch.autograd.grad(restored, weights, seed, retain_graph=keep, allow_unused=True)
+                for seed, keep in zip(at_image, (True, False), strict=True)
+            )
+        )
+    rec_length, term_length = (length.norm().item() for length in at_image)
+    return Gradients(pull, push, (parts.l_neg / parts.l_rec).item(), term_length / rec_length)
+
+
+def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Gradient:
+    """The step Adam makes of a gradient per unit of learning rate: g / (sqrt(v / (1 - b2^t)) + eps).
+
+    v is the optimiser's running mean of squared gradients as it stands, so this is linear in the gradient, and the
+    steps of two terms add up to the step of their sum.
+
+    Args:
+        gradient: one tensor per parameter, in the optimiser's order.
+        optimiser: Adam or AdamW that has taken at least one step.
+
+    Raises:
+        ValueError: the optimiser has not taken a step yet, or keeps no such mean.
+    """
+    steps, place = [], iter(gradient)
+    for group in optimiser.param_groups:
+        for weight in group["params"]:
+            state = optimiser.state.get(weight, {})
+            if "exp_avg_sq" not in state:
+                raise ValueError("the optimiser has no second moments yet; look after at least one step of Adam")
+            scale = (state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))).sqrt() + group["eps"]
+            steps.append(next(place) / scale)
+    return steps
+
+
+class Dose(NamedTuple):
+    """How much of a step is the objective's second term. Objectives are compared at equal `update`."""
+
+    value: float  # r = lambda * l_neg / l_rec
+    image: float  # lambda * |gradient of the term| / |gradient of l_rec|, at the image
+    weights: float  # the same at the weights
+    update: float  # g_u, the same in the optimiser's step: lambda * |P push| / |P pull|
+    cosine: float  # between the two parts of the step; below 0 they work against each other
+
+
+def dose(batches: Sequence[Gradients], lambda_neg: float, optimiser: torch.optim.Optimizer) -> Dose:
+    """The dose of a term, from the mean gradient of several batches.
+
+    A momentum of 0.9 sees the mean of about the last ten gradients, so about 16 batches are meant: late in training
+    the pull is mostly noise between batches and the push is not, and one batch understates the push.
+
+    Args:
+        batches: `gradients` of each batch, all at the same weights.
+        lambda_neg: the weight of the term, >= 0.
+        optimiser: the optimiser of the run at that moment, see `preconditioned`.
+
+    Raises:
+        ValueError: no batch, a gradient that is not finite, or a pull of length 0.
+    """
+    if not batches:
+        raise ValueError("a dose needs the gradients of at least one batch, about 16 are meant")
+    pull, push = (mean_gradient([getattr(batch, part) for batch in batches]) for part in ("pull", "push"))
+    pull_step, push_step = preconditioned(pull, optimiser), preconditioned(push, optimiser)
+    size = length(pull_step)
+    if not math.isfinite(size) or not math.isfinite(length(push_step)):
+        raise ValueError("a gradient is not finite at this look; the run has diverged, look earlier")
+    if size == 0:
+        raise ValueError("the gradient of the reconstruction is 0 at this look; there is nothing to compare with")
+    return Dose(
+        value=lambda_neg * float(np.mean([batch.value_ratio for batch in batches])),
+        image=lambda_neg * float(np.mean([batch.image_ratio for batch in batches])),
+        weights=lambda_neg * length(push) / length(pull),
+        update=lambda_neg * length(push_step) / size,
+        cosine=inner(pull_step, push_step) / max(size * length(push_step), 1e-30),
+    )
+
+
+def helps(
+    held_out: Sequence[Gradient], directions: Mapping[str, Sequence[Gradient]], *, draws: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Does a step along a direction lower a held-out loss? The cosine with the downhill direction, with intervals.
+
+    help_cos = -d loss / d eps along u / |u|, divided by |gradient of the loss|: 1 is straight downhill, above 0 helps,
+    below 0 harms. All directions count with equal length.
+
+    Args:
+        held_out: gradients of the held-out loss, one per batch, all at the same weights.
+        directions: {name: steps u, one per training batch}; their mean is the direction. A push asks for u = -gradient
+            of the signed term, or -`preconditioned` of it.
+        draws: of the bootstrap over held-out and training batches.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per direction: direction, help_cos, low, high (95 %).
+
+    Raises:
+        ValueError: no held-out batch, or a direction without steps.
+    """
+    if not held_out or not all(directions.values()):
+        raise ValueError("helps needs at least one held-out batch and one step per direction")
+    loss = _gram(held_out, held_out)
+    rows, chance = [], np.random.default_rng(seed)
+    for name, steps in directions.items():
+        cross, own = _gram(held_out, steps), _gram(steps, steps)
+
+        def cosine(h: np.ndarray, s: np.ndarray, cross=cross, own=own) -> float:
+            sizes = math.sqrt(loss[np.ix_(h, h)].mean() * own[np.ix_(s, s)].mean())
+            return -cross[np.ix_(h, s)].mean() / sizes if sizes else 0.0
+
+        drawn = [
+            cosine(chance.integers(len(held_out), size=len(held_out)), chance.integers(len(steps), size=len(steps)))
+            for _ in range(draws)
+        ]
+        everything = cosine(np.arange(len(held_out)), np.arange(len(steps)))
+        rows.append((name, everything, *np.quantile(drawn, (0.025, 0.975))))
+    return pd.DataFrame(rows, columns=["direction", "help_cos", "low", "high"])
+
+
+def mean_gradient(several: Sequence[Gradient]) -> Gradient:
+    """The mean of several gradients, weight by weight."""
+    return [torch.stack(list(tensors)).mean(dim=0) for tensors in zip(*several, strict=True)]
+
+
+def inner(one: Gradient, other: Gradient) -> float:
+    """The inner product of two gradients, summed in float64."""
+    return sum(torch.sum(a.double() * b.double()).item() for a, b in zip(one, other, strict=True))
+
+
+def length(gradient: Gradient) -> float:
+    """The length of a gradient over all weights."""
+    return math.sqrt(inner(gradient, gradient))
+
+
+def _gram(rows: Sequence[Gradient], columns: Sequence[Gradient]) -> np.ndarray:
+    """All inner products between two lists of gradients."""
+    return np.array([[inner(row, column) for column in columns] for row in rows])

@@ -1,0 +1,166 @@
+"""The push on cases solved by hand: its identity, its dose, and whether it helps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mclir_nb.method import losses, push
+from mclir_nb.seeds import stream
+
+
+class Pixels(nn.Module):
+    """Features that are the image itself, so that every number can be worked out on paper."""
+
+    def forward(self, image):
+        return {"pixels": image}
+
+
+class Scale(nn.Module):
+    """restored = weight * lq: one weight, linear."""
+
+    def __init__(self, weight=0.5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, lq):
+        return self.weight * lq
+
+
+def images(*values):
+    return [torch.full((1, 3, 4, 4), float(value)) for value in values]
+
+
+def test_push_points_away_from_the_negative_and_keeps_its_strength():
+    restored, near, far = images(0.5, 0.49, 0.1)
+    for negative in (near, far):
+        direction = push.image_push(restored, [negative], Pixels())
+        assert torch.equal(direction, torch.full_like(restored, 1 / restored.numel()))
+    assert (push.image_push(restored, [restored + 0.1], Pixels()) < 0).all()
+
+
+def test_push_is_the_gradient_the_optimiser_gets():
+    restored, gt, negative = (torch.rand(2, 3, 8, 8, generator=stream(0, name)) for name in ("r", "gt", "n"))
+    restored.requires_grad_(True)
+    parts = losses.spn_loss(restored, gt, [negative], features=Pixels(), lambda_neg=0.3)
+    whole = torch.autograd.grad(parts.total, restored, retain_graph=True)[0]
+    pull = torch.autograd.grad(parts.l_rec, restored)[0]
+    torch.testing.assert_close(whole, pull - 0.3 * push.image_push(restored, [negative], Pixels()))
+
+
+def test_progress_and_gap_on_paper():
+    gt, restored, negative = images(1.0, 0.8, 0.5)
+    found = push.condition(restored, negative, gt)
+    assert found.progress == pytest.approx(0.25 - 0.04) and found.gap == pytest.approx(0.09)
+    assert found.holds and found.cosine == pytest.approx(1)
+    beyond = push.condition(*images(1.2, 0.5, 1.0))  # past the truth: moving on makes it worse
+    assert not beyond.holds and beyond.cosine == pytest.approx(-1)
+
+
+def test_identity_of_progress_and_gap():
+    r, n, gt = (torch.rand(2, 3, 8, 8, generator=stream(1, name), dtype=torch.float64) for name in ("r", "n", "gt"))
+    found = push.condition(r, n, gt)
+    assert 2 * ((r - n) * (gt - r)).mean().item() == pytest.approx(found.progress - found.gap)
+    assert math.copysign(1, found.cosine) == math.copysign(1, found.progress - found.gap)
+
+
+def test_votes():
+    gt, restored, behind, ahead = images(1.0, 0.8, 0.5, 0.9)
+    assert push.votes(restored, gt, [behind], Pixels()) == 1
+    assert push.votes(restored, gt, [ahead], Pixels()) == 0
+    assert push.votes(restored, gt, [behind, ahead], Pixels()) == 0.5
+    assert push.votes(restored, gt, [restored], Pixels()) == 0.5
+
+
+def one_weight(lambda_neg=0.1, weight=0.5, gt=1.0, negative=0.2):
+    """A linear model on an lq of ones: restored = weight, every gradient is a sign."""
+    model = Scale(weight)
+    lq, truth, past = images(1.0, gt, negative)
+    found = push.gradients(model, lq, truth, [past], losses.OBJECTIVES["spn"], features=Pixels())
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.9), eps=0.0)
+    model.weight.grad = torch.tensor(2.0)
+    optimiser.step()
+    return found, push.dose([found], lambda_neg, optimiser)
+
+
+def test_gradients_and_dose_of_a_linear_model():
+    found, dose = one_weight()
+    assert found.pull[0].item() == pytest.approx(-1) and found.push[0].item() == pytest.approx(-1)
+    assert found.value_ratio == pytest.approx(0.3 / 0.5)
+    assert dose == pytest.approx((0.1 * 0.6, 0.1, 0.1, 0.1, 1.0))
+    against = one_weight(negative=0.7)[1]  # the past is ahead: the push works against the pull
+    assert against.update == pytest.approx(0.1) and against.cosine == pytest.approx(-1)
+
+
+def test_preconditioner_is_adams_step_per_learning_rate():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.0, 0.9))
+    before = [w.detach().clone() for w in model.parameters()]
+    gradient = [torch.randn_like(w) for w in model.parameters()]
+    for w, g in zip(model.parameters(), gradient, strict=True):
+        w.grad = g.clone()
+    optimiser.step()
+    for w, old, step in zip(model.parameters(), before, push.preconditioned(gradient, optimiser), strict=True):
+        torch.testing.assert_close(w.detach(), old - step)
+
+
+def test_several_batches_average_out():
+    model, optimiser = Scale(), None
+    lq, *truths = images(1.0, 1.0, 1.0, 0.0)
+    (past,) = images(0.2)
+    found = [push.gradients(model, lq, gt, [past], losses.OBJECTIVES["spn"], features=Pixels()) for gt in truths]
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0, eps=0.0)
+    model.weight.grad = torch.tensor(1.0)
+    optimiser.step()
+    assert push.dose(found, 1.0, optimiser).update == pytest.approx(3)  # pulls -1, -1, +1; pushes all -1
+
+
+def test_helps_is_the_cosine_with_downhill():
+    uphill = [torch.tensor([1.0, 0.0])]
+    steps = {
+        "down": [[torch.tensor([-2.0, 0.0])]],
+        "up": [[torch.tensor([3.0, 0.0])]],
+        "aside": [[torch.tensor([0.0, 1.0])]],
+        "half": [[torch.tensor([-1.0, 1.0])], [torch.tensor([-1.0, -1.0])]],
+    }
+    table = push.helps([uphill, uphill], steps, draws=50).set_index("direction")
+    assert table.help_cos.to_dict() == pytest.approx({"down": 1, "up": -1, "aside": 0, "half": 1})
+    assert table.low["half"] == pytest.approx(math.sqrt(0.5))  # a draw of one of the two batches alone
+    assert (table.low <= table.help_cos + 1e-12).all() and (table.high >= table.help_cos - 1e-12).all()
+
+
+def test_helps_on_a_quadratic():
+    """loss = |w - goal|^2 / 2: the past behind w is worse, so moving on from it goes downhill."""
+    chance = np.random.default_rng(0)
+    goal, w = torch.zeros(20), torch.from_numpy(chance.normal(size=20))
+    past = 2 * w + torch.from_numpy(chance.normal(size=20)) * 0.1
+    table = push.helps([[w - goal]], {"own past": [[w - past]], "random": [[torch.from_numpy(chance.normal(size=20))]]})
+    assert table.help_cos[0] > 0.9 and abs(table.help_cos[1]) < 0.5
+
+
+def test_what_gives_no_push_is_refused():
+    restored, gt = images(0.5, 1.0)
+    with pytest.raises(ValueError, match="no push"):
+        push.image_push(restored, [], Pixels())
+    with pytest.raises(ValueError, match="no push"):
+        push.gradients(Scale(), restored, gt, [], losses.OBJECTIVES["plain"])
+    found, _ = one_weight()
+    with pytest.raises(ValueError, match="step of Adam"):
+        push.dose([found], 0.1, torch.optim.Adam(Scale().parameters()))
+    with pytest.raises(ValueError, match="batch"):
+        push.dose([], 0.1, torch.optim.Adam(Scale().parameters()))
+    with pytest.raises(ValueError, match="held-out"):
+        push.helps([], {"push": []})
+
+
+def test_nan_is_refused():
+    found, _ = one_weight()
+    model = Scale()
+    optimiser = torch.optim.Adam(model.parameters())
+    model.weight.grad = torch.tensor(1.0)
+    optimiser.step()
+    with pytest.raises(ValueError, match="not finite"):
+        push.dose([found._replace(push=[torch.tensor(math.nan)])], 0.1, optimiser)
