@@ -1,19 +1,18 @@
 """History models: frozen copies of the model's own past, whose outputs are the negatives of the SPN loss.
 
-`every` and `decay` are two tuples read in pairs: history k is refreshed at every multiple of `every[k]`
-optimiser steps by `history = decay[k] * history + (1 - decay[k]) * model`. The official 0.1 makes it almost a
-fresh copy (90 % new), not a slow average; its mean age is about 0.6 `every`. Other kinds of history come from
-the same four arguments:
+`every` and `decay` are two tuples read in pairs: history k is refreshed at every multiple of `every[k]` optimiser steps
+by `history = decay[k] * history + (1 - decay[k]) * model`. The official 0.1 makes it almost a fresh copy (90 % new),
+not a slow average; its mean age is about 0.6 `every`. Other kinds of history come from the same four arguments:
 
     exact snapshots      decay=(0.0,) * N
     one slow average     every=(1,), decay=(0.999,)
     never updated        every=(None,)
     a random network     every=(None,), start=1.0, fresh=...
 
-Source: Aitical/MCLIR @ e42fb40, basicsr/models/image_restoration_ffanet_neg_model.py and
-sr_neg_multi_model.py. Differs in: the intervals travel with their decays (the official code reverses one list
-and not the other), float buffers are averaged too (official: parameters only), the first copies are exact by
-default (official: start=0.1) and the state can be saved.
+Source: Aitical/MCLIR @ e42fb40, basicsr/models/image_restoration_ffanet_neg_model.py and sr_neg_multi_model.py. Differs
+in: the intervals travel with their decays (the official code reverses one list and not the other), float buffers are
+averaged too (official: parameters only), the first copies are exact by default (official: start=0.1) and the state can
+be saved.
 """
 
 import copy
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 
 class HistoryModels:
@@ -32,9 +32,15 @@ class HistoryModels:
         decay: weight in [0, 1] kept from the old copy at a refresh, one entry per history.
         start: share in [0, 1] of a fresh random network in each first copy,
             `history = start * fresh() + (1 - start) * model`; 0 is an exact copy, 0.1 official.
-        fresh: function returning a newly initialised network like `model`; called once per history, in order.
-            Needed if start > 0.
-    Raises: ValueError if the pairs do not match or a value is out of range.
+        fresh: function returning a newly initialised network like `model`; called once per history, in order. Needed if
+            start > 0.
+
+    Attributes:
+        models: the copies, in eval mode and without gradients.
+        turn: index of the history that the adaptive rule refreshes next.
+
+    Raises:
+        ValueError: the pairs do not match or a value is out of range.
     """
 
     def __init__(
@@ -53,7 +59,8 @@ class HistoryModels:
         for _ in self.every:
             history = copy.deepcopy(model).requires_grad_(False).eval()
             if start > 0:
-                _average_into(history, fresh().to(_device(model)), 0.0)
+                device = next(model.parameters()).device
+                _average_into(history, fresh().to(device), 0.0)
                 _average_into(history, model, self.start)
             self.models.append(history)
 
@@ -62,16 +69,15 @@ class HistoryModels:
 
         Args:
             lq: (B, 3, H, W) degraded images, as given to the model.
-            only: index of the single history to ask; the mean over a uniformly drawn index is the mean over
-                all.
+            only: index of the single history to ask; the mean over a uniformly drawn index is the mean over all.
 
-        Returns: one (B, 3, scale * H, scale * W) tensor per history asked.
+        Returns:
+            One (B, 3, scale * H, scale * W) tensor per history asked.
         """
         with torch.inference_mode():
             outputs = [history(lq) for history in (self.models if only is None else [self.models[only]])]
-        return [
-            output.clone() for output in outputs
-        ]  # an inference tensor cannot be saved for the backward of the loss
+        # copies, because an inference tensor cannot be saved for the backward pass of a loss
+        return [output.clone() for output in outputs]
 
     def first(self, count: int) -> "HistoryModels":
         """The first `count` histories with their schedule; the networks themselves, not copies."""
@@ -80,9 +86,14 @@ class HistoryModels:
         return part
 
     def update(self, model: nn.Module, step: int) -> list[int]:
-        """Refresh the histories that are due. Call after `optimizer.step()`, with steps counted from 1.
+        """Refresh the histories that are due. Call after `optimizer.step()`.
 
-        Returns: the indices of the refreshed histories.
+        Args:
+            model: the model being trained.
+            step: number of optimiser steps done, 1 or more.
+
+        Returns:
+            The indices of the refreshed histories.
         """
         if step < 1:
             raise ValueError(f"step {step} is not a finished optimiser step; count from 1")
@@ -117,15 +128,15 @@ class HistoryModels:
         return [k]
 
     def distances(self, model: nn.Module) -> Tensor:
-        """Relative distance of the weights, |history - model|_2 / |model|_2, shape (number of histories,).
+        """Relative distance of the weights, |history - model|_2 / |model|_2, one number per history.
 
-        Stays on the device: nothing waits until the result is read. A history at distance 0 gives a negative
-        without signal.
+        Stays on the device: nothing waits until the result is read. A history at distance 0 gives a negative without
+        signal.
         """
         own = [p.detach() for p in model.parameters()]
-        size = torch.stack(torch._foreach_norm(own)).norm()
-        gaps = [torch._foreach_norm(torch._foreach_sub(list(h.parameters()), own)) for h in self.models]
-        return torch.stack([torch.stack(gap).norm() / size for gap in gaps]) if gaps else size.new_zeros(0)
+        size = get_total_norm(own)
+        gaps = [get_total_norm([h - p for h, p in zip(m.parameters(), own, strict=True)]) for m in self.models]
+        return torch.stack(gaps) / size if gaps else size.new_zeros(0)
 
     def state_dict(self) -> dict:
         """Schedule, turn of the adaptive rule and the state dict of every history."""
@@ -135,41 +146,42 @@ class HistoryModels:
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned.
 
-        Raises: ValueError if it was saved with another schedule.
+        Raises:
+            ValueError: it was saved with another schedule.
         """
         saved, own = (tuple(state["every"]), tuple(state["decay"])), (self.every, self.decay)
         if saved != own:
-            raise ValueError(
-                f"saved history models have every, decay = {saved}, this run has {own}; resume with the saved schedule"
-            )
+            raise ValueError(f"saved history models have every, decay = {saved}, this run {own}; resume with the same")
         for history, weights in zip(self.models, state["models"], strict=True):
             history.load_state_dict(weights)
         self.turn = state["turn"]
 
 
 def error_spread(restored: Tensor, gt: Tensor) -> Tensor:
-    """Batch mean of the unbiased standard deviation over C, H, W of 2 (restored - gt), a scalar tensor."""
+    """What the adaptive rule looks at: the spread of the error within an image, averaged over the batch.
+
+    The unbiased standard deviation over C, H, W of 2 (restored - gt).
+
+    Args:
+        restored: (B, C, H, W), [0, 1].
+        gt: same shape.
+
+    Returns:
+        A scalar tensor without gradient.
+    """
     return (2 * (restored.detach() - gt)).flatten(1).std(dim=1).mean()
 
 
 @torch.no_grad()
 def _average_into(history: nn.Module, model: nn.Module, decay: float) -> None:
     """history = decay * history + (1 - decay) * model for parameters and float buffers; copies integers."""
-    old = [*history.parameters(), *history.buffers()]
-    new = [*model.parameters(), *model.buffers()]
-    averaged = [(h, m) for h, m in zip(old, new, strict=True) if h.is_floating_point() and decay > 0]
-    copied = [(h, m) for h, m in zip(old, new, strict=True) if not (h.is_floating_point() and decay > 0)]
-    if averaged:  # the official order of operations: mul_, then add_ with alpha
-        kept, added = map(list, zip(*averaged, strict=True))
-        torch._foreach_mul_(kept, decay)
-        torch._foreach_add_(kept, added, alpha=1 - decay)
-    for h, m in copied:
-        h.copy_(m)
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives."""
-    return next(model.parameters()).device
+    old = (*history.parameters(), *history.buffers())
+    new = (*model.parameters(), *model.buffers())
+    for h, m in zip(old, new, strict=True):
+        if decay > 0 and h.is_floating_point():
+            h.mul_(decay).add_(m, alpha=1 - decay)  # the official order of operations
+        else:  # 0 times a NaN would be a NaN
+            h.copy_(m)
 
 
 def _check(every: tuple, decay: tuple, start: float, fresh: Callable | None) -> None:

@@ -62,6 +62,30 @@ def test_no_negatives_is_the_baseline():
     assert spn_loss(restored, gt, [], features=Pixels(), lambda_neg=0.1).total == baseline
 
 
+@pytest.mark.parametrize("name", distances.DISTANCES)
+def test_value_and_gradient_are_those_of_the_formula(name):
+    net, chance = feature_networks.build("lite0"), torch.Generator().manual_seed(0)
+    image, *others = (torch.rand(2, 3, 32, 32, generator=chance) for _ in range(3))
+    formula = {
+        "l1": torch.abs,
+        "squared": torch.square,
+        "huber": lambda d: (
+            nn.functional.huber_loss(d, torch.zeros_like(d), reduction="none", delta=distances.HUBER) / distances.HUBER
+        ),
+    }[name]
+    weights = net.layer_weights
+    by_hand, image = image.clone().requires_grad_(), image.requires_grad_()
+    ours = net(by_hand)
+    pairs = [(weights[layer], ours[layer] - net(other)[layer].detach()) for other in others for layer in ours]
+    expected = sum(weight * formula(difference).mean() for weight, difference in pairs) / len(others)
+    found = distances.feature_distance(image, others, net, name)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    expected.backward()
+    assert nn.functional.cosine_similarity(image.grad.flatten(), by_hand.grad.flatten(), dim=0) > 0.99999
+    assert image.grad.norm() == pytest.approx(float(by_hand.grad.norm()), rel=1e-4)
+
+
 def test_chunks_of_the_batch_change_nothing():
     restored, gt, *negatives = (photo(k, (5, 3, 16, 16)) for k in (1, 2, 3, 4))
     restored.requires_grad_()

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from mclir_nb.method import negatives, rivals
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
 
@@ -99,20 +98,6 @@ def test_every_third_step_pushes_three_times():
     assert [len(made.negatives.outputs(image, image, 1, weight)) for weight in weights] == [0, 0, 4, 4]
 
 
-def test_features_see_a_window_that_moves():
-    made = trainer(features_crop=16)
-    image = torch.rand(1, 3, 32, 32)
-    places = set()
-    for step in range(1, 9):
-        made.negatives.outputs(image, image, step)
-        places.add((made.features.top, made.features.left))
-    assert len(places) > 3 and {x for place in places for x in place} <= {0, 8, 16}
-    top, left = made.features.top, made.features.left
-    seen, cut = made.features(image), made.features.inner(image[..., top : top + 16, left : left + 16])
-    assert all(torch.equal(seen[k], cut[k]) for k in cut)
-    steps(made)
-
-
 def test_frozen_and_random_histories_come_from_a_recipe():
     frozen = steps(trainer(history_every=(0, 0)))
     assert len(frozen.history.models) == 2
@@ -133,15 +118,6 @@ def test_official_quirks_are_one_switch():
         steps(made, 2)
     assert torch.equal(weights(a.model), weights(b.model))
     assert quirky.learning_rate_at(101) < quirky.learning_rate_at(201)
-
-
-def test_synthetic_restorers_have_the_psnr_they_are_named_after():
-    gt = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    lq = (gt + 0.3 * torch.rand(gt.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    for psnr in rivals.C2R_INDOOR[2:]:
-        error = (negatives.partly_restored(lq, gt, psnr) - gt).square().mean(dim=(1, 2, 3))
-        torch.testing.assert_close(-10 * error.log10(), torch.full((2,), psnr), rtol=0, atol=1e-3)
-    assert torch.equal(negatives.partly_restored(lq, gt, 5.0), lq)  # lq is better than that already
 
 
 def test_c2r_with_its_curriculum_is_a_recipe():

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from mclir_nb.experiments import evidence, plans
-from mclir_nb.method import distances, features
 from mclir_nb.training import recipes, train
 
 
@@ -25,31 +24,6 @@ def advanced(made: train.Trainer, steps: int) -> train.Trainer:
         made.advance(*batch)
         made.log()
     return made
-
-
-@pytest.mark.parametrize("name", distances.DISTANCES)
-def test_value_and_gradient_are_those_of_the_formula(name):
-    net, chance = features.build("lite0"), torch.Generator().manual_seed(0)
-    image, *others = (torch.rand(2, 3, 32, 32, generator=chance) for _ in range(3))
-    formula = {
-        "l1": torch.abs,
-        "squared": torch.square,
-        "huber": lambda d: (
-            torch.nn.functional.huber_loss(d, torch.zeros_like(d), reduction="none", delta=distances.HUBER)
-            / distances.HUBER
-        ),
-    }[name]
-    weights = net.layer_weights
-    by_hand, image = image.clone().requires_grad_(), image.requires_grad_()
-    ours = net(by_hand)
-    pairs = [(weights[layer], ours[layer] - net(other)[layer].detach()) for other in others for layer in ours]
-    expected = sum(weight * formula(difference).mean() for weight, difference in pairs) / len(others)
-    found = distances.feature_distance(image, others, net, name)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    found.backward()
-    expected.backward()
-    assert torch.nn.functional.cosine_similarity(image.grad.flatten(), by_hand.grad.flatten(), dim=0) > 0.99999
-    assert image.grad.norm() == pytest.approx(float(by_hand.grad.norm()), rel=1e-4)
 
 
 def test_lambda_waits_falls_and_is_constant_otherwise():
@@ -74,18 +48,6 @@ def test_r_is_held():
         rows = advanced(trainer(objective=objective, lambda_ratio=0.05), 4).rows
         assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
         assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
-
-
-def test_one_history_is_drawn_from_seed_and_step():
-    made, asked = trainer(history_draw=True), []
-    made.history.negatives = lambda lq, only=None: asked.append(only) or []
-    for step in range(1, 33):
-        made.negatives.outputs(torch.zeros(1, 3, 16, 16), None, step)
-    first = list(asked)
-    assert set(first) == {0, 1} and 8 <= sum(first) <= 24
-    for step in range(1, 33):
-        made.negatives.outputs(torch.zeros(1, 3, 16, 16), None, step)
-    assert asked[32:] == first
 
 
 def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
