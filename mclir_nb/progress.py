@@ -1,21 +1,30 @@
 """Progress that reads well in three places: a live notebook, a terminal, and a saved log."""
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 
 from tqdm.auto import tqdm
 
 
-def is_live() -> bool:
-    """Whether somebody watches: a terminal, or a kernel started by JupyterLab (papermill and nbval do not set this)."""
-    return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+def is_watched() -> bool:
+    """Whether somebody looks on: a terminal, or a notebook that can answer questions (papermill and nbval cannot)."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        return shell.kernel.get_parent().get("content", {}).get("allow_stdin", True)
+    return sys.stderr.isatty()
 
 
 class Progress:
     """Iterate with a live bar, or with about ten plain lines where a bar would stay frozen in the saved output.
 
     Set `note` inside the loop to show numbers. Plain lines hold no times, so that the same run prints the same text.
+
+    Args:
+        items: what to iterate over.
+        label: the name in front of the bar or of each line.
+        total: how many items there are; None: `len(items)`.
+        start: how many were done before.
+        quiet: show nothing.
     """
 
     def __init__(self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False):
@@ -24,7 +33,7 @@ class Progress:
         self.start, self.quiet = start, quiet
 
     def __iter__(self) -> Iterator:
-        live = is_live() and not self.quiet
+        live = is_watched() and not self.quiet
         every = max(1, self.total // 10)
         with tqdm(total=self.total, initial=self.start, desc=self.label, disable=not live) as bar:
             for done, item in enumerate(self.items, start=self.start + 1):

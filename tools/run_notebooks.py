@@ -63,12 +63,10 @@ def find_notebooks(names=()) -> list[Path]:
 
 def execute(notebook: nbformat.NotebookNode, **variables: str) -> nbformat.NotebookNode:
     """Run all cells in a new kernel of this Python, in the workbook's folder, with these environment variables."""
-    # JupyterLab sets this one for kernels that somebody watches; here progress shall be plain lines
-    environment = {k: v for k, v in (os.environ | variables).items() if k != "JPY_SESSION_NAME"}
     place = {"metadata": {"path": str(root())}}
     options = {"timeout": None, "record_timing": False, "store_widget_state": False}
     client = NotebookClient(notebook, kernel_name="python3", resources=place, **options)
-    return client.execute(env=environment)
+    return client.execute(env=os.environ | variables)
 
 
 def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.NotebookNode:

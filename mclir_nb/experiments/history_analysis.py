@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.method import distances
+from mclir_nb.method.history import HistoryModels
 from mclir_nb.training.frames import Frames
 
 
@@ -57,6 +58,32 @@ def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) ->
                 }
             )
     return pd.DataFrame(rows)
+
+
+def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:
+    """How old each history model is, on average over the weights it is mixed from, at every step.
+
+    The package's own `HistoryModels` on a model whose only weight is the number of the step: a history's weight is
+    then the mean birthday of what is in it.
+
+    Args:
+        every: steps between refreshes, one per history.
+        decay: weight that a history keeps of itself at a refresh, one per history.
+        steps: to follow the schedule for.
+        record: steps between rows.
+
+    Returns:
+        One row per recorded step: `step` and one column per history, its age in steps.
+    """
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64).requires_grad_(False)
+    model.weight.zero_()
+    histories, rows = HistoryModels(model, every, decay), []
+    for step in range(1, steps + 1):
+        model.weight.fill_(step)
+        if step % record == 0:  # before the refresh: as the loss of this step saw them
+            rows.append([step, *(step - history.weight.item() for history in histories.models)])
+        histories.update(model, step)
+    return pd.DataFrame(rows, columns=["step", *(f"every {s}" for s in every)])
 
 
 def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:

@@ -94,6 +94,27 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     return row, shown, old
 
 
+def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)) -> pd.DataFrame:
+    """Whether the outputs improve if one goes on in the direction away from the past.
+
+    Gain in dB of restored + reach * (restored - mean of the negatives) over restored: above 0 is further away from
+    the past, below 0 towards it, -1 is the mean of the past itself.
+
+    Args:
+        watched: of `watch`.
+        reach: multiples of the way from the past to the present.
+
+    Returns:
+        One row per frame: `step` and one column per reach.
+    """
+    rows = []
+    for row, restored, negatives in zip(watched.table.itertuples(), watched.restored, watched.negatives, strict=True):
+        way = restored - torch.stack(negatives).mean(0)
+        moved = [metrics.mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]
+        rows.append([row.step, *moved])
+    return pd.DataFrame(rows, columns=["step", *reach])
+
+
 @torch.no_grad()
 def _way(model: nn.Module, histories: Sequence[nn.Module]) -> list[Tensor]:
     """Where the weights stand, seen from the mean of the histories: the way they have come."""

@@ -4,16 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import nn
 
-from mclir_nb.evaluation import metrics
 from mclir_nb.experiments.trajectory import Watched
-from mclir_nb.method.history import HistoryModels
-from mclir_nb.views.style import COLOURS, styled
-
-SHADES = ("#7F2704", COLOURS["history"], "#F28E54", "#F9C39B")  # history models, slowest first
+from mclir_nb.views.style import COLOURS, HISTORIES, history_colours, styled
 
 
 @styled
@@ -23,7 +17,9 @@ def number_pictures(tables: dict, roles: Sequence[str] = ()) -> Figure:
     Args:
         tables: {name: (h, w) values in [0, 1]}, at most six of at most 6 x 6 pixels.
         roles: of each picture, keys of `style.COLOURS`, for its frame and name.
-    Returns: Figure.
+
+    Returns:
+        Figure.
     """
     figure = Figure((1.75 * len(tables), 2.0), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
@@ -40,40 +36,21 @@ def number_pictures(tables: dict, roles: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:
-    """How old each history model is, on average over the weights it is mixed from, at every step.
-
-    The package's own `HistoryModels` on a model whose only weight is the number of the step: a history's weight is
-    then the mean birthday of what is in it.
-
-    Args:
-        every, decay: the schedule, one pair per history. steps: to follow it for. record: steps between rows.
-    Returns: one row per recorded step: `step` and one column per history, its age in steps.
-    """
-    model = nn.Linear(1, 1, bias=False, dtype=torch.float64).requires_grad_(False)
-    model.weight.zero_()
-    histories, rows = HistoryModels(model, every, decay), []
-    for step in range(1, steps + 1):
-        model.weight.fill_(step)
-        if step % record == 0:  # before the refresh: as the loss of this step saw them
-            rows.append([step, *(step - history.weight.item() for history in histories.models)])
-        histories.update(model, step)
-    return pd.DataFrame(rows, columns=["step", *(f"every {s}" for s in every)])
-
-
 @styled
 def age_curves(schedules: dict[str, pd.DataFrame]) -> Figure:
     """Ages of the histories over training, one panel per schedule; dashed: the age of the very first copy.
 
     Args:
-        schedules: {title: table of `ages`}.
-    Returns: Figure.
+        schedules: {title: table of `history_analysis.ages`}.
+
+    Returns:
+        Figure, 10 inches wide.
     """
     figure = Figure((10, 2.8), layout="constrained")
-    for panel, (title, table) in zip(
-        figure.subplots(1, len(schedules), squeeze=False)[0], schedules.items(), strict=True
-    ):
-        for column, colour in zip(table.columns[1:], SHADES, strict=False):
+    panels = figure.subplots(1, len(schedules), squeeze=False)[0]
+    for panel, (title, table) in zip(panels, schedules.items(), strict=True):
+        columns = table.columns[1:]
+        for column, colour in zip(columns, history_colours(len(columns)), strict=True):
             panel.plot(table.step, table[column], color=colour, lw=1.2, label=column)
         panel.plot(table.step, table.step, color=COLOURS["plain"], ls="--", lw=1, label="the first copy")
         panel.set(title=title, xlabel="training step", ylabel="age (steps)", ylim=(0, 1.02 * table.step.max()))
@@ -88,7 +65,9 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     Args:
         watched: of `trajectory.watch`.
         fixed: {name: mean PSNR in dB} of negatives that do not change.
-    Returns: Figure with the values, and the same seen from the model.
+
+    Returns:
+        Figure, 10 inches wide: the values, and the same seen from the model.
     """
     figure = Figure((10, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -97,7 +76,7 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
         left.axhline(value, color=COLOURS["lq"], ls=style, lw=1.4, label=name)
         right.plot(table.step, value - table.psnr, color=COLOURS["lq"], ls=style, lw=1.4)
     olds = [column for column in table if column.startswith("psnr_history")]
-    for k, (column, colour) in enumerate(zip(olds, SHADES, strict=False), 1):
+    for k, (column, colour) in enumerate(zip(olds, history_colours(len(olds)), strict=True), 1):
         left.plot(table.step, table[column], color=colour, lw=1.2, label=f"history {k}")
         right.plot(table.step, table[column] - table.psnr, color=colour, lw=1.2)
     left.plot(table.step, table.psnr, color=COLOURS["restored"], label="model")
@@ -108,32 +87,17 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     return figure
 
 
-def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)) -> pd.DataFrame:
-    """Whether the outputs improve if one goes on in the direction away from the past.
-
-    Gain in dB of restored + reach * (restored - mean of the negatives) over restored: above 0 is further away from
-    the past, below 0 towards it, -1 is the mean of the past itself.
-
-    Args:
-        watched: of `trajectory.watch`. reach: multiples of the way from the past to the present.
-    Returns: one row per frame: `step` and one column per reach.
-    """
-    rows = []
-    for row, restored, negatives in zip(watched.table.itertuples(), watched.restored, watched.negatives, strict=True):
-        way = restored - torch.stack(negatives).mean(0)
-        moved = [metrics.mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]
-        rows.append([row.step, *moved])
-    return pd.DataFrame(rows, columns=["step", *reach])
-
-
 @styled
 def direction_of_push(watched: Watched, gains: pd.DataFrame, chance: float) -> Figure:
     """Two measurements on a real network: does the push follow the way come, and does going on help?
 
     Args:
-        watched: of `trajectory.watch`. gains: of `extrapolations`.
+        watched: of `trajectory.watch`.
+        gains: of `trajectory.extrapolations`.
         chance: size of a cosine between random directions, to be marked.
-    Returns: Figure.
+
+    Returns:
+        Figure, 10 inches wide.
     """
     figure = Figure((10, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -141,7 +105,7 @@ def direction_of_push(watched: Watched, gains: pd.DataFrame, chance: float) -> F
     left.plot(watched.table.step, watched.table.alignment, color=COLOURS["history"], label="measured")
     left.set(title="Cosine of the push on the weights and the way come", xlabel="training step", ylabel="cosine")
     left.legend(fontsize=7)
-    shades = {-1: COLOURS["gt"], -0.5: "#7FCEB9", 0.5: SHADES[2], 1: SHADES[1]}
+    shades = {-1: COLOURS["gt"], -0.5: "#7FCEB9", 0.5: HISTORIES[2], 1: HISTORIES[1]}
     for reach in gains.columns[1:]:
         where = "away from" if reach > 0 else "towards"
         label = f"{abs(reach):g} × the way, {where} the past"

@@ -16,9 +16,12 @@ def behind_haze(lq: Tensor, depth: Tensor, airlight: float, betas: Sequence[floa
 
     Args:
         lq: (3, H, W) hazy picture, made with density beta and `airlight`.
-        depth: (H, W) in [0, 1]. airlight: A.
+        depth: (H, W) in [0, 1].
+        airlight: A.
         betas: densities to assume, each from 0 (no haze at all: the scene is pale) to the true beta.
-    Returns: one (3, H, W) picture per density; below the true beta they stay in [0, 1].
+
+    Returns:
+        One (3, H, W) picture per density; below the true beta they stay in [0, 1].
     """
     pictures = []
     for beta in betas:
@@ -33,10 +36,16 @@ def behind_shrinking(lq: Tensor, starts: Sequence[Tensor], rounds: int = 40) -> 
     Each round enlarges what the shrunken picture still lacks and adds it, so fine detail stays as it was.
 
     Args:
-        lq: (3, H / s, W / s), float. starts: pictures (3, H, W) to begin from, s a whole factor.
+        lq: (3, H / s, W / s), float.
+        starts: pictures (3, H, W) to begin from, s a whole factor.
         rounds: each leaves a small part of the difference.
-    Returns: one (3, H, W) picture per start; it can leave [0, 1] a little.
-    Raises: ValueError if a start is not a whole factor larger than lq.
+
+    Returns:
+        One (3, H, W) picture per start; it can leave [0, 1] a little.
+
+    Raises:
+        ValueError: if a start is not a whole factor larger than lq.
+
     Source: Irani and Peleg, Improving resolution by image registration, 1991.
     """
     pictures = []

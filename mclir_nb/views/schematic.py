@@ -12,9 +12,13 @@ def schematic(lq=None, restored=None, negatives=(), gt=None) -> Figure:
     """The method on one page: pulled to gt, pushed away from what the model's own past makes of the same lq.
 
     Args:
-        lq, restored, gt: pictures to put into the boxes, optional.
-        negatives: up to four pictures, the outputs of the history models, optional.
-    Returns: Figure, 10 x 4 inches.
+        lq: picture for the box of the degraded input, optional; the next three are optional as well.
+        restored: picture for the box of the model's output.
+        negatives: up to four pictures, the outputs of the history models.
+        gt: picture for the box of the ground truth.
+
+    Returns:
+        Figure, 10 x 4 inches.
     """
     figure = Figure((10, 4))
     axes = figure.add_axes((0, 0, 1, 1))

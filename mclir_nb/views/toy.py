@@ -27,7 +27,8 @@ class Descent:
         lambda_neg: weight of the push.
         theta: (T + 1, 2), the path of the parameters.
         history: (T + 1, K, 2), where the history models stand.
-        pull: (T + 1, 2), minus the gradient of l_rec; push: (T + 1, 2), plus lambda_neg times that of l_neg.
+        pull: (T + 1, 2), minus the gradient of l_rec.
+        push: (T + 1, 2), plus lambda_neg times the gradient of l_neg.
         inertia: (T + 1, 2), what momentum adds to them, in the same units; zero without momentum.
         l_rec: (T + 1,), height of the landscape.
     """
@@ -69,12 +70,19 @@ def descend(
     it points away from where the model was, and its size does not fade as the histories catch up.
 
     Args:
-        lambda_neg: >= 0. every: steps between the refreshes of each history model, >= 1.
+        lambda_neg: >= 0.
+        every: steps between the refreshes of each history model, >= 1.
         decay: weight a history model keeps of itself at a refresh, 0 to 1; it starts as an exact copy.
-        steps: >= 1. learning_rate: > 0. momentum: heavy-ball momentum to compare with, 0 to below 1.
+        steps: >= 1.
+        learning_rate: > 0.
+        momentum: heavy-ball momentum to compare with, 0 to below 1.
         start: first parameters.
-    Returns: Descent.
-    Raises: ValueError for a number outside its range.
+
+    Returns:
+        Descent.
+
+    Raises:
+        ValueError: for a number outside its range.
     """
     if lambda_neg < 0 or not 0 <= momentum < 1 or not 0 <= decay <= 1 or steps < 1 or min(every, default=1) < 1:
         raise ValueError(
@@ -111,11 +119,8 @@ class Scene:
         figure = Figure((7.6, 3.3), dpi=100, layout="constrained")
         self.canvas = FigureCanvasAgg(figure)
         self.map, self.graph = figure.subplots(1, 2, width_ratios=(3, 2))
-        x, y = np.meshgrid(np.linspace(-2.1, 1.9, 161), np.linspace(-1.3, 1.3, 105))
-        self.map.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#bbbbbb", linewidths=0.7)
-        self.map.plot(0, 0, "x", color="black", markersize=9, mew=2)
-        self.map.set(xlabel="parameter 1", ylabel="parameter 2", aspect="equal", xlim=(-2.1, 1.9), ylim=(-1.3, 1.3))
-        self.map.grid(False)
+        _draw_landscape(self.map, 1.9)
+        self.map.set(aspect="equal")
         plain = self.reference
         self.map.plot(*plain.theta.T, color=COLOURS["plain"], lw=1, ls=":")
         self.graph.plot(plain.l_rec, color=COLOURS["plain"], ls=":", label=f"λ = {plain.lambda_neg:g}")
@@ -154,19 +159,28 @@ class Scene:
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
 
 
+def _draw_landscape(axes, right: float) -> None:
+    """The valley as contour lines from -2.1 to `right`, and the answer as a cross."""
+    x, y = np.meshgrid(np.linspace(-2.1, right, 181), np.linspace(-1.3, 1.3, 105))
+    axes.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#bbbbbb", linewidths=0.7)
+    axes.plot(0, 0, "x", color="black", markersize=9, mew=2)
+    axes.set(xlabel="parameter 1", ylabel="parameter 2", xlim=(-2.1, right), ylim=(-1.3, 1.3))
+    axes.grid(False)
+
+
 @styled
 def paths(descents: dict[str, Descent]) -> Figure:
     """Several descents: their paths with the last history models, l_rec, and the size of what helps the pull.
 
     Args:
         descents: {name: descent}, at most five.
-    Returns: Figure, 10 inches wide.
+
+    Returns:
+        Figure, 10 inches wide.
     """
     figure = Figure((10, 3.0), layout="constrained")
     where, height, force = figure.subplots(1, 3, width_ratios=(3, 2, 2))
-    x, y = np.meshgrid(np.linspace(-2.1, 2.4, 181), np.linspace(-1.3, 1.3, 105))
-    where.contour(x, y, landscape(np.stack([x, y], -1)), 14, colors="#cccccc", linewidths=0.6)
-    where.plot(0, 0, "x", color="black", markersize=9, mew=2)
+    _draw_landscape(where, 2.4)
     roles = ("plain", "history", "restored", "ema", "gt")
     for (name, descent), role in zip(descents.items(), roles, strict=False):
         colour = COLOURS[role]
@@ -176,8 +190,6 @@ def paths(descents: dict[str, Descent]) -> Figure:
             where.plot(*descent.history[-1].T, "s", color=colour, mfc="none", markersize=7)
         height.plot(descent.l_rec, color=colour, ls=":" if role == "plain" else "-", label=name)
         force.plot(np.linalg.norm(descent.push + descent.inertia, axis=1), color=colour)
-    where.set(xlabel="parameter 1", ylabel="parameter 2", xlim=(-2.1, 2.4), ylim=(-1.3, 1.3))
-    where.grid(False)
     height.set(title="Pull: height of the landscape", xlabel="step", ylabel="l_rec")
     force.set(title="Push or momentum: its size", xlabel="step", ylabel="force beside the pull")
     height.legend(fontsize=7)

@@ -1,4 +1,4 @@
-"""Live views, ipywidgets alone. Each also leaves a still picture and a caption, for use without a kernel.
+"""Live views, ipywidgets alone. Without somebody to move a slider each is a still picture with a caption.
 
 A slider moves a picture in well under 50 ms: pictures are encoded once, or as JPEG in a few milliseconds, and
 no figure is drawn anew. Every picture has alternative text; every slider and button works from the keyboard.
@@ -12,15 +12,20 @@ import numpy as np
 import torch
 
 from mclir_nb.data import degrade
+from mclir_nb.progress import is_watched
 from mclir_nb.views import degradation_effects, toy
 from mclir_nb.views.figures import image_grid
 from mclir_nb.views.style import difference, encode, error_limit, error_picture, picture, render
 
 PICTURE = "mclir-picture"  # CSS class of what changes when a slider moves
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Live(w.VBox):
-    """Widgets that also hold a still picture, which GitHub, nbconvert and papermill show in their place.
+    """Widgets that also hold a still picture, which stands in their place wherever no kernel moves them.
+
+    papermill and nbconvert store the still alone: a saved state of widgets would be drawn instead of it, and only by
+    pages that load scripts from the network.
 
     Args:
         children: the widgets, top to bottom.
@@ -37,6 +42,8 @@ class Live(w.VBox):
         data = super()._repr_mimebundle_(**kwargs)
         data["text/plain"] = self._caption  # instead of the repr, which holds ids and changes
         data["image/jpeg"] = base64.b64encode(self._still).decode()
+        if not is_watched():
+            del data[VIEW]
         return data, {"image/jpeg": {"alt": self._caption}}
 
 
@@ -82,20 +89,23 @@ def _player(slider, count: int, name: str) -> w.Play:
     return play
 
 
-# --- before and after ---
-
-
 def before_after(before, after, *, names=("before", "after"), width: int = 512, caption: str = "") -> Live:
     """Two pictures on top of each other; a slider wipes from one to the other.
 
     Both pictures are sent to the browser once: the slider only changes how much of the upper one is seen.
 
     Args:
-        before, after: images of the same size, as `style.picture` accepts them.
+        before: an image as `style.picture` accepts it.
+        after: another of the same size.
         names: what they are.
         width: largest width on the screen in pixels; small pictures are enlarged by a whole factor.
-        caption: what to see; a sentence on how to use the slider is added.
-    Returns: Live. Raises: ValueError for pictures of different sizes.
+        caption: what to see; what is left and right of the line is added.
+
+    Returns:
+        Live.
+
+    Raises:
+        ValueError: for pictures of different sizes.
     """
     one, two = picture(before, names[0]), picture(after, names[1])
     if one.shape != two.shape:
@@ -118,9 +128,6 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     return Live([slider, stack], render(image_grid([{names[0]: one, names[1]: two}])), text)
 
 
-# --- degradations ---
-
-
 def degradation_explorer(
     image, depth=None, *, make=degradation_effects.standard, side: int = 256, caption: str = ""
 ) -> Live:
@@ -132,7 +139,12 @@ def degradation_explorer(
         make: function of a depth layer (or None) that returns a list of `degradation_effects.Effect`.
         side: a larger picture is first reduced to this many pixels, so that an update takes less than 50 ms.
         caption: what to see; the equations are added.
-    Returns: Live; its still shows every effect at its first setting. Raises: ValueError without any effect.
+
+    Returns:
+        Live; its still shows every effect at its first setting.
+
+    Raises:
+        ValueError: without any effect.
     """
     image, depth = (None if layer is None else _reduced(layer, side) for layer in (image, depth))
     choices = make(depth)
@@ -207,9 +219,6 @@ def _at_height(image: np.ndarray, height: int) -> tuple[int, int]:
     return height, max(1, round(image.shape[1] * height / image.shape[0]))
 
 
-# --- history ---
-
-
 def history_scrubber(
     steps, restored, negatives, *, lq, gt, labels=None, limit: float | None = None, width: int = 196, caption: str = ""
 ) -> Live:
@@ -221,12 +230,18 @@ def history_scrubber(
         steps: training steps of the frames, S of them.
         restored: S images, the model's output at each step.
         negatives: S lists of K images, the history models' outputs.
-        lq, gt: the degraded and the true picture; lq may be smaller.
+        lq: the degraded picture; it may be smaller.
+        gt: the true picture.
         labels: K short names, for example "every 100 steps".
         limit: upper end of the difference maps; None: from the data, one for all frames.
         width: largest width of a picture on the screen.
         caption: what to see.
-    Returns: Live. Raises: ValueError if the numbers of steps, frames or labels do not agree.
+
+    Returns:
+        Live.
+
+    Raises:
+        ValueError: if the numbers of steps, frames or labels do not agree.
     """
     counts = {len(frame) for frame in negatives}
     labels = list(labels or [f"history {k + 1}" for k in range(max(counts, default=0))])
@@ -288,9 +303,6 @@ def _history_still(steps, restored, negatives, gaps, limit, lq, gt) -> bytes:
     return render(image_grid(rows, [f"step {steps[i]}" for i in chosen]))
 
 
-# --- the playground ---
-
-
 def spn_playground(
     lambdas=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
     *,
@@ -307,7 +319,12 @@ def spn_playground(
         steps: length of each descent.
         caption: what to see.
         settings: further arguments of `toy.descend`: every, decay, learning_rate, momentum, start.
-    Returns: Live. Raises: ValueError without lambdas, or as `toy.descend`.
+
+    Returns:
+        Live.
+
+    Raises:
+        ValueError: without lambdas, or as `toy.descend`.
     """
     if not len(lambdas):
         raise ValueError("there is no lambda to choose; give at least one, such as lambdas=(0.0, 0.1, 0.5)")

@@ -135,3 +135,18 @@ def test_an_improvement_is_positive_where_the_second_is_nearer():
     before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
     assert torch.allclose(history_analysis.improvement(before, after, gt), torch.full((2, 2), 0.3))
     assert torch.allclose(history_analysis.improvement(after, before, gt), torch.full((2, 2), -0.3))
+
+
+def test_ages_by_hand():
+    table = history_analysis.ages((2,), (0.25,), 4)
+    assert table["every 2"].tolist() == [1, 2, 3 - 1.5, 4 - 1.5]
+
+
+def test_a_history_is_on_average_as_old_as_its_formula_says():
+    """Refreshed every s steps with decay d: s / 2 + s d / (1 - d), as seen by the loss; a slow average stays behind."""
+    table = history_analysis.ages((100, 10), (0.1, 0.5), 3000)
+    later = table[table.step > 2000]
+    assert later["every 100"].mean() == pytest.approx(100 / 2 + 100 * 0.1 / 0.9, abs=1)
+    assert later["every 10"].mean() == pytest.approx(10 / 2 + 10 * 0.5 / 0.5, abs=1)
+    slow = history_analysis.ages((1000,), (0.999,), 4000, record=100)
+    assert len(slow) == 40 and (slow["every 1000"] > 0.99 * slow.step).all()

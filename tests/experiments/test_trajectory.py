@@ -8,7 +8,6 @@ import torch
 from mclir_nb.evaluation import metrics
 from mclir_nb.experiments import trajectory
 from mclir_nb.training import recipes, train
-from mclir_nb.views import explain_figures
 
 SMALL = dict(network="nafnet", steps=6, patch_size=32, val_side=32, batch_size=1, history_every=(4, 2))
 
@@ -39,7 +38,7 @@ def test_the_table_says_how_the_histories_stand(watched):
 
 
 def test_going_back_the_whole_way_gives_the_mean_of_the_past(watched):
-    gains = explain_figures.extrapolations(watched, reach=(-1, 0.5))
+    gains = trajectory.extrapolations(watched, reach=(-1, 0.5))
     past = torch.stack(watched.negatives[-1]).mean(0)
     expected = metrics.mean_psnr(past, watched.gt) - watched.table.psnr.iloc[-1]
     assert gains[-1].iloc[-1] == pytest.approx(expected) and gains[0.5].iloc[0] == 0

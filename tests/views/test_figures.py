@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mclir_nb.experiments import history_analysis, intervals, paper
+from mclir_nb.experiments import history_analysis, intervals, paper, trajectory
 from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.views import cost_figures, evidence_figures, explain_figures, figures, history_figures, style, toy
 from mclir_nb.views.schematic import schematic
@@ -103,9 +103,9 @@ FIGURES = {
     "profile": lambda: cost_figures.profile(pd.DataFrame({"forward": [0.4], "backward": [0.6]}, index=["edsr"])),
     "cosines": lambda: cost_figures.cosines(cosine_table()),
     "numbers": lambda: explain_figures.number_pictures({"a": np.eye(4), "b": np.eye(4) / 2}, ("gt", "history")),
-    "ages": lambda: explain_figures.age_curves({"official": explain_figures.ages((4, 2), (0.1, 0.1), 20)}),
+    "ages": lambda: explain_figures.age_curves({"official": history_analysis.ages((4, 2), (0.1, 0.1), 20)}),
     "negatives": lambda: explain_figures.negatives_over_time(watched(), {"lq": 9.0}),
-    "direction": lambda: explain_figures.direction_of_push(watched(), explain_figures.extrapolations(watched()), 0.02),
+    "direction": lambda: explain_figures.direction_of_push(watched(), trajectory.extrapolations(watched()), 0.02),
     "paths": lambda: toy.paths({"λ = 0": toy.descend(0.0, steps=20), "λ = 0.1": toy.descend(0.1, steps=20)}),
 }
 
@@ -261,21 +261,3 @@ def test_tables_without_rows_are_refused():
             draw(pd.DataFrame())
     with pytest.raises(ValueError):
         history_figures.by_groups({}, by="", mean="")
-
-
-# The ages of histories.
-
-
-def test_ages_by_hand():
-    table = explain_figures.ages((2,), (0.25,), 4)
-    assert table["every 2"].tolist() == [1, 2, 3 - 1.5, 4 - 1.5]
-
-
-def test_a_history_is_on_average_as_old_as_its_formula_says():
-    """Refreshed every s steps with decay d: s / 2 + s d / (1 - d), as seen by the loss; a slow average stays behind."""
-    table = explain_figures.ages((100, 10), (0.1, 0.5), 3000)
-    later = table[table.step > 2000]
-    assert later["every 100"].mean() == pytest.approx(100 / 2 + 100 * 0.1 / 0.9, abs=1)
-    assert later["every 10"].mean() == pytest.approx(10 / 2 + 10 * 0.5 / 0.5, abs=1)
-    slow = explain_figures.ages((1000,), (0.999,), 4000, record=100)
-    assert len(slow) == 40 and (slow["every 1000"] > 0.99 * slow.step).all()

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mclir_nb.data import degrade
-from mclir_nb.views import degradation_effects, toy, widgets
+from mclir_nb.views import widgets
 
 Y, X = np.mgrid[0:48, 0:64] / 64
 GT = torch.tensor(np.stack([X, 0.5 + 0.4 * np.sin(24 * X * Y), Y])).float()
@@ -62,12 +61,18 @@ def live(request):
     return MAKERS[request.param]()
 
 
-def test_still_and_caption_are_in_the_same_output(live):
+def test_still_and_caption_are_in_the_same_output(live, monkeypatch):
+    monkeypatch.setattr(widgets, "is_watched", lambda: True)
     data, metadata = live._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
+    assert widgets.VIEW in data
     still = Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"])))
     assert still.format == "JPEG" and still.width > 100 and len(data["image/jpeg"]) < 600_000
     assert data["text/plain"] == metadata["image/jpeg"]["alt"] and "object at" not in data["text/plain"]
+
+
+def test_where_nobody_moves_it_the_still_stands_alone(live):
+    """In papermill, so that nbconvert shows it: a page prefers the view of a widget, which needs the network."""
+    assert set(live._repr_mimebundle_()[0]) == {"text/plain", "image/jpeg"}
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -123,13 +128,6 @@ def test_names_are_escaped():
     assert any("&lt;script&gt;&quot;&amp;" in x.value for x in inside(live) if isinstance(x, w.HTML))
 
 
-def test_a_square_kernel_is_as_wide_as_the_pictures_of_its_row():
-    kernel, wide = np.ones((15, 15, 3), np.uint8), np.ones((100, 200, 3), np.uint8)
-    framed = widgets._framed(kernel, wide)
-    assert framed.shape == (15, 30, 3) and framed.sum() == kernel.sum() and (framed[:, 7:22] == 1).all()
-    assert widgets._framed(wide, kernel).shape == wide.shape
-
-
 def test_explorer_leaves_haze_out_without_depth_and_reduces_large_pictures():
     live = widgets.degradation_explorer(GT.repeat(1, 10, 10), side=128)
     assert [name for name, _ in live.children[0].options] == ["rain", "camera shake", "noise", "low resolution"]
@@ -138,89 +136,14 @@ def test_explorer_leaves_haze_out_without_depth_and_reduces_large_pictures():
 
 
 def test_wrong_input_is_refused():
-    with pytest.raises(ValueError, match="before is .*; enlarge or crop one"):
+    with pytest.raises(ValueError, match="before is"):
         widgets.before_after(GT[:, :8], GT)
-    with pytest.raises(ValueError, match="no effect to explore"):
+    with pytest.raises(ValueError, match="no effect"):
         widgets.degradation_explorer(GT, make=lambda depth: [])
-    with pytest.raises(ValueError, match="3 steps, 3 restored, 3 frames of .2. negatives and 1 labels do not fit"):
+    with pytest.raises(ValueError, match="1 labels"):
         scrubber(labels=["only one"])
     with pytest.raises(ValueError, match="no lambda"):
         widgets.spn_playground(())
-
-
-# --- effects ---
-
-
-def test_effects_are_those_of_degrade():
-    made = {
-        e.name: e.apply(GT, **{k.name: k.value for k in e.knobs}) for e in degradation_effects.standard(DEPTH, seed=3)
-    }
-    chance = lambda: torch.Generator().manual_seed(3)  # noqa: E731
-    rain = degrade.rain(GT, 5, 20, 10, 0.7, generator=chance())
-    torch.testing.assert_close(made["rain"]["I, rainy"], rain)
-    torch.testing.assert_close(made["haze"]["I, hazy"], degrade.haze(GT, DEPTH, 1.2, 0.9))
-    noisy = degrade.noise(GT, 25, generator=chance())
-    torch.testing.assert_close(made["noise"]["I, noisy"].clamp(0, 1), noisy)
-    assert made["low resolution"]["I, low resolution"].shape == (3, 12, 16)
-
-
-def test_every_knob_moves_its_effect_over_its_whole_range():
-    for effect in degradation_effects.standard(DEPTH):
-        first = {knob.name: knob.value for knob in effect.knobs}
-        for knob in effect.knobs:
-            low, high = (list(effect.apply(GT, **first | {knob.name: v}).values())[-1] for v in (knob.low, knob.high))
-            assert low.shape != high.shape or not torch.equal(low, high), (effect.name, knob.name)
-
-
-# --- the toy ---
-
-
-def test_toy_without_push_is_gradient_descent():
-    run = toy.descend(0.0, steps=3, learning_rate=0.1, start=(-1.0, 0.5))
-    theta = np.array([-1.0, 0.5])
-    for step in range(3):
-        np.testing.assert_allclose(run.theta[step], theta)
-        theta = theta - 0.1 * toy.gradient(theta)
-    assert not run.push.any()
-
-
-def test_toy_gradient_is_that_of_the_landscape():
-    points, h = np.array([[-1.0, 0.3], [0.4, 0.2], [0.0, 0.01]]), 1e-6
-    for axis in range(2):
-        shift = h * np.eye(2)[axis]
-        slope = (toy.landscape(points + shift) - toy.landscape(points - shift)) / (2 * h)
-        np.testing.assert_allclose(toy.gradient(points)[:, axis], slope, atol=1e-6)
-    assert toy.landscape([0.0, 0.0]) == 0
-
-
-def test_toy_by_hand_with_one_history_model():
-    """One refresh at step 2, decay 0.25: 0.25 old + 0.75 new; the push is lambda times a sign."""
-    run = toy.descend(0.5, every=(2,), decay=0.25, steps=3, learning_rate=0.1)
-    np.testing.assert_array_equal(run.history[0][0], run.theta[0])
-    np.testing.assert_array_equal(run.history[1][0], run.theta[0])
-    np.testing.assert_allclose(run.history[2][0], 0.25 * run.theta[0] + 0.75 * run.theta[2])
-    np.testing.assert_allclose(run.push[1], 0.5 * np.sign(run.theta[1] - run.theta[0]))
-    np.testing.assert_allclose(run.theta[2] - run.theta[1], 0.1 * (run.pull[1] + run.push[1]))
-
-
-def test_toy_tells_the_story():
-    """No push: slow; a little: nearer; too much: past the answer and away, farther with every step."""
-    none, little, much = (toy.descend(value, steps=150) for value in (0.0, 0.1, 0.5))
-    assert little.l_rec[-1] < 0.5 * none.l_rec[-1]
-    assert much.l_rec.min() < 0.01 and (np.diff(much.l_rec[-50:]) > 0).all()
-
-
-def test_toy_refuses_numbers_out_of_range():
-    with pytest.raises(ValueError, match="one is out of range|is out of range"):
-        toy.descend(-0.1)
-
-
-def test_scene_draws_what_moves():
-    runs = [toy.descend(value, steps=10) for value in (0.0, 0.3)]
-    scene = toy.Scene(runs)
-    assert scene.pixels(runs[1], 4).shape == (*scene.size, 3)
-    assert not np.array_equal(scene.pixels(runs[1], 4), scene.pixels(runs[1], 5))
-    np.testing.assert_array_equal(scene.pixels(runs[1], 4), scene.pixels(runs[1], 4))  # nothing is left behind
 
 
 def test_playground_begins_with_the_chosen_weight():
