@@ -24,11 +24,12 @@ from IPython.display import Markdown, display
 
 from mclir_nb import __version__, root
 from mclir_nb.choices import did_you_mean
+from mclir_nb.method import precision
 from mclir_nb.views.style import STYLE, render
 
 
 def setup(seed: int, device: str = "auto") -> torch.device:
-    """Seed everything, choose the device, set the plot style; print versions, device and seed in two lines.
+    """Seed everything, choose the device, forbid TF32, set the plot style; print versions, device and seed.
 
     Args:
         seed: of Python, NumPy and torch, 0 to 2^32 - 1.
@@ -48,6 +49,7 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    precision.forbid_tf32()  # what a cell computes is compared with what the package computes
     matplotlib.rcParams.update(STYLE)
     if hasattr(get_ipython(), "kernel"):  # a reader's own figures appear below the cell, with or without pyplot
         from matplotlib_inline.backend_inline import set_matplotlib_formats

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mclir_nb.method import precision
 from mclir_nb.progress import Progress
 
 TILE = 1280  # lq pixels: GoPro's 1280x720 is one tile
@@ -30,10 +31,11 @@ SMALLEST_IMAGE = 16  # what every network accepts; a smaller image is extended b
 ENSEMBLE = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 
 
+@precision.full_float32()
 def run(
     network: nn.Module, lq: Tensor, tile: int | None = None, *, ensemble: bool = False, quiet: bool = True
 ) -> Tensor:
-    """The network's output for one image, in eval mode; the mode is put back.
+    """The network's output for one image, in eval mode and without TF32; the mode is put back.
 
     Args:
         network: maps (1,3,H,W) in [0,1] to (1,3,H*scale,W*scale), with `scale` as an attribute (else 1).

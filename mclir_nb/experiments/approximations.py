@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mclir_nb.experiments import timing
 from mclir_nb.experiments.gradient_precision import gradient
+from mclir_nb.method import precision
 from mclir_nb.method.negatives import Negatives, Window
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer, make_negatives
@@ -29,6 +30,7 @@ def named(recipe: Recipe) -> dict[str, dict]:
     }
 
 
+@precision.full_float32()
 def survey(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int = 5, device: str = "cpu") -> pd.DataFrame:
     """Train a recipe with SPN for some steps, then look at the next batch with each approximation.
 

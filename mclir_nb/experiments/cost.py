@@ -26,7 +26,7 @@ from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
 from mclir_nb.experiments import timing
-from mclir_nb.method import features, losses
+from mclir_nb.method import features, losses, precision
 from mclir_nb.training import records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer
@@ -89,6 +89,7 @@ def _tapped(net: nn.Module, image: torch.Tensor) -> int:
         return sum(x.nbytes for x in net(image).values())
 
 
+@precision.full_float32()
 def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     """Seconds of a forward and a backward pass of the network for one patch here, the least of a few."""
     with torch.random.fork_rng(devices=[]):

@@ -37,6 +37,7 @@ def gradient(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module)
     return distance.detach(), torch.autograd.grad(distance, restored)[0]
 
 
+@precision.full_float32()
 def survey(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, features: nn.Module) -> pd.DataFrame:
     """The gradient of l_neg in each of `ARMS` beside float64; the model's own output is float32 in all of them.
 

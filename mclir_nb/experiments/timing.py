@@ -163,6 +163,7 @@ def plainly(step: Callable[..., object], *args) -> None:
         step(*args)
 
 
+@precision.full_float32()
 def compare(
     recipe: Recipe, reference_step: Callable[[SimpleNamespace, int], None], rounds: int = 20, device: str = "cpu"
 ) -> pd.DataFrame:
@@ -227,7 +228,7 @@ def fastest(device: torch.device, times: int = 10, dtype: torch.dtype = torch.fl
         for _ in range(100):
             convolution(image)
 
-    with torch.no_grad(), precision.autocast("float32", device):
+    with torch.no_grad(), precision.full_float32():
         return 100 * macs(convolution, image) / min(seconds(some, device) for _ in range(times))
 
 
@@ -250,6 +251,7 @@ def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
 PIECES = ("forward", "history models", "features and losses", "backward", "optimiser, EMA, refresh")
 
 
+@precision.full_float32()
 def pieces(recipe: Recipe, rounds: int = 5, device: str = "cpu") -> pd.Series:
     """Where the time of an exact SPN step goes: median share of each of `PIECES`; they add up to 1."""
     where = torch.device(device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb.evaluation import metrics
-from mclir_nb.method import losses
+from mclir_nb.method import losses, precision
 from mclir_nb.training import frames, train
 from mclir_nb.training.recipes import Recipe
 
@@ -76,6 +76,7 @@ def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu"
     return Watched(list(names), lq, gt, list(restored), list(negatives), pd.DataFrame(rows), stopped)
 
 
+@precision.full_float32()
 def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor, list[Tensor]]:
     """One look: a row of numbers, the model's output and those of its histories, clamped, on the CPU."""
     model, device = trainer.model, trainer.device

@@ -46,35 +46,50 @@ def autocast(name: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """float32 without TF32, whatever PyTorch or the user allows; for everything that is measured. Also a decorator."""
+    """Products of float32 numbers in full, without TF32, whatever PyTorch or the user allows.
+
+    For all that is measured, scored or shown. Also a decorator: `@full_float32()`.
+    """
     with _products("ieee"):
         yield
 
 
+def forbid_tf32() -> None:
+    """TF32 off for the rest of this process, outside trainings whose recipe asks for it. For notebooks."""
+    _set_products("ieee")
+
+
 @contextmanager
 def _products(kind: str) -> Iterator[None]:
-    """Products of float32 numbers in full ("ieee") or with TF32's 10 bits ("tf32"); put back what was set before.
+    """`_set_products`, put back afterwards."""
+    changed = _set_products(kind)
+    try:
+        yield
+    finally:
+        for switch, attribute, before in reversed(changed):
+            setattr(switch, attribute, before)
+
+
+def _set_products(kind: str) -> list[tuple]:
+    """Products of float32 numbers in full ("ieee") or with TF32's 10 bits ("tf32"); what was changed, and from what.
 
     PyTorch 2.9 and later have one switch per level, and a level that nobody set follows the one above it. Going down,
-    only a level that does not follow was set by somebody and has to be set here; so putting it back is exact.
+    only a level that does not follow was set by somebody and has to be set here; so it can be put back exactly.
     """
-    if hasattr(torch.backends.cudnn, "conv"):
-        cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    if hasattr(cudnn, "conv"):
         switches = (torch.backends, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn, mkldnn.conv, mkldnn.matmul)
         attribute, wanted = "fp32_precision", kind
     else:
-        switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        switches = (cuda.matmul, cudnn)
         attribute, wanted = "allow_tf32", kind == "tf32"
     changed = []
-    try:
-        for switch in switches:
-            if (before := getattr(switch, attribute)) != wanted:
-                setattr(switch, attribute, wanted)
-                changed.append((switch, before))
-        yield
-    finally:
-        for switch, before in reversed(changed):
-            setattr(switch, attribute, before)
+    for switch in switches:
+        before = getattr(switch, attribute)
+        if before != wanted:
+            setattr(switch, attribute, wanted)
+            changed.append((switch, attribute, before))
+    return changed
 
 
 @torch.no_grad()

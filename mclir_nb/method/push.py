@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from mclir_nb.method.distances import feature_distance, frozen_features, layer_weights
 from mclir_nb.method.losses import LossParts
+from mclir_nb.method.precision import full_float32
 
 Gradient = list[Tensor]  # one tensor per trained parameter, in the order of model.parameters()
 
 
+@full_float32()
 def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module, distance: str = "l1") -> Tensor:
     """Where the term moves each pixel: d l_neg / d restored, the direction in which a descent step on -l_neg goes.
 
@@ -83,6 +85,7 @@ def condition(restored: Tensor, negative: Tensor, gt: Tensor) -> Condition:
     return Condition(progress.item(), moved.square().mean().item(), cosine.item())
 
 
+@full_float32()
 @torch.no_grad()
 def votes(restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], features: nn.Module) -> float:
     """Share of feature elements that the L1 push moves towards the truth; 0.5 is a coin.
@@ -114,6 +117,7 @@ class Gradients(NamedTuple):
     image_ratio: float  # the same of the gradients' lengths at the image
 
 
+@full_float32()
 def gradients(
     model: nn.Module,
     lq: Tensor,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import files
+from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.training import records
 
@@ -105,6 +106,7 @@ def _step_of(key: str) -> int:
     return int(key.split("/")[0]) if "/" in key else 0
 
 
+@precision.full_float32()
 @torch.inference_mode()
 def _outputs(networks: Sequence[nn.Module], lq: Tensor) -> list[Tensor]:
     """What each network makes of the picture, in eval mode, not clamped, on the CPU; the modes are put back."""

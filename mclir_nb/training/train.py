@@ -301,6 +301,7 @@ class Trainer:
         r = abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan  # lambda l_neg / l_rec
         return {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
 
+    @precision.full_float32()
     def _signal(self) -> list[float]:
         """Share of the gradient above rounding, per history, if all of them took part in the step just made."""
         if self.last is None or len(self.last[1]) < len(self.history.models):

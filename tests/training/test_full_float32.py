@@ -1,0 +1,122 @@
+"""float32 means every digit: which precision the networks run in, wherever they run, whatever the user allows.
+
+The switches can be read on a CPU, where they change nothing; on a GPU a True here would be TF32's ten bits.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from mclir_nb import notebook
+from mclir_nb.evaluation import evaluate, restore
+from mclir_nb.experiments import cost, gradient_precision
+from mclir_nb.method import push
+from mclir_nb.training import frames, recipes, train
+
+pytestmark = pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch without fp32_precision")
+SHORT = dict(steps=4, log_every=1, val_every=0, batch_size=1, history_every=(2, 1))
+
+
+@pytest.fixture(autouse=True)
+def tf32_is_allowed():
+    """As somebody sets it who wants a fast GPU; training must work with it too."""
+    before = torch.backends.fp32_precision
+    torch.backends.fp32_precision = "tf32"
+    yield
+    assert torch.backends.fp32_precision == "tf32"
+    torch.backends.fp32_precision = before
+
+
+@contextmanager
+def formats_seen():
+    """The number formats of every module that runs meanwhile."""
+    seen = set()
+
+    def look(module, inputs):
+        backends = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+        low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        seen.update([low] if low else [backend.fp32_precision for backend in backends])
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def trained(**changes) -> train.Trainer:
+    made = train.Trainer(recipes.get("tiny", "deblur", **SHORT | changes), torch.device("cpu"))
+    made.validation = made.validation[:1]
+    for batch in made.patches.batches(1, 2):
+        made.advance(*batch)
+    return made
+
+
+@pytest.fixture(scope="module")
+def spn():
+    return trained()
+
+
+DOORS = {
+    "a step": lambda made, _: made.advance(*made.patches.batch(3)),
+    "the log": lambda made, _: made.log(),
+    "validation": lambda made, _: made.validate(),
+    "frames": lambda made, folder: frames.keep(folder, 1, made.model, made.history, frames.centre(made.validation[0])),
+    "scores": lambda made, _: evaluate.evaluate(made.model, made.validation, quiet=True),
+    "pictures": lambda made, _: evaluate.side_by_side(made.model, made.history.models, made.validation, 1),
+    "restore": lambda made, _: restore.restore(made.model, made.validation[0][2]),
+    "push": lambda made, _: push.image_push(*_images(made), made.features),
+    "gradients": lambda made, _: push.gradients(*_batch(made), made.objective, features=made.features),
+    "prediction": lambda made, _: cost.one_patch(made.recipe, torch.device("cpu"), times=1),
+}
+
+
+def _images(made):
+    _, lq, _ = made.patches.batch(3)
+    return torch.rand(1, 3, *lq.shape[2:]), [lq]
+
+
+def _batch(made):
+    gt, lq, _ = made.patches.batch(3)
+    return made.model, lq, gt, [0.9 * gt]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_networks_run_in_full_float32(door, spn, tmp_path):
+    with formats_seen() as seen:
+        DOORS[door](spn, tmp_path)
+    assert seen == {"ieee"}
+
+
+def test_each_network_of_a_step_has_the_precision_it_was_given():
+    made = trained(precision="bfloat16", features_precision="float32")
+    with formats_seen() as seen:
+        made.advance(*made.patches.batch(3))
+    assert seen == {torch.bfloat16, "ieee"}
+    with formats_seen() as seen:
+        made.log()
+        made.validate()
+    assert seen == {"ieee"}
+
+
+def test_a_survey_of_precisions_compares_with_full_float32(spn):
+    """Its arms lower the histories and the features; the model's own output is the same in all."""
+    formats = []
+    handle = spn.model.register_forward_pre_hook(
+        lambda module, inputs: formats.append(
+            (torch.backends.cudnn.conv.fp32_precision, torch.is_autocast_enabled("cpu"))
+        )
+    )
+    gradient_precision.survey(spn.model, spn.history.models, spn.patches.batch(3)[1], spn.features)
+    handle.remove()
+    assert set(formats) == {("ieee", False)}
+
+
+def test_a_notebook_forbids_tf32(capsys):
+    try:
+        notebook.setup(seed=0, device="cpu")
+        assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "tf32"
