@@ -63,19 +63,23 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     return chosen
 
 
+COMMON = {"seed": int, "device": str, "out_dir": str | None}  # parameters that mean the same in every notebook
+
+
 def check_parameters(namespace: dict, **accepted) -> None:
     """Refuse misspelt parameters, which papermill would ignore, and wrong values, before any work is done.
 
-    check_parameters(globals(), task=tasks.names(), seed=int, steps=int | None)
+    check_parameters(globals(), task=tasks.names(), steps=int | None)
 
     Args:
         namespace: the notebook's `globals()`.
-        accepted: for every parameter of the notebook its valid values, or its type. An int is a valid float,
-            a bool is not a valid int.
+        accepted: for every parameter of the notebook but seed, device and out_dir its valid values, or its type.
+            An int is a valid float, a bool is not a valid int.
 
     Raises:
         ValueError: naming the parameter, what was found, what is accepted and the nearest valid spelling.
     """
+    accepted |= {name: kind for name, kind in COMMON.items() if name in namespace}
     for name in _assigned(namespace, set(accepted)):
         if name not in accepted:
             raise ValueError(

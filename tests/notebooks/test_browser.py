@@ -40,7 +40,7 @@ SETTINGS = {
 GALLERY = [
     """
 import numpy as np, torch
-from mclir_nb import widgets
+from mclir_nb.views import widgets
 y, x = np.mgrid[0:96, 0:128] / 128
 gt = torch.tensor(np.stack([x, 0.5 + 0.4 * np.sin(24 * x * y), y])).float()
 widgets.before_after(0.5 * gt + 0.4, gt, names=("hazy <b>", "clear"), width=256)""",
@@ -241,7 +241,9 @@ def test_every_widget(lab, browser, tmp_path):
 
 
 def test_play_button(lab, browser, tmp_path):
-    (output,) = run_all(browser, lab, gallery(tmp_path / "play.ipynb", ["from mclir_nb import widgets", GALLERY[3]]))
+    (output,) = run_all(
+        browser, lab, gallery(tmp_path / "play.ipynb", ["from mclir_nb.views import widgets", GALLERY[3]])
+    )
     picture, seen = output.find_element(By.CSS_SELECTOR, ".mclir-picture"), set()
     output.find_element(By.CSS_SELECTOR, ".widget-play button").send_keys(Keys.ENTER)
     wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)

@@ -91,6 +91,7 @@ def test_corrected_cell_counts_instead_of_the_old_one():
         ({"steps": True}, "steps.*True.*int or None"),
         ({"lambda_neg": "a"}, "lambda_neg.*'a'.*float or None"),
         ({"lambda_neg": False}, "lambda_neg.*False"),
+        ({"seed": 1.5}, "seed.*1.5.*int"),  # known in every notebook
     ],
 )
 def test_wrong_value_is_refused_with_the_valid_ones(values, named):
