@@ -76,7 +76,7 @@ def die_at_write(recipe, folder, moment, name=""):
         real(source, target)
         pass_by(source)
 
-    records.open = lambda name, mode="r", **kw: Halting(name, mode) if mode == "wb" else open(name, mode, **kw)
+    files.open = lambda name, mode="r", **kw: Halting(name, mode) if mode == "wb" else open(name, mode, **kw)
     os.replace = replace
     work(recipe, folder)
 

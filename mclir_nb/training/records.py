@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from mclir_nb import __version__, files, networks, root
@@ -32,6 +34,44 @@ FILES = {
     "history.safetensors": "the history models",
     "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
+
+
+LOCK = "run.lock"
+
+
+@contextmanager
+def acquire_lock(run_dir: Path):
+    """Keep other processes from training into the folder while the block runs. A process that dies frees it.
+
+    Raises:
+        ValueError: another process holds the folder.
+        OSError: the folder cannot be written.
+    """
+    lock = FileLock(run_dir / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{run_dir} is in use: another process is training into it. Wait for it or stop it, or choose another "
+            "out_dir."
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"cannot write into {run_dir} ({error.strerror or error}); choose another out_dir, or make it writable."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes the file when the lock is released
+            (run_dir / LOCK).unlink()
+        lock.release()
+
+
+def remove_stale_lock(run_dir: Path) -> None:
+    """Remove the lock file of a process that was killed after its last file, where that is possible."""
+    if (run_dir / LOCK).exists():
+        with suppress(ValueError, OSError), acquire_lock(run_dir):
+            pass
 
 
 def make(run_dir: Path) -> None:

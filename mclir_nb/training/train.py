@@ -31,7 +31,6 @@ from mclir_nb.training import (
     distributed,
     frames,
     interrupt,
-    lock,
     memory,
     records,
     tensorboard_log,
@@ -71,12 +70,12 @@ def train(
     first, run_dir, quiet = distributed.on_first, Path(run_dir).expanduser(), quiet or not distributed.is_first()
     records.check(run_dir, recipe, resume)
     if records.Run(run_dir).is_finished:
-        first(lock.clear, run_dir)  # of a process that was killed after its last file
+        first(records.remove_stale_lock, run_dir)
         user_code.keep_definitions(run_dir, recipe)
         return records.Run(run_dir)
     trainer = Trainer(recipe, distributed.place(pick_device(device)))
     first(records.make, run_dir)
-    with distributed.held_by_first(lock.held(run_dir)):
+    with distributed.held_by_first(records.acquire_lock(run_dir)):
         first(records.adopt, run_dir, recipe, resume)
         first(user_code.keep_definitions, run_dir, recipe)
         notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
@@ -324,19 +323,6 @@ class Trainer:
 
     # ---- keeping it
 
-    def parts(self) -> dict[str, checkpoint.Part]:
-        """Everything a resumed run needs, by its place in the checkpoint."""
-        histories = self.history.models if self.history else []
-        return {
-            "run": self,
-            "guard": self.guard,
-            "negatives": self.negatives,
-            "model": self.model,
-            "ema": self.ema,
-            "optimiser": checkpoint.Moments(self.optimiser),
-            **{f"history/{i}": history for i, history in enumerate(histories)},
-        }
-
     def fixed_bytes(self) -> int:
         """Memory that does not depend on the batch: weights, gradients, moments, EMA, histories, features."""
         own = sum(p.nbytes for p in self.model.parameters())
@@ -345,15 +331,38 @@ class Trainer:
         return own * copies + sum(p.nbytes for p in looking)
 
     def state_dict(self) -> dict:
-        """What the run itself counts."""
+        """Everything a resumed run needs, see `checkpoint`."""
         turn = self.history.turn if self.history else 0
-        return {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn}
+        state = {
+            "run": {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn},
+            "guard": self.guard.state_dict(),
+            "negatives": self.negatives.state_dict(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict()["state"],
+        }
+        if self.history:
+            state["history"] = nn.ModuleList(self.history.models).state_dict()
+        return state
 
     def load_state_dict(self, state: dict) -> None:
-        self.step, self.best_psnr = state["step"], state["best_psnr"]
-        self.sums.copy_(state["sums"])
+        run = state["run"]
+        self.step, self.best_psnr = run["step"], run["best_psnr"]
+        self.sums.copy_(run["sums"])
+        for name in ("guard", "negatives", "model", "ema"):
+            getattr(self, name).load_state_dict(state[name])
         if self.history:
-            self.history.turn = state["turn"]
+            self.history.turn = run["turn"]
+            nn.ModuleList(self.history.models).load_state_dict(state["history"])
+        self.optimiser.state.clear()
+        weights = list(self.model.parameters())
+        for number, moments in state.get("optimiser", {}).items():  # none before the first step
+            weight = weights[int(number)].detach()
+            self.optimiser.state[weights[int(number)]] = {
+                # the fused optimiser wants its moments laid out in memory as the weights are
+                key: torch.empty_like(weight).copy_(value) if value.dim() else value.to(self.device)
+                for key, value in moments.items()
+            }
 
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
@@ -365,11 +374,11 @@ class Trainer:
             raise Diverged(f"step {self.step}: the loss or a weight is not finite, so this state is not saved.")
         if self.rows:
             files.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
-        checkpoint.save(run_dir, self.parts())
+        checkpoint.save(run_dir, self.state_dict())
 
     def restore(self, run_dir: Path) -> str:
         """Continue from the folder's checkpoint, if there is one. Returns: what a reader should know, else empty."""
-        file = checkpoint.restore(run_dir, self.parts())
+        file = checkpoint.restore(run_dir, self)
         if file and (run_dir / "log.csv").exists():
             self.rows = [row for row in files.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
             self.clock = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)

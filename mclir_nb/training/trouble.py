@@ -40,7 +40,7 @@ def explained(trainer, run_dir: Path):
     try:
         yield
     except Diverged as error:
-        raise Diverged(f"{error} {checkpoint.last(run_dir)}") from error
+        raise Diverged(f"{error} {checkpoint.last_saved(run_dir)}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -50,7 +50,7 @@ def explained(trainer, run_dir: Path):
 
             predicted = cost.counted(trainer.recipe)["bytes"]
         sentence = out_of_memory(trainer.recipe, trainer.step, trainer.fixed_bytes(), error, predicted)
-        raise RuntimeError(f"{sentence} {checkpoint.last(run_dir)}") from error
+        raise RuntimeError(f"{sentence} {checkpoint.last_saved(run_dir)}") from error
 
 
 def out_of_memory(recipe: Recipe, step: int, fixed: int, error: Exception, predicted: int = 0) -> str:

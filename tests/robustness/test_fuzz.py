@@ -3,8 +3,6 @@
 Mutations of whole files of every kind that the package reads, and of the values it is called with.
 """
 
-import io
-import json
 import random
 import signal
 import sys
@@ -21,7 +19,7 @@ from mclir_nb import files, networks, notebook, root
 from mclir_nb.data import images
 from mclir_nb.experiments import evidence
 from mclir_nb.networks import checkpoints
-from mclir_nb.training import checkpoint, frames, lock, recipes, records
+from mclir_nb.training import checkpoint, frames, recipes, records
 
 LIMIT = 2.0  # seconds for one input
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
@@ -124,8 +122,7 @@ def readable(tmp_path_factory) -> list:
     rows = [{"step": n, "l_rec": 0.1 * n, "l_neg": 0.2, "seconds": float(n)} for n in range(1, 9)]
     files.write_file(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False))
     files.write_file(folder / "scores.csv", pd.DataFrame(rows).to_csv(index=False))
-    (folder / lock.FILE).write_text(json.dumps(lock._me()))
-    checkpoint.save(folder, {"model": network, "run": checkpoint.Moments(torch.optim.Adam(network.parameters()))})
+    checkpoint.save(folder, {"model": network.state_dict(), "run": {"step": 3, "turn": None}})
     small = {str(k): torch.rand(2, 3) for k in range(9)}
     files.write_tensors(folder / "model.safetensors", small, {"step": 3})
     sides = {"lq": torch.rand(3, 8, 8), "gt": torch.rand(3, 8, 8), "4/restored": torch.rand(3, 8, 8)}
@@ -141,7 +138,6 @@ def readable(tmp_path_factory) -> list:
         ("provenance.json", lambda file: run.provenance),
         ("log.csv", lambda file: run.log),
         ("scores.csv", lambda file: run.scores),
-        (lock.FILE, lambda file: lock._lives(lock._owner(io.TextIOWrapper(io.BytesIO(file.read_bytes()))))),
         (checkpoint.FILE, checkpoint.read),
         ("model.safetensors", files.read_tensors),
         ("model.safetensors", checkpoints.read),

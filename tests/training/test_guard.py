@@ -84,10 +84,8 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
         train.train(recipe, tmp_path / "killed", quiet=True)
     monkeypatch.setattr(train.Trainer, "advance", real)
     again = train.train(recipe, tmp_path / "killed", quiet=True)
-    one, other = (checkpoint.read(r.dir / checkpoint.FILE) for r in (run, again))
-    assert one["guard"] == other["guard"] and one["guard"]["factor"] < 1
-    for name in ("model", "ema", "optimiser", "history/0", "history/3"):
-        assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
+    assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
+    assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()
 
 
 def test_every_third_step_pushes_three_times():

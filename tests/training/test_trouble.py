@@ -124,9 +124,7 @@ def test_a_state_that_is_not_finite_never_replaces_a_good_one(tmp_path):
     next(trainer.model.parameters()).data.fill_(math.nan)  # as a GPU leaves it until somebody looks
     with pytest.raises(train.Diverged, match="not finite, so this state is not saved"):
         trainer.save(tmp_path)
-    assert checkpoint.restore(tmp_path, trainer.parts()) and not any(
-        p.isnan().any() for p in trainer.model.parameters()
-    )
+    assert checkpoint.restore(tmp_path, trainer) and not any(p.isnan().any() for p in trainer.model.parameters())
 
 
 def test_a_very_long_run_logs_no_more_rows_than_promised():
