@@ -34,11 +34,14 @@ ABANDONED = 3600  # seconds after which a file written aside counts as left over
 
 
 def default_folder() -> Path | None:
-    """$MCLIR_NB_CACHE, else mclir_nb in the user's cache folder; None if the variable says "off"."""
+    """$MCLIR_NB_CACHE, else mclir_nb in the user's cache folder; None if it says "off", or without a home folder."""
     chosen = os.environ.get("MCLIR_NB_CACHE")
     if chosen:
         return None if chosen == "off" else Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mclir_nb"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mclir_nb"
+    except RuntimeError:
+        return None
 
 
 class Cache:

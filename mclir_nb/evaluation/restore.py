@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
         network: see `restore`.
         path: a PNG, JPEG, TIFF, WebP or BMP file.
         out: a new .png file, or an existing folder; None: beside the original. In a folder the name is
-            NAME_restored.png, or NAME_restored_2.png and so on when that is taken.
+            NAME_restored.png, or NAME_restored_2.png and so on when that is taken; the same for a picture that has
+            such a name already.
         options: see `restore`.
 
     Returns:
@@ -155,7 +157,7 @@ def _check_out(out: str | Path | None) -> None:
 def _new_file(original: Path, out: str | Path | None) -> Path:
     """Create an empty file under a name that was free. Raises: ValueError if it cannot be made there."""
     out = original.parent if out is None else Path(out).expanduser()
-    stem = f"{original.stem}_restored"
+    stem = re.sub(r"_restored(_\d+)?$", "", original.stem) + "_restored"
     number = 1
     while True:
         ending = "" if number == 1 else f"_{number}"

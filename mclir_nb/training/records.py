@@ -83,14 +83,23 @@ def make(run_dir: Path) -> None:
 
 
 def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Raises: ValueError if the folder holds another recipe's run or, without `resume`, any run."""
+    """Raises: ValueError if the folder holds another recipe's run, somebody's files or, without `resume`, any run."""
     if not (run_dir / "recipe.json").exists():
+        foreign = [name for name in FILES if (run_dir / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"{run_dir} holds {', '.join(foreign)} and no recipe.json, so they are of no run that could go on, and "
+                "would be overwritten; choose another out_dir."
+            )
         return
     if not resume:
         raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
     differing = different_fields(read_recipe(run_dir), recipe)
     if differing:
-        raise ValueError(f"{run_dir} holds a run of another recipe ({differing}); choose another out_dir.")
+        raise ValueError(
+            f"{run_dir} holds a run of another recipe ({differing}). A run keeps its recipe, for the learning rate "
+            "falls over all of its steps: to train longer or otherwise choose another out_dir and begin anew."
+        )
 
 
 def adopt(run_dir: Path, recipe: Recipe, resume: bool) -> None:

@@ -1,15 +1,18 @@
-"""What goes wrong with real data, from the user's door: one sentence on stderr, status 1, nothing left behind."""
+"""What goes wrong with real pictures and data, from the user's door: the file is named, status 1, nothing is left."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mclir_nb import files
 from mclir_nb.__main__ import main
-from mclir_nb.data import images, layouts, tasks
-from mclir_nb.evaluation import evaluate, restore
+from mclir_nb.data import images, tasks
+from mclir_nb.evaluation import evaluate
 from mclir_nb.training import recipes, records
 
 RGB = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
@@ -26,13 +29,10 @@ def run(tmp_path_factory):
 
 def refused(capsys, *command):
     """The one sentence that a command ends with."""
-    assert main([*map(str, command), "--device", "cpu"]) == 1
+    assert main([*map(str, command)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("error: ")
     return error
-
-
-# ------------------------------------------------------------------------------------------- one's own picture
 
 
 def png(path, pixels=RGB):
@@ -46,8 +46,8 @@ def truncated_png(path):
 
 def decompression_bomb(path):
     data = png(path).read_bytes()
-    header = (60_000).to_bytes(4, "big") * 2 + data[24:29]
-    path.write_bytes(data[:8] + images._chunk(b"IHDR", header) + data[33:])
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
+    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
 
 
 def nan_in_a_float_tiff(path):
@@ -56,27 +56,27 @@ def nan_in_a_float_tiff(path):
 
 def no_permission(path):
     png(path).chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("the superuser may read everything")
 
 
-PICTURES = {  # what is wrong: (how it is made, what the sentence says)
-    "truncated PNG": (truncated_png, "it is damaged (OSError: image file is truncated"),
-    "text named .png": (lambda path: path.write_text("404"), "is not a PNG, JPEG, TIFF, WEBP, BMP file, whatever"),
-    "decompression bomb": (decompression_bomb, "claims more than 178 million pixels; make it smaller or remove"),
-    "NaN in a float TIFF": (nan_in_a_float_tiff, "holds NaN or infinite values; export it again with finite ones"),
-    "no permission": (no_permission, "permission denied"),
+PICTURES = {  # what is wrong: (how it is made, a word of the sentence)
+    "truncated": (truncated_png, "damaged"),
+    "text": (lambda path: path.write_text("404"), "PNG, JPEG"),
+    "bomb": (decompression_bomb, "million pixels"),
+    "NaN": (nan_in_a_float_tiff, "NaN"),
+    "no permission": (no_permission, "permission"),
     "missing": (lambda path: None, "no such file"),
 }
 
 
 @pytest.mark.parametrize("what", PICTURES)
-def test_a_picture_that_cannot_be_restored(tmp_path, run, capsys, what, monkeypatch):
-    make, sentence = PICTURES[what]
+def test_a_picture_that_cannot_be_restored_is_named(tmp_path, run, capsys, what):
+    make, word = PICTURES[what]
     make(tmp_path / "photo.png")
-    if what == "no permission" and os.access(tmp_path / "photo.png", os.R_OK):
-        pytest.skip("the superuser may read everything; tests/test_images.py pretends")
     before = sorted(tmp_path.iterdir())
-    error = refused(capsys, "restore", tmp_path / "photo.png", "--checkpoint", run)
-    assert sentence in error and str(tmp_path / "photo.png") in error
+    error = refused(capsys, "restore", tmp_path / "photo.png", "--checkpoint", run, "--device", "cpu")
+    assert word in error and str(tmp_path / "photo.png") in error and error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -87,9 +87,6 @@ def test_one_pixel_and_cmyk_are_pictures(tmp_path, run):
     assert main([*command, "--device", "cpu"]) == 0
     assert images.read_size(tmp_path / "one_restored.png") == (2, 2)
     assert images.read_size(tmp_path / "cmyk_restored.png") == (160, 180)
-
-
-# ----------------------------------------------------------------------------------------------- a data set
 
 
 def sound(root):
@@ -132,38 +129,34 @@ def nothing(root):
         file.unlink()
 
 
-SETS = {
-    "half a download": (half_a_download, "1 of 10 files of folder in", "no partner of the same name: lq/3.png; add"),
-    "two gt for one lq": (two_gt_for_one_lq, "have a partner that is taken already: gt/3.", "check-data folder"),
-    "smaller than the patch": (smaller_than_the_patch, "is 40x40, smaller than the patch of 64; use patch_size 40"),
-    "one pixel": (one_pixel, "is 1x1, smaller than the patch of 64; no patch_size is that small; use pictures of at"),
-    "truncated PNG": (truncated, "train/lq/0.png cannot be read as a picture: it is damaged"),
-    "one folder twice": (one_folder_twice, "is the same picture as lq and gt; training would learn to copy"),
-    "nothing": (nothing, "no train files of folder found below"),
+SETS = {  # what is wrong: (how it is made, words of the sentence)
+    "half a download": (half_a_download, "no partner", "lq/3.png"),
+    "two gt for one lq": (two_gt_for_one_lq, "gt/3.", "partner"),
+    "smaller than the patch": (smaller_than_the_patch, "40x40", "patch_size 40"),
+    "one pixel": (one_pixel, "1x1", "patch"),
+    "truncated": (truncated, "train/lq/0.png", "damaged"),
+    "one folder twice": (one_folder_twice, "same picture"),
+    "nothing": (nothing, "no train files of folder"),
 }
 
 
 @pytest.mark.parametrize("what", SETS)
 def test_a_data_set_that_cannot_be_trained_on(tmp_path, capsys, what):
-    spoil, *sentences = SETS[what]
+    spoil, *words = SETS[what]
     sound(tmp_path / "data")
     spoil(tmp_path / "data")
     command = ["train", "--task", "derain", "--recipe", "tiny", "--dataset", "folder", "--steps", "1"]
-    command += ["--data-root", tmp_path / "data", "--patch-size", "64", "--out", tmp_path / "run"]
-    assert main([*map(str, command), "--device", "cpu"]) == 1
-    error = capsys.readouterr().err
-    for sentence in sentences:
-        assert sentence in error
+    command += ["--data-root", tmp_path / "data", "--patch-size", "64", "--out", tmp_path / "run", "--device", "cpu"]
+    error = refused(capsys, *command)
+    assert all(word in error for word in words), error
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_root_prints_the_tree_and_the_publisher(tmp_path, capsys):
-    assert main(["check-data", "reside-its", str(tmp_path / "nowhere")]) == 1
-    error = capsys.readouterr().err
-    assert "does not exist" in error and "RESIDE/ITS/hazy/ID_*" in error and "nothing is downloaded" in error
+def test_a_wrong_root_prints_the_tree_that_is_expected(tmp_path, capsys):
+    error = refused(capsys, "check-data", "reside-its", tmp_path / "nowhere")
+    assert "nowhere" in error and "RESIDE/ITS/hazy" in error
     (tmp_path / "file").touch()
-    assert main(["check-data", "reside-its", str(tmp_path / "file")]) == 1
-    assert "is not a folder" in capsys.readouterr().err
+    assert "not a folder" in refused(capsys, "check-data", "reside-its", tmp_path / "file")
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):
@@ -175,13 +168,12 @@ def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return list_it(place)
 
-    monkeypatch.setattr(layouts.os, "scandir", scandir)
-    assert main(["check-data", "folder", str(tmp_path), "--task", "derain"]) == 1
-    assert "train/lq cannot be listed: permission denied; give yourself the right" in capsys.readouterr().err
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert "train/lq" in refused(capsys, "check-data", "folder", tmp_path, "--task", "derain")
 
 
 def test_a_benchmark_picture_too_small_to_be_scored_is_named():
-    small = [("tiny-picture", *(restore.torch.rand(3, 8, 9) for _ in range(2)))]
+    small = [("tiny-picture", *torch.zeros(2, 3, 8, 9))]
     network = records.build_network(recipes.get("tiny", "denoise"))
-    with pytest.raises(ValueError, match="tiny-picture: SSIM .* needs at least 11x11 pixels, found 9x8"):
+    with pytest.raises(ValueError, match="tiny-picture"):
         evaluate.evaluate(network, small, tasks.get("denoise").protocol, quiet=True)

@@ -1,27 +1,143 @@
-import pytest
+"""The command line: what a command does, and what it says to a wrong word."""
 
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mclir_nb import files
 from mclir_nb.__main__ import main
 from mclir_nb.training import recipes, records
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run, of an untrained network."""
+    folder, recipe = tmp_path_factory.mktemp("runs") / "base", recipes.get("tiny", "derain")
+    folder.mkdir()
+    files.write_json(folder / "recipe.json", recipe.model_dump())
+    for name in ("model.safetensors", "ema.safetensors"):
+        files.write_tensors(folder / name, records.build_network(recipe).state_dict())
+    (folder / "scores.csv").write_text("image,psnr_restored\nx,20\n")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """a.jpg, b.jpg and c.jpg in the current folder; b.jpg is cut off."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(f"{name}.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:300])
+    return tmp_path
+
+
+def said(capsys, *command, status=1):
+    """What a command prints to stderr."""
+    assert main([*map(str, command)]) == status
+    return capsys.readouterr().err
+
+
 def test_train_from_the_command_line(tmp_path, capsys):
     out = str(tmp_path / "run")
-    arguments = ["train", "--task", "sr", "--recipe", "tiny", "--seed", "3", "--out", out]
-    extra = ["--steps", "4", "--scale", "2", "--patch-size", "32", "--history-every", "2", "1", "--device", "cpu"]
+    arguments = ["train", "--task", "sr", "--recipe", "tiny", "--seed", "3", "--out", out, "--device", "cpu"]
+    extra = ["--steps", "4", "--scale", "2", "--patch-size", "32", "--history-every", "2", "None", "--val-side", "None"]
     assert main([*arguments, *extra]) == 0
-    recipe = records.Run(tmp_path / "run").recipe
-    wanted = dict(seed=3, steps=4, scale=2, patch_size=32, history_every=(2, 1))
-    assert recipe == recipes.get("tiny", "sr", **wanted)
+    wanted = dict(seed=3, steps=4, scale=2, patch_size=32, history_every=(2, None), val_side=None)
+    assert records.Run(tmp_path / "run").recipe == recipes.get("tiny", "sr", **wanted)
     assert "psnr_restored" in capsys.readouterr().out
 
 
-def test_a_wrong_value_is_one_sentence_and_status_1(tmp_path, capsys):
-    assert main(["train", "--task", "dehase", "--out", str(tmp_path / "run")]) == 1
-    assert "did you mean 'dehaze'" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+def test_a_wrong_value_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
+    error = said(capsys, "train", "--task", "dehase", "--out", tmp_path / "run")
+    assert "did you mean 'dehaze'" in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_unknown_options_stop(capsys):
+@pytest.mark.parametrize("words", [("--epochs", "3"), ("--steps", "many"), ("--val-side", "all")])
+def test_unknown_options_and_words_for_numbers_stop(capsys, words):
     with pytest.raises(SystemExit):
-        main(["train", "--out", "x", "--epochs", "3"])
-    assert "--epochs" in capsys.readouterr().err
+        main(["train", "--out", "x", *words])
+    assert words[0] in capsys.readouterr().err
+
+
+def test_somebodys_files_are_not_overwritten(tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_text("mine")
+    error = said(capsys, "train", "--recipe", "tiny", "--steps", "1", "--out", tmp_path, "--device", "cpu")
+    assert "model.safetensors" in error and [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_text() == "mine"
+
+
+def test_more_steps_on_a_finished_run_says_the_way_onward(run, capsys):
+    error = said(capsys, "train", "--recipe", "tiny", "--task", "derain", "--steps", "600", "--out", run)
+    assert "steps: 300 there, 600 now" in error and "another out_dir" in error
+
+
+def test_one_bad_picture_does_not_end_the_list(run, pictures, capsys):
+    command = ("restore", "a.jpg", "b.jpg", "c.jpg", "--checkpoint", run, "--out", "new/E", "--device", "cpu")
+    *told, last = said(capsys, *command).splitlines()
+    assert sorted(os.listdir("new/E")) == ["a_restored.png", "c_restored.png"]
+    assert "b.jpg" in last and "1 of 3" in last and any("b.jpg" in line for line in told)
+
+
+def test_results_are_not_restored_again(run, pictures, capsys):
+    restore = ["restore", "--checkpoint", run, "--device", "cpu"]
+    for given in (["a.jpg"], ["a.jpg", "a_restored.png", "c.jpg"], ["c_restored.png"]):
+        said(capsys, *restore, *given, status=0)
+    made = ["a_restored.png", "a_restored_2.png", "c_restored.png", "c_restored_2.png"]
+    assert sorted(file.name for file in pictures.glob("*.png")) == made
+    assert "one.png" in said(capsys, *restore, "a.jpg", "c.jpg", "--out", "one.png")
+
+
+def test_a_name_that_the_console_cannot_print(run, pictures, monkeypatch, tmp_path):
+    os.rename("a.jpg", b"\xce\xed.jpg")
+    with open(tmp_path / "console", "w", encoding="ascii") as console:
+        monkeypatch.setattr(sys, "stdout", console)
+        assert main(["restore", os.fsdecode(b"\xce\xed.jpg"), "--checkpoint", str(run), "--device", "cpu"]) == 0
+    assert os.path.exists(b"\xce\xed_restored.png")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "flags", "words"),
+    [
+        ("bsae", (), ("bsae", "did you mean 'base'")),
+        (".", (), ("not a run folder", "recipe.json")),
+        ("base", ("--network", "ffanet"), ("--network ffanet", "nafnet")),
+        ("base", ("--scale", "2"), ("--scale 2", "scale 1")),
+        ("base", ("--entry", "params"), ("--entry",)),
+        ("weights.pth", (), ("--network",)),
+    ],
+)
+def test_a_wrong_checkpoint_says_what_it_is(run, pictures, capsys, checkpoint, flags, words):
+    (run.parent / "weights.pth").touch()
+    error = said(capsys, "restore", "a.jpg", "--checkpoint", run.parent / checkpoint, *flags, "--device", "cpu")
+    assert all(word in error for word in words) and error.count("\n") == 1, error
+
+
+def test_a_file_of_a_run_is_known_by_its_folder(run, pictures, capsys):
+    said(capsys, "restore", "a.jpg", "--checkpoint", run / "ema.safetensors", "--device", "cpu", status=0)
+
+
+def test_a_path_below_the_home_folder(run, pictures, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    said(capsys, "restore", "a.jpg", "--checkpoint", "~/base", "--device", "cpu", status=0)
+    with pytest.raises(SystemExit):
+        main(["restore", "a.jpg", "--checkpoint", "~nobody-of-this-name/base"])
+    assert "~nobody-of-this-name/base" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, capsys):
+    error = said(capsys, "evaluate", "sots-indoor", tmp_path, "--checkpoint", run, "--device", "cpu")
+    assert "derain" in error and "--task dehaze" in error
+    for out in (tmp_path / "missing" / "scores.csv", run / "scores.csv"):
+        assert str(out) in said(capsys, "evaluate", "embedded", "--checkpoint", run, "--out", out)
+
+
+def test_an_old_recipe_is_still_read(run, tmp_path):
+    """As it was written before there was a model: other order, lists for tuples, whole numbers for others."""
+    recipe = recipes.get("tiny", "sr", objective="c2r", history_every=(4, 2))
+    fields = json.loads(json.dumps({name: value for name, value in sorted(recipe, reverse=True)}))
+    (tmp_path / "recipe.json").write_text(json.dumps(fields | {"guard_drop": 10, "weight_decay": 0}))
+    assert records.read_recipe(tmp_path) == recipe
