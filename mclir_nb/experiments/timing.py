@@ -23,8 +23,6 @@ from mclir_nb import root
 from mclir_nb.evaluation import memory
 from mclir_nb.files import write_file
 from mclir_nb.method import losses, precision
-from mclir_nb.networks import onednn
-from mclir_nb.networks.released import as_released
 from mclir_nb.training import recipes
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer, make_negatives
@@ -132,8 +130,7 @@ class OurSteps:
 
 
 def reference(ours: OurSteps) -> SimpleNamespace:
-    """What a reference step needs, apart from ours: the same numbers in PyTorch's default layout, the networks in the
-    steps of their released code.
+    """What a reference step needs, apart from ours: the same networks and numbers in PyTorch's default layout.
 
     Returns: model, ema, histories (a list), features, optimiser (AdamW as PyTorch builds it), gt and lq.
     """
@@ -142,7 +139,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
         twin = copy.deepcopy(network)
         for tensor in (*twin.parameters(), *twin.buffers()):
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        return as_released(twin)
+        return twin
 
     trainer = ours.trainer
     model = plain_copy(trainer.model)
@@ -155,12 +152,6 @@ def reference(ours: OurSteps) -> SimpleNamespace:
         gt=ours.batch[0].to(trainer.device),
         lq=ours.batch[1].to(trainer.device),
     )
-
-
-def plainly(step: Callable[..., object], *args) -> None:
-    """A step with PyTorch's own kernels."""
-    with onednn.off():
-        step(*args)
 
 
 @precision.full_float32()
@@ -183,7 +174,7 @@ def compare(
     parts = reference(ours)
     arms: dict[tuple[str, int], Step] = {}
     for n in (0, COUNTS[-1]):
-        arms["reference", n] = lambda n=n: plainly(reference_step, parts, n)
+        arms["reference", n] = lambda n=n: reference_step(parts, n)
     for n in COUNTS:
         arms["ours", n] = lambda n=n: ours(n)
     taken, rate = in_turn(arms, rounds, where, in_a_row=IN_A_ROW), fastest(where)
