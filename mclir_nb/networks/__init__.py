@@ -7,7 +7,6 @@ own from a notebook, `NETWORKS["mine"] = own(MyClass)` is enough.
 """
 
 import copy
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, onednn, promptir, swinir
+from mclir_nb.choices import check_choice, did_you_mean
+from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "own", "table"]
 
@@ -50,12 +50,16 @@ def own(
 ) -> Network:
     """A line for the table, of a network that is not in the package: `NETWORKS["mine"] = own(MyClass, width=16)`.
 
+    Networks that were built before stay as they are.
+
     Args:
         core: the class, or a function that returns a module: (B, 3, H, W) in [0, 1] in, the same size times the scale
             out, for any H and W from 16 on.
         restore: (core, lq) -> restored, for a core that wants other input, such as padded sizes; None: core(lq).
         scales: the scales it has. With others than 1 the core is built with `upscale=scale`.
         options: constructor options; every size of a recipe uses them.
+    Returns:
+        The line, to be put into `NETWORKS` under a name.
     """
     family = SimpleNamespace(
         restore=restore or (lambda core, lq: core(lq)), SIZES=dict.fromkeys(("paper", "demo", "tiny"), options)
@@ -87,7 +91,8 @@ class Restorer(nn.Module):
 
     Attributes:
         core: the bare network with the official state_dict keys and input convention.
-        name, scale: as given to `build`.
+        name: as given to `build`.
+        scale: as given to `build`.
         options: the constructor options of `core`; `build(name, scale, **options)` makes one like it.
     """
 
@@ -95,15 +100,19 @@ class Restorer(nn.Module):
         super().__init__()
         self.name, self.scale, self.options = name, scale, options
         network = NETWORKS[name]
-        self.core = onednn.use(network.core(**options, **({} if network.scales == X1 else {"upscale": scale})))
+        self.restore = network.family.restore  # kept: the table may be edited later
+        self.core = network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore a batch of images.
 
-        Args: lq: (B, 3, H, W), floating point, RGB in [0, 1], H and W at least 16.
-        Returns: (B, 3, H*scale, W*scale), not clamped.
-        Raises: ValueError for another shape or type, and on the CPU for values that are not finite. On a GPU
-            that test would make every step wait; callers at the edge use `check_finite`.
+        Args:
+            lq: (B, 3, H, W), floating point, RGB in [0, 1], H and W at least 16.
+        Returns:
+            (B, 3, H*scale, W*scale), not clamped.
+        Raises:
+            ValueError: another shape or type, and on the CPU values that are not finite. On a GPU that test would make
+                every step wait; callers at the edge use `check_finite`.
         """
         if lq.ndim != 4 or lq.shape[1] != 3:
             raise ValueError(f"{self.name} needs images of shape (B, 3, H, W), got {tuple(lq.shape)}; add or drop axes")
@@ -116,7 +125,7 @@ class Restorer(nn.Module):
             )
         if lq.device.type == "cpu" and not torch.compiler.is_compiling():
             check_finite(lq)
-        return NETWORKS[self.name].family.restore(self.core, lq)
+        return self.restore(self.core, lq)
 
 
 def check_finite(lq: Tensor) -> None:
@@ -138,12 +147,14 @@ def options(name: str, size: str = "paper") -> dict[str, Any]:
         name: one of `names()`.
         size: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests; some
             families have one in between, "gpu".
-    Raises: ValueError for an unknown name or size.
+    Returns:
+        A new dictionary.
+    Raises:
+        ValueError: an unknown name or size.
     """
     network = _network(name)
     sizes = ["paper", *(s for s in ("gpu", "demo", "tiny") if s in network.family.SIZES)]
-    if size not in sizes:
-        raise ValueError(f"unknown size {size!r} of {name}; choose one of {', '.join(sizes)}")
+    check_choice(f"size of {name}", size, sizes)
     return copy.deepcopy(network.family.SIZES[network.paper if size == "paper" else size])
 
 
@@ -155,7 +166,10 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         scale: output size / input size: 2, 3 or 4 for super-resolution networks, 1 for all others.
         overrides: constructor options of the core, as listed in its docstring; `nafnet` takes local=True for
             the official test-time variant.
-    Raises: ValueError for an unknown name, a scale the network does not have, or an unknown option.
+    Returns:
+        A `Restorer`.
+    Raises:
+        ValueError: an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
     if scale not in network.scales:
@@ -165,15 +179,19 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
         if option not in accepted:
-            raise ValueError(f"{name} has no option {option!r}{_guess(option, accepted)}; it has {', '.join(accepted)}")
+            raise ValueError(
+                f"{name} has no option {option!r}{did_you_mean(option, accepted)}; it has {', '.join(accepted)}"
+            )
     return Restorer(name, scale, options(name) | overrides)
 
 
 def table() -> pd.DataFrame:
-    """All networks at paper size: network, year, task, scale, parameters, macs, reference.
+    """All networks at paper size.
 
-    `macs` are multiply-accumulates of convolutions and matrix products for one restored image of 256x256
-    pixels (at scale 4 for super-resolution), counted while the network runs without data, not quoted.
+    Returns:
+        Columns network, year, task, scale, parameters, macs and reference. `macs` are multiply-accumulates of
+        convolutions and matrix products for one restored image of 256x256 pixels (at scale 4 for super-resolution),
+        counted while the network runs without data, not quoted.
     """
     rows = []
     for name, network in NETWORKS.items():
@@ -199,10 +217,12 @@ def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = No
         network: a `Restorer`, or a bare core; changed in place, and only if the whole file fits.
         path: the file.
         entry: which part to use if there are several, for instance "params" rather than "params_ema" (which
-            is taken first, as the official test scripts do), or "ema_model" of a run.
-    Returns: the network.
-    Raises: ValueError if the file is missing, damaged, asks to run code, holds no such entry, or belongs to
-        another network: the sentence says which names or shapes differ and which network would fit.
+            is taken first, as the official test scripts do).
+    Returns:
+        The network.
+    Raises:
+        ValueError: the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
+            network: the sentence says which names or shapes differ and which network would fit.
     """
     return checkpoints.load(network, path, entry, known=_known)
 
@@ -224,12 +244,5 @@ def _known() -> list[tuple[str, checkpoints.Shapes]]:
 
 def _network(name: str) -> Network:
     """The table's line for `name`."""
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}{_guess(name, names())}; choose one of {', '.join(names())}")
+    check_choice("network", name, NETWORKS)
     return NETWORKS[name]
-
-
-def _guess(word: str, words: list[str]) -> str:
-    """' (did you mean ...?)' if a word is close, else nothing."""
-    close = difflib.get_close_matches(str(word).lower(), words, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -28,10 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks.pooling import channel_means
-from mclir_nb.networks.windows import attention, from_windows, to_windows
-
-_WINDOWS_AT_ONCE = 16384  # bounds memory; CUDA's fused attention refuses 65536 (pytorch/pytorch#142228)
+from mclir_nb.networks.layers import attention, from_windows, split_heads, to_windows
 
 
 def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
@@ -64,9 +61,9 @@ class RLN(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, C, H, W) -> normalised (B, C, H, W), rescale (B, C, 1, 1), rebias (B, C, 1, 1)."""
         mean = x.mean((1, 2, 3), keepdim=True)
-        centred = x - mean
-        std = torch.sqrt(centred.square().mean((1, 2, 3), keepdim=True) + self.eps)
-        return torch.addcmul(self.bias, centred, self.weight / std), self.meta1(std), self.meta2(mean)
+        std = ((x - mean).square().mean((1, 2, 3), keepdim=True) + self.eps).sqrt()
+        normalised = (x - mean) / std * self.weight + self.bias
+        return normalised, self.meta1(std), self.meta2(mean)
 
 
 class WindowAttention(nn.Module):
@@ -85,23 +82,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
         """Q, K, V maps stacked as (B, 3C, H, W), H and W multiples of the window -> (B, C, H, W)."""
-        channels, size = qkv.shape[1] // 3, self.window_size
-        pixels = qkv.permute(0, 2, 3, 1)  # (B, H, W, 3C)
-        windows = to_windows(pixels, size).unflatten(2, (3, self.num_heads, -1))
-        bias = self._position_bias()
-        parts = [attention(part, bias) for part in windows.split(_WINDOWS_AT_ONCE)]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)  # (windows, N, C)
-        return from_windows(out, size, pixels.shape[:3] + (channels,)).permute(0, 3, 1, 2)
-
-    def _position_bias(self) -> torch.Tensor:
-        """(heads, N, N). N * N pairs of pixels share (2 * size - 1)^2 offsets: meta sees each one once."""
-        size = self.window_size
-        ahead = self.relative_positions[::size, 0, 0]  # the spaced offsets 0, 1, ..., size - 1
-        along = torch.cat([-ahead[1:].flip(0), ahead])
-        table = self.meta(torch.cartesian_prod(along, along)).unflatten(0, (2 * size - 1, 2 * size - 1))
-        pairs = table.unfold(0, size, 1).unfold(1, size, 1).flip(3, 4)
-        # pairs[i, j, head, k, l] is the bias from pixel (i, j) to pixel (k, l): offset (i - k, j - l)
-        return pairs.permute(2, 0, 1, 3, 4).reshape(-1, size**2, size**2)
+        batch, channels, height, width = qkv.shape
+        query, key, value = to_windows(qkv.permute(0, 2, 3, 1), self.window_size).chunk(3, dim=-1)
+        bias = self.meta(self.relative_positions).permute(2, 0, 1)  # (heads, N, N)
+        out = attention(*(split_heads(t, self.num_heads) for t in (query, key, value)), bias)
+        return from_windows(out, self.window_size, (batch, height, width, channels // 3)).permute(0, 3, 1, 2)
 
 
 def _conv3x3(dim: int, out: int) -> nn.Conv2d:
@@ -180,7 +165,7 @@ class TransformerBlock(nn.Module):
             x = x + self.attn(x)
         else:
             normalised, rescale, rebias = self.norm1(x)
-            x = torch.addcmul(x + rebias, self.attn(normalised), rescale)
+            x = x + self.attn(normalised) * rescale + rebias
         return x + self.mlp(x)  # official quirk: a norm before the mlp is written there but never switched on
 
 
@@ -238,23 +223,27 @@ class SKFusion(nn.Module):
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Two (B, C, H, W) maps -> their weighted sum."""
         first, second = maps
-        pooled = channel_means(first) + channel_means(second)
+        pooled = (first + second).mean((2, 3), keepdim=True)
         share = self.mlp(pooled).unflatten(1, (2, -1)).softmax(dim=1)  # (B, 2, C, 1, 1)
-        return torch.addcmul(first * share[:, 0], second, share[:, 1])
+        return first * share[:, 0] + second * share[:, 1]
 
 
 class DehazeFormer(nn.Module):
     """The bare network; five values per list, one for each layer.
 
     Args:
-        in_chans: 3; out_chans: 4 (one for K, the rest for B).
+        in_chans: 3.
+        out_chans: 4 (one for K, the rest for B).
         window_size: side of an attention window, even.
         embed_dims: channels; symmetric, because skips are fused by addition.
         mlp_ratios: hidden width of the Mlp per channel.
-        depths: blocks; num_heads: attention heads.
+        depths: blocks.
+        num_heads: attention heads.
         attn_ratio: share of attending blocks, counted from the end of the layer.
         conv_type: "DWConv", "Conv" or None (attention only, so attn_ratio must be 1).
-    Raises: ValueError for lists that do not fit together.
+    Raises:
+        ValueError: lists that do not fit together.
+
     Source: IDKiro/DehazeFormer @ 5af7c34, class DehazeFormer (its norm_layer argument is always RLN).
     """
 
@@ -329,7 +318,8 @@ def restore(core: DehazeFormer, lq: torch.Tensor) -> torch.Tensor:
     Args:
         core: the network.
         lq: (B, 3, H, W) RGB [0, 1], any H and W from 16.
-    Returns: same shape, nominally [0, 1], not clamped.
+    Returns:
+        Same shape, nominally [0, 1], not clamped.
     """
     return core(lq * 2 - 1) * 0.5 + 0.5
 

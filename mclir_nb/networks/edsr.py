@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.conv2(self.conv1(x).relu_()), alpha=self.res_scale)
+        return x + self.conv2(self.conv1(x).relu()) * self.res_scale
 
 
 def upsampler(upscale: int, num_feat: int) -> nn.Sequential:
@@ -44,14 +44,16 @@ class EDSR(nn.Module):
     """The network: RGB image (B, 3, H, W) in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped.
 
     Args:
-        num_in_ch, num_out_ch: image channels.
+        num_in_ch: image channels.
+        num_out_ch: the same.
         num_feat: feature width (64 in the baseline).
         num_block: residual blocks (16 in the baseline).
         upscale: 2, 3, 4 or 8.
         res_scale: weight of each residual (1 in the baseline, 0.1 in the large model).
         img_range: the range [0, 1] is stretched to inside.
         rgb_mean: subtracted before, added after; kept out of the state_dict as in the official code.
-    Raises: ValueError for another `upscale`.
+    Raises:
+        ValueError: another `upscale`.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class EDSR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_first((x - self.mean) * self.img_range)
-        deep = self.conv_after_body(self.body(shallow)).add_(shallow)
+        deep = self.conv_after_body(self.body(shallow)) + shallow
         return self.conv_last(self.upsample(deep)) / self.img_range + self.mean
 
 

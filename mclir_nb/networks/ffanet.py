@@ -11,8 +11,6 @@ Shapes: (B, 3, H, W) -> pre (B, dim, H, W) -> g1, g2, g3 (B, dim, H, W) each -> 
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.networks.pooling import channel_means
-
 SIZES = {
     "paper": {"gps": 3, "blocks": 19, "dim": 64},
     "gpu": {"gps": 3, "blocks": 6, "dim": 64},
@@ -38,7 +36,7 @@ class ChannelAttention(nn.Module):
         self.ca = Gate(dim, dim // 8, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ca(channel_means(x))  # (B, dim, 1, 1)
+        return self.ca(x.mean((2, 3), keepdim=True))  # (B, dim, 1, 1)
 
 
 class PixelAttention(nn.Module):
@@ -63,9 +61,9 @@ class Block(nn.Module):
         self.palayer = PixelAttention(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.conv2(self.conv1(x).relu_() + x)
+        features = self.conv2(self.conv1(x).relu() + x)
         features = features * self.calayer(features)
-        return torch.addcmul(x, features, self.palayer(features))
+        return features * self.palayer(features) + x
 
 
 class Group(nn.Module):
@@ -76,7 +74,7 @@ class Group(nn.Module):
         self.gp = nn.Sequential(*(Block(dim) for _ in range(blocks)), nn.Conv2d(dim, dim, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gp(x).add_(x)
+        return self.gp(x) + x
 
 
 class FFANet(nn.Module):
@@ -86,7 +84,8 @@ class FFANet(nn.Module):
         gps: number of groups; the official fusion is written for exactly 3.
         blocks: blocks per group (19 in the released models).
         dim: feature width, a multiple of 16. Official: fixed at 64; smaller values are ours.
-    Raises: ValueError for another `gps` or `dim`.
+    Raises:
+        ValueError: another `gps` or `dim`.
     """
 
     def __init__(self, gps: int = 3, blocks: int = 19, dim: int = 64):
@@ -107,12 +106,9 @@ class FFANet(nn.Module):
 
     def fuse(self, groups: list[Tensor]) -> Tensor:
         """Sum of the groups' features, weighted per group and channel by their means."""
-        means = torch.cat([channel_means(g) for g in groups], 1)  # (B, gps*dim, 1, 1), group-major
-        weights = self.ca(means).chunk(self.gps, 1)  # gps x (B, dim, 1, 1)
-        fused = groups[0] * weights[0]
-        for group, weight in zip(groups[1:], weights[1:], strict=True):
-            fused = torch.addcmul(fused, group, weight)
-        return fused
+        means = torch.cat(groups, 1).mean((2, 3), keepdim=True)  # (B, gps*dim, 1, 1), group-major
+        first, second, third = self.ca(means).chunk(self.gps, 1)  # (B, dim, 1, 1) each
+        return first * groups[0] + second * groups[1] + third * groups[2]
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.g1(self.pre(x))

@@ -25,26 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks import onednn
-from mclir_nb.networks.windows import attention, from_windows, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, split_heads, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training a sample's branch is left out with probability `rate`, else scaled up."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        kept = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < keep
-        return x * (kept / keep).to(x.dtype)
 
 
 class LinearProjection(nn.Module):
@@ -55,12 +39,9 @@ class LinearProjection(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=bias)
         self.to_kv = nn.Linear(dim, 3 * dim, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, C) -> query, key and value side by side (B, N, 3C), and the second value (B, N, C)."""
-        weight, bias = torch.cat([self.to_q.weight, self.to_kv.weight]), None
-        if self.to_q.bias is not None:
-            bias = torch.cat([self.to_q.bias, self.to_kv.bias])
-        return onednn.linear(x, weight, bias).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, N, C) -> query, key, value and the second value, each (B, N, C)."""
+        return self.to_q(x), *self.to_kv(x).chunk(3, dim=-1)
 
 
 class WindowAttention(nn.Module):
@@ -80,10 +61,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C), N = size * size."""
-        qkv, located = self.qkv(x)
+        *query_key_value, located = self.qkv(x)
+        out = attention(*(split_heads(t, self.num_heads) for t in query_key_value), self._position_bias())
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
-        out = attention(qkv.unflatten(2, (3, self.num_heads, -1)), self._position_bias())
         return self.proj(out + position)
 
     def _position_bias(self) -> torch.Tensor:
@@ -109,7 +90,7 @@ class LeFF(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.linear1(x).permute(0, 3, 1, 2)
-        return self.linear2(self.dwconv(x).add_(x).permute(0, 2, 3, 1))
+        return self.linear2((self.dwconv(x) + x).permute(0, 2, 3, 1))
 
 
 class IDTBlock(nn.Module):
@@ -223,13 +204,17 @@ class IDT(nn.Module):
 
     Args:
         img_size: side of the only image it accepts; 64, 128 or a multiple of 128.
-        in_chans: 3; embed_dim: channels at full size.
+        in_chans: 3.
+        embed_dim: channels at full size.
         depths: nine numbers that only spread the DropPath rates; the official numbers of blocks are fixed.
         num_heads: attention heads of the nine layers; also of their cross-window blocks, so divisors of 64.
-        win_size: side of an attention window; mlp_ratio: hidden width of LeFF per channel.
+        win_size: side of an attention window.
+        mlp_ratio: hidden width of LeFF per channel.
         qkv_bias: whether q, k and v have a bias.
         drop_path_rate: largest DropPath rate, reached in the middle of the network.
-    Raises: ValueError for a size or a number of heads that cannot be built.
+    Raises:
+        ValueError: a size or a number of heads that cannot be built.
+
     Source: jiexiaou/IDT @ d72510c, class IDT (without its unused mask, shift and checkpointing options).
     """
 
@@ -368,7 +353,8 @@ def restore(core: IDT, lq: torch.Tensor) -> torch.Tensor:
     Args:
         core: the network.
         lq: (B, 3, H, W) RGB [0, 1], any H and W from 2.
-    Returns: same shape, nominally [0, 1], not clamped.
+    Returns:
+        Same shape, nominally [0, 1], not clamped.
     """
     tile, (height, width) = core.img_size, lq.shape[-2:]
     padded = _mirror_to(lq, tile)

@@ -16,9 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks import onednn
-from mclir_nb.networks.pooling import channel_means
-
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 SIZES = {
     "32": {"width": 32, **GOPRO},
@@ -51,40 +48,32 @@ def box_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:
     for dim, size in ((3, kernel[1]), (2, kernel[0])):
         ends = sums.cumsum(dim)
         count = ends.shape[dim] - size
-        sums = ends.narrow(dim, size - 1, count + 1) / size
-        sums.narrow(dim, 1, count).sub_(ends.narrow(dim, 0, count), alpha=1 / size)
+        first, later = ends.narrow(dim, size - 1, 1), ends.narrow(dim, size, count) - ends.narrow(dim, 0, count)
+        sums = torch.cat([first, later], dim) / size
     return sums.to(x.dtype)
 
 
 class Pool(nn.Module):
-    """Channel means over the whole image or, once `kernel` is set, over a window around each pixel (TLC)."""
+    """Channel means over the whole image or, once `kernel` is set, over a window around each pixel (TLC).
+
+    Windows are moved inside the image: the means of the outermost whole windows are repeated up to the border.
+    """
 
     kernel: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if self.kernel is None or (self.kernel[0] >= height and self.kernel[1] >= width):
-            return channel_means(x)
-        return box_mean(x, (min(self.kernel[0], height), min(self.kernel[1], width)))
-
-
-def stretch(weights: Tensor, size: torch.Size) -> Tensor:
-    """Repeat the border of windowed `weights` until they cover `size`; means of the whole image pass."""
-    rows, columns = size[0] - weights.shape[-2], size[1] - weights.shape[-1]
-    if weights.shape[-2:] == (1, 1) or (rows, columns) == (0, 0):
-        return weights
-    return F.pad(weights, (columns // 2, (columns + 1) // 2, rows // 2, (rows + 1) // 2), mode="replicate")
+            return x.mean((2, 3), keepdim=True)
+        means = box_mean(x, (min(self.kernel[0], height), min(self.kernel[1], width)))
+        rows, columns = height - means.shape[-2], width - means.shape[-1]
+        return F.pad(means, (columns // 2, (columns + 1) // 2, rows // 2, (rows + 1) // 2), mode="replicate")
 
 
 def gate(x: Tensor) -> Tensor:
     """Product of the two channel halves: (B, 2C, H, W) -> (B, C, H, W)."""
     first, second = x.chunk(2, 1)
     return first * second
-
-
-def gated(conv: nn.Conv2d, x: Tensor, gate: Tensor) -> Tensor:
-    """gate * conv(x), with the gate (1, C, 1, 1) multiplied into the weights: training keeps one map less."""
-    return onednn.pointwise(x, conv.weight * gate.view(-1, 1, 1, 1), conv.bias * gate.flatten())
 
 
 class Block(nn.Module):
@@ -106,10 +95,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.beta.dtype)  # the running sum stays in full precision under autocast, as in the official code
         spatial = gate(self.conv2(self.conv1(self.norm1(x))))
-        # a 1x1 convolution and border repetition may change places: convolving the smaller map costs less
-        spatial = spatial * stretch(self.sca(spatial), spatial.shape[-2:])
-        x = x + gated(self.conv3, spatial, self.beta)
-        return x + gated(self.conv5, gate(self.conv4(self.norm2(x))), self.gamma)
+        x = x + self.beta * self.conv3(spatial * self.sca(spatial))
+        return x + self.gamma * self.conv5(gate(self.conv4(self.norm2(x))))
 
 
 class NAFNet(nn.Module):
@@ -119,14 +106,14 @@ class NAFNet(nn.Module):
         img_channel: image channels.
         width: feature width at full resolution, doubled per level.
         middle_blk_num: blocks at the lowest resolution.
-        enc_blk_nums, dec_blk_nums: blocks per level on the way down and up; as many entries as levels.
+        enc_blk_nums: blocks per level on the way down; as many entries as levels.
+        dec_blk_nums: the same on the way up.
         local: the official test-time variant NAFNetLocal: means over windows of 1.5 x train_size, not over
             the whole image. Same weights; differs only for images larger than that (384 pixels).
         train_size: side of the training patches in pixels, used when `local`.
-    Raises: ValueError if the numbers of levels differ.
+    Raises:
+        ValueError: the numbers of levels differ.
     """
-
-    memory_format = torch.channels_last  # suits the norms and the 1x1 convolutions
 
     def __init__(
         self,
@@ -169,7 +156,8 @@ class NAFNet(nn.Module):
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.encoders)
         image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-        x, skips = self.intro(image.contiguous(memory_format=self.memory_format)), []
+        x = self.intro(image.contiguous(memory_format=torch.channels_last))  # suits the norms and 1x1 convolutions
+        skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             skips.append(encoder(x))
             x = down(skips[-1])

@@ -40,8 +40,9 @@ def restore(core: "PromptIR", lq: Tensor) -> Tensor:
         core: a `PromptIR`.
         lq: (B, 3, H, W), RGB in [0, 1], H and W at least 16; padded by reflection right and below to
             multiples of 8, and the output cropped.
+    Returns:
+        (B, 3, H, W), not clamped.
 
-    Returns: (B, 3, H, W), not clamped.
     Source: va1shn9v/PromptIR @ 106159a: demo.py pads like this; its tests crop to multiples of 16 instead.
     """
     height, width = lq.shape[-2:]
@@ -87,19 +88,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, 3C)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, HW, d)
-        # cosine scores: lengths divided out after the product, so no normalised copies of q and k are made;
-        # scaled_dot_product_attention would need the copies, and no fused kernel of it takes heads HW wide
-        lengths = _length(q).unsqueeze(-1) * _length(k).unsqueeze(-2)
-        scores = (q.transpose(-2, -1) @ k) / lengths * self.temperature  # (B, heads, d, d)
-        out = v @ scores.softmax(-1).to(v.dtype).transpose(-2, -1)
+        q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)  # each channel to length 1 over all pixels
+        scores = q.transpose(-2, -1) @ k * self.temperature  # cosines, (B, heads, d, d)
+        out = v @ scores.softmax(-1).transpose(-2, -1)
         b, c, h, w = x.shape
         out = out.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return self.project_out(out)
-
-
-def _length(x: Tensor) -> Tensor:
-    """Euclidean length over all pixels: (B, heads, HW, d) -> (B, heads, d)."""
-    return x.norm(dim=-2).clamp_min(1e-12)
 
 
 class FeedForward(nn.Module):
@@ -180,26 +174,31 @@ class PromptGenBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = self.linear_layer(x.mean((-2, -1))).softmax(1)  # (B, prompt_len)
         prompt = torch.einsum("bl,lchw->bchw", weights, self.prompt_param[0])
-        return self.conv3x3(F.interpolate(prompt, x.shape[-2:], mode="bilinear", align_corners=False))
+        if prompt.shape[-2:] != x.shape[-2:]:  # the gradient of resizing is not deterministic on CUDA
+            prompt = F.interpolate(prompt, x.shape[-2:], mode="bilinear", align_corners=False)
+        return self.conv3x3(prompt)
 
 
 class PromptIR(nn.Module):
     """PromptIR with the official argument names, defaults and state_dict; for shapes see the top of the file.
 
     Args:
-        inp_channels, out_channels: channels of the image; equal, because the input is added to the output.
+        inp_channels: channels of the image.
+        out_channels: the same, because the input is added to the output.
         dim: C.
-        num_blocks, num_refinement_blocks: transformer blocks of levels 1 to 4 (as many in a decoder level as
-            in its encoder level) and of the refinement.
+        num_blocks: transformer blocks of levels 1 to 4, as many in a decoder level as in its encoder level.
+        num_refinement_blocks: transformer blocks of the refinement.
         heads: attention heads of levels 1 to 4.
         ffn_expansion_factor: hidden width of the feed-forward parts relative to their channels, rounded down.
         bias: whether convolutions inside the blocks and 1x1 convolutions have one.
         LayerNorm_type: "WithBias" or "BiasFree".
         decoder: whether the prompts exist. False is the official default, and a network that cannot run.
-        prompt_dims, prompt_sizes, prompt_len: channels and side of the learned prompts 1 to 3, and how many
-            there are to mix. Constants officially, which bind `dim` to 48; arguments here for small members.
-
-    Raises: ValueError if the channels of a block do not split into its heads.
+        prompt_dims: channels of the learned prompts 1 to 3. A constant officially, as are the next two, which
+            binds `dim` to 48; arguments here for small members.
+        prompt_sizes: their side.
+        prompt_len: how many there are to mix.
+    Raises:
+        ValueError: the channels of a block do not split into its heads.
     """
 
     def __init__(

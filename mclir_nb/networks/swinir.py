@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.windows import attention, from_windows, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, split_heads, to_windows
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 PADDINGS = ("reflect", "test-script")
@@ -46,9 +46,11 @@ def restore(core: "SwinIR", lq: Tensor, padding: str = "reflect") -> Tensor:
         padding: what stands right of and below the image. "reflect" is the rule of the class: mirrored
             without the border pixel, up to whole windows. "test-script" made the published benchmark numbers:
             mirrored with the border pixel, always 1 to `window_size` pixels.
+    Returns:
+        (B, 3, H * upscale, W * upscale), not clamped.
+    Raises:
+        ValueError: an unknown padding.
 
-    Returns: (B, 3, H * upscale, W * upscale), not clamped.
-    Raises: ValueError for an unknown padding.
     Source: JingyunLiang/SwinIR @ 6545850, `check_image_size` of the class, and main_test_swinir.py.
     """
     if padding not in PADDINGS:
@@ -100,13 +102,11 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        qkv = self.qkv(to_windows(x, self.window)).unflatten(-1, (3, self.heads, -1))
-        out = attention(qkv, self._position_bias(), mask)
+        """(B, H, W, C) -> the same shape, H and W multiples of the window."""
+        query, key, value = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, N, N)
+        out = attention(*(split_heads(t, self.heads) for t in (query, key, value)), bias, mask)
         return from_windows(self.proj(out), self.window, x.shape)
-
-    def _position_bias(self) -> Tensor:
-        """(heads, N, N) from the table."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
 
 class Mlp(nn.Module):
@@ -119,20 +119,6 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training, each image of the batch loses the branch with probability `rate`."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
 
 
 class SwinBlock(nn.Module):
@@ -219,17 +205,20 @@ class SwinIR(nn.Module):
     Args:
         img_size: LR side (or height and width) for which attn_mask is stored, a multiple of `window_size`.
             Images of any other size work too, with a mask made in passing.
-        in_chans, embed_dim: channels of the image, and C.
-        depths, num_heads: blocks and attention heads of each layer.
+        in_chans: channels of the image.
+        embed_dim: C.
+        depths: blocks of each layer.
+        num_heads: attention heads of each layer.
         window_size: side of a window in LR pixels.
         mlp_ratio: hidden width of the MLPs relative to C.
         drop_path_rate: stochastic depth in training mode, growing linearly from 0 over the blocks.
-        upscale, upsampler: factor and head: "pixelshuffle" (classical), "pixelshuffledirect" (lightweight),
-            or "" (same size, adds the input).
+        upscale: the factor.
+        upsampler: the head: "pixelshuffle" (classical), "pixelshuffledirect" (lightweight), or "" (same size,
+            adds the input).
         img_range: unit inside the network, 1.0 or 255.0.
         resi_connection: only "1conv".
-
-    Raises: ValueError for sizes, heads or factors that do not fit together.
+    Raises:
+        ValueError: sizes, heads or factors that do not fit together.
     """
 
     def __init__(
@@ -253,6 +242,8 @@ class SwinIR(nn.Module):
         _check(size, embed_dim, depths, num_heads, window_size, resi_connection)
         self.img_size, self.window_size = size, window_size
         self.upscale, self.upsampler, self.img_range = upscale, upsampler, img_range
+        mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,)).view(1, -1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
 
         # official: an img_size of one window switches shifting off, at all image sizes
         mask = shift_mask(*size, window_size) if min(size) > window_size else None
@@ -309,20 +300,12 @@ class SwinIR(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B, 3, H * upscale, W * upscale), not clamped."""
         height, width = lq.shape[-2:]
         lq = F.pad(lq, (0, -width % self.window_size, 0, -height % self.window_size), "reflect")
-        mean = rgb_mean(lq)
-        x = (lq - mean) * self.img_range
+        x = (lq - self.mean) * self.img_range
         out = self.head(self.body(self.conv_first(x)))
         if not self.upsampler:
             out = out + x
-        out = out / self.img_range + mean
+        out = out / self.img_range + self.mean
         return out[..., : height * self.upscale, : width * self.upscale]
-
-
-def rgb_mean(like: Tensor) -> Tensor:
-    """(1, C, 1, 1): RGB_MEAN for colour, else 0, rounded to float32; made on the device, no host copy."""
-    values = RGB_MEAN if like.shape[1] == 3 else (0.0,)
-    mean = torch.stack([torch.full((), v, dtype=torch.float32, device=like.device) for v in values])
-    return mean.view(1, -1, 1, 1).to(like.dtype)
 
 
 def _initialise(module: nn.Module) -> None:

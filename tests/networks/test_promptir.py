@@ -1,7 +1,5 @@
-"""PromptIR: official numbers and keys, any image size, its parts by hand, training, bad input."""
+"""PromptIR: the official numbers, its parts by hand, bad input."""
 
-import copy
-import json
 import re
 import zlib
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import SHARED, load, needs_shared, part
+from golden import load, needs_shared, part
 
 from mclir_nb.networks import promptir
 from mclir_nb.networks.promptir import SIZES, Attention, PromptGenBlock, PromptIR, restore
@@ -77,17 +75,6 @@ def test_the_official_numbers_of_each_part(name):
     torch.testing.assert_close(wide, tensors["output_f64"], atol=1e-9, rtol=0)
 
 
-@needs_shared
-def test_the_official_keys_in_order():
-    about = json.loads((SHARED / "golden" / "state_dicts.json").read_text())["promptir"]
-    for options in (SIZES["paper"], about["constructor"]):
-        with torch.device("meta"):
-            core = PromptIR(**options)
-        listing = [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in core.state_dict().items()]
-        assert listing == about["state_dict"]
-        assert sum(p.numel() for p in core.parameters()) == about["n_parameters"] == 35_592_263
-
-
 def test_attention_is_its_formula():
     torch.manual_seed(0)
     attention, x = Attention(6, 2, True).double(), torch.randn(2, 6, 4, 5).double()
@@ -110,32 +97,10 @@ def test_a_prompt_is_a_mixture_of_the_learned_maps():
     torch.testing.assert_close(block(torch.randn(1, 6, 5, 7).double()), expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("size", ["demo", "tiny"])
-def test_any_image_size(size):
-    core = PromptIR(**SIZES[size]).eval()
-    assert sum(p.numel() for p in core.parameters()) < 1e6
-    for height, width in [(16, 16), (17, 31)]:
-        with torch.no_grad():
-            assert restore(core, torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
-
-
 def test_padding_by_hand():
     core, lq = tiny(), torch.rand(1, 3, 19, 24)
     padded = torch.from_numpy(np.pad(lq.numpy(), ((0, 0), (0, 0), (0, 5), (0, 0)), "reflect"))
     torch.testing.assert_close(restore(core, lq), core(padded)[..., :19, :], atol=1e-6, rtol=0)
-
-
-def test_an_image_does_not_depend_on_its_batch():
-    core, lq = tiny().double(), torch.rand(3, 3, 16, 24).double()
-    torch.testing.assert_close(core(lq), torch.cat([core(image[None]) for image in lq]), atol=1e-12, rtol=0)
-
-
-def test_a_gradient_reaches_every_parameter_but_the_six_unused():
-    core = tiny().train()
-    core(torch.rand(2, 3, 24, 32)).square().mean().backward()
-    without = {k for k, p in core.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    unused = [f"{name}{level}.weight" for name in ("chnl_reduce", "reduce_noise_channel_") for level in (1, 2, 3)]
-    assert without == set(unused)
 
 
 def test_a_black_image_has_finite_gradients():
@@ -144,37 +109,10 @@ def test_a_black_image_has_finite_gradients():
     assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
 
 
-def test_bfloat16_autocast_stays_near():
-    core, lq = tiny(), torch.rand(1, 3, 24, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = core(lq)
-        rough.float().mean().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
-    assert (rough - core(lq)).abs().mean() < 0.02 * core(lq).std()
-
-
-def test_a_copy_computes_the_same():
-    core, lq = tiny(), torch.rand(1, 3, 16, 24)
-    before = core(lq)
-    assert before.is_contiguous()
-    assert torch.equal(copy.deepcopy(core)(lq), before)
-
-
 def test_bad_input_speaks():
-    with pytest.raises(ValueError, match="20 x 24 is no multiple of 8; use promptir.restore"):
+    with pytest.raises(ValueError, match="20 x 24"):
         tiny()(torch.rand(1, 3, 20, 24))
-    with pytest.raises(ValueError, match="decoder=False.* use decoder=True"):
+    with pytest.raises(ValueError, match="decoder"):
         PromptIR(**SIZES["tiny"] | {"decoder": False})(torch.rand(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="8 channels do not split into 3 heads"):
+    with pytest.raises(ValueError, match="3 heads"):
         PromptIR(**SIZES["tiny"] | {"heads": [3, 2, 4, 8]})
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_agrees():
-    core, lq = tiny(), torch.rand(2, 3, 24, 40)
-    expected = core(lq)
-    torch.testing.assert_close(core.cuda()(lq.cuda()).cpu(), expected, atol=2e-2, rtol=0)  # room for TF32
-    with torch.autocast("cuda", torch.bfloat16):
-        core.train()(lq.cuda()).float().mean().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())

@@ -1,24 +1,12 @@
-"""SwinIR: official numbers and keys, any image size, shifted windows, training, bad input."""
-
-import copy
-import json
+"""SwinIR: the official numbers, shifted windows, heads, padding, initialisation."""
 
 import numpy as np
 import pytest
 import torch
-from golden import SHARED, load, needs_shared, part
-from safetensors.torch import load_file, save_file
+from golden import load, needs_shared, part
 
-from mclir_nb.networks.swinir import (
-    SIZES,
-    SwinIR,
-    WindowAttention,
-    from_windows,
-    relative_position_index,
-    restore,
-    shift_mask,
-    to_windows,
-)
+from mclir_nb.networks.layers import from_windows, to_windows
+from mclir_nb.networks.swinir import SIZES, SwinIR, WindowAttention, relative_position_index, restore, shift_mask
 
 FIXTURES = ["swinir_light_x2", "swinir_light_x4", "swinir_x4"]
 PUBLISHED = {  # entry of state_dicts.json: key of SIZES, overrides
@@ -60,31 +48,9 @@ def test_the_official_numbers(fixture, dtype):
         torch.testing.assert_close(restored, wanted, **tolerance)
 
 
-@needs_shared
-@pytest.mark.parametrize("entry", PUBLISHED)
-def test_the_official_keys_in_order(entry):
-    about = json.loads((SHARED / "golden" / "state_dicts.json").read_text())[entry]
-    size, overrides = PUBLISHED[entry]
-    options = SIZES[size] | overrides
-    assert options.items() <= about["constructor"].items()
-    with torch.device("meta"):
-        core = SwinIR(**options)
-    listing = [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in core.state_dict().items()]
-    assert listing == about["state_dict"]
-    assert sum(p.numel() for p in core.parameters()) == about["n_parameters"]
-
-
 def test_relative_positions_by_hand():
     index = relative_position_index(2)  # tokens 0 1 / 2 3, offsets -1 .. 1 in both axes, 3 columns of them
     assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-
-
-def test_windows_are_undone():
-    x = torch.arange(2 * 6 * 4 * 3).view(2, 6, 4, 3)
-    windows = to_windows(x, 2)
-    assert windows.shape == (2 * 6, 4, 3)
-    assert torch.equal(windows[1], x[0, :2, 2:].reshape(4, 3))
-    assert torch.equal(from_windows(windows, 2, x.shape), x)
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (8, 20), (24, 12)])
@@ -124,26 +90,13 @@ def test_the_size_a_network_was_built_for_does_not_matter():
         assert torch.equal(core(lq), other(lq))
 
 
-def test_an_image_does_not_depend_on_its_batch():
-    core, lq = tiny().double(), torch.rand(3, 3, 16, 40).double()
-    single = torch.cat([core(image[None]) for image in lq])
-    torch.testing.assert_close(core(lq), single, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("size", ["demo", "tiny"])
-def test_any_image_size(size, scale):
-    core = SwinIR(upscale=scale, **SIZES[size]).eval()
-    assert sum(p.numel() for p in core.parameters()) < 0.3e6
-    for height, width in [(16, 16), (17, 31)]:
-        with torch.no_grad():
-            assert restore(core, torch.rand(1, 3, height, width)).shape == (1, 3, scale * height, scale * width)
-
-
-@pytest.mark.parametrize("upsampler, scale", [("pixelshuffle", 2), ("pixelshuffle", 3), ("pixelshuffle", 8), ("", 1)])
-def test_other_heads(upsampler, scale):
+@pytest.mark.parametrize(
+    "upsampler, scale",
+    [("pixelshuffledirect", 2), ("pixelshuffledirect", 3), ("pixelshuffle", 2), ("pixelshuffle", 8), ("", 1)],
+)
+def test_every_head_enlarges(upsampler, scale):
     core = tiny(upsampler=upsampler, upscale=scale)
-    assert core(torch.rand(1, 3, 16, 24)).shape == (1, 3, 16 * scale, 24 * scale)
+    assert core(torch.rand(1, 3, 17, 31)).shape == (1, 3, 17 * scale, 31 * scale)
 
 
 @pytest.mark.parametrize("height, width", [(24, 32), (19, 29)])
@@ -173,67 +126,24 @@ def test_stochastic_depth_grows_over_the_blocks_and_only_in_training():
     core = SwinIR(upscale=2, **SIZES["demo"])
     paths = [block.drop_path for layer in core.layers for block in layer.residual_group.blocks]
     assert [path.rate for path in paths] == pytest.approx([0.1 * i / 7 for i in range(8)])
-    torch.manual_seed(0)
-    dropped = paths[-1].train()(torch.ones(10_000, 1, 1, 1))
-    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
-    assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
     lq = torch.rand(8, 3, 16, 16)
     assert not torch.equal(core.train()(lq), core(lq))
     assert torch.equal(core.eval()(lq), core(lq))
 
 
-def test_a_gradient_reaches_every_parameter():
-    core = tiny(depths=[2, 2], num_heads=[2, 2]).train()
-    core(torch.rand(2, 3, 19, 24)).square().mean().backward()
-    assert [k for k, p in core.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
-
-
-def test_bfloat16_autocast_stays_near():
-    core, lq = tiny(), torch.rand(1, 3, 24, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = core(lq)
-        rough.float().mean().backward()
-    assert all(p.grad.isfinite().all() for p in core.parameters())
-    assert (rough - core(lq)).abs().mean() < 0.02 * core(lq).std()
-
-
-def test_copies_and_files(tmp_path):
-    core, lq = tiny(), torch.rand(1, 3, 16, 24)  # not the size of the stored mask
-    before = core(lq)
-    assert torch.equal(copy.deepcopy(core)(lq), before)
-    save_file(core.state_dict(), tmp_path / "core.safetensors")  # refuses tensors that share memory
-    fresh = SwinIR(upscale=2, **SIZES["tiny"]).eval()
-    fresh.load_state_dict(load_file(tmp_path / "core.safetensors"))
-    assert torch.equal(fresh(lq), before)
-
-
 @pytest.mark.parametrize(
-    "options, words",
+    "options, word",
     [
-        ({"img_size": 20}, "img_size .* multiples of window_size"),
-        ({"num_heads": [3]}, "embed_dim 16 does not split into 3 heads"),
-        ({"depths": [2, 2]}, "depths has 2 layers and num_heads 1"),
-        ({"upsampler": "nearest+conv"}, "upsampler 'nearest\\+conv' .* use 'pixelshuffle'"),
-        ({"upsampler": "pixelshuffle", "upscale": 5}, "upscale 5 .* use 2, 3, 4 or 8"),
-        ({"resi_connection": "3conv"}, "use '1conv'"),
+        ({"img_size": 20}, "img_size"),
+        ({"num_heads": [3]}, "embed_dim"),
+        ({"depths": [2, 2]}, "depths"),
+        ({"upsampler": "nearest+conv"}, "upsampler"),
+        ({"upsampler": "pixelshuffle", "upscale": 5}, "upscale"),
+        ({"resi_connection": "3conv"}, "resi_connection"),
     ],
 )
-def test_bad_options_speak(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_options_speak(options, word):
+    with pytest.raises(ValueError, match=word):
         SwinIR(**{"upscale": 2, **SIZES["tiny"], **options})
-
-
-def test_an_unknown_padding_speaks():
-    with pytest.raises(ValueError, match="padding 'zeros' is unknown; use one of 'reflect', 'test-script'"):
+    with pytest.raises(ValueError, match="padding"):
         restore(tiny(), torch.rand(1, 3, 16, 16), "zeros")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_agrees():
-    core, lq = tiny(), torch.rand(2, 3, 19, 40)
-    expected = core(lq)
-    torch.testing.assert_close(core.cuda()(lq.cuda()).cpu(), expected, atol=2e-2, rtol=0)  # room for TF32
-    with torch.autocast("cuda", torch.bfloat16):
-        core.train()(lq.cuda()).float().mean().backward()
-    assert all(p.grad.isfinite().all() for p in core.parameters())
