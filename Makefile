@@ -20,7 +20,7 @@ train: .venv/.ok
 test: .venv/.ok
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lab: .venv/.ok
 	$(BIN)/jupyter lab notebooks $(ARGS)

@@ -15,6 +15,18 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(trimming.ROOT), os.environ.get("PYTHONPATH")]))
 
 
+FAST = {"method", "networks", "data", "evaluation", "views"}  # folders of tests that `-m fast` runs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what a maintainer runs at every change."""
+    for item in items:
+        folder = item.path.relative_to(trimming.ROOT / "tests").parts[0]
+        if folder in FAST and not any(item.get_closest_marker(name) for name in ("slow", "gpu")):
+            item.add_marker("fast")
+
+
 def pytest_configure(config):
     if not config.pluginmanager.hasplugin("nbval") or hasattr(config, "workerinput"):
         return  # switched off with -p no:nbval, or a worker whose controller has written the notebooks
