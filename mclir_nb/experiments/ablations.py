@@ -54,7 +54,7 @@ def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
         "memory": {"slow average": {"history_every": (1,), "history_decay": (1 - 1 / longest,)}},
         "negatives": {"first weights, frozen": frozen, "random network, frozen": frozen | {"history_start": 1.0}},
         "start": {"official mix": {"history_start": 0.1}},
-        "features": {"random VGG16": {"features": "vgg16", "features_weights": "random"}},
+        "features": {"random VGG16": {"features": "vgg16", "features_weights": "random", "lambda_neg": 1e-3}},
         "rule": {"adaptive": {"history_threshold": 0.022}},
         "sign": {},
     }

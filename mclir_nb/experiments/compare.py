@@ -32,6 +32,7 @@ from mclir_nb.experiments.intervals import (
     smallest_detectable,
 )
 from mclir_nb.experiments.run_tables import collect, curves, images, is_finished, seconds_per_step
+from mclir_nb.method import losses
 from mclir_nb.progress import Progress
 from mclir_nb.training import distributed as processes_  # `processes` is an argument here
 from mclir_nb.training import records, train
@@ -69,8 +70,13 @@ class Job:
 
 
 def arms(objectives: Sequence[str], equal_time: bool = True) -> list[Arm]:
-    """One arm per objective; with "plain" and "spn" among them also plain at the training time of spn."""
-    chosen = [Arm(objective, {"objective": objective}) for objective in objectives]
+    """One arm per objective; with "plain" and "spn" among them also plain at the training time of spn.
+
+    A rival has its published lambda, whatever the features; in others than those it was published for its gradient may
+    be many times that of L1.
+    """
+    rivals = {name: {"lambda_neg": losses.OFFICIAL_LAMBDA[name].value} for name in ("vgg", "cr", "c2r", "pcl")}
+    chosen = [Arm(objective, {"objective": objective} | rivals.get(objective, {})) for objective in objectives]
     if equal_time and {"plain", "spn"} <= set(objectives):
         chosen.append(Arm("plain at equal time", {"objective": "plain"}, as_long_as="spn"))
     return chosen

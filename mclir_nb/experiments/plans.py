@@ -80,7 +80,7 @@ _BEYOND = (
 _SR = {"dataset": "bsds500", "steps": 20_000, "batch_size": 16, "patch_size": 192}
 _HAZE = {"network_size": "gpu", "steps": 20_000, "batch_size": 8, "patch_size": 128}
 _PHOTO = {"network": "nafnet", "network_size": "gpu", "dataset": "bsds500", "steps": 20_000, "batch_size": 8}
-_RIVALS = (Arm("vgg", {"objective": "vgg"}), Arm("cr", {"objective": "cr"}), POSITIVE, EQUAL_TIME)
+_RIVALS = (*compare.arms(["vgg", "cr"]), POSITIVE, EQUAL_TIME)
 _FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 _BEYOND_GPU = (
     Arm("one random history", {"history_draw": True}),
@@ -137,7 +137,7 @@ EXPERIMENTS = {
             question="Does SPN help FFA-Net, and is it the history that helps?",
             recipe="gpu",
             tasks=("dehaze",),
-            arms=(PLAIN, SPN, HELD, *_RIVALS, Arm("c2r with own histories", {"objective": "c2r"})),
+            arms=(PLAIN, SPN, HELD, *_RIVALS, Arm("c2r with own histories", {"objective": "c2r", "lambda_neg": 0.2})),
             seeds=_FIVE,
             changes=_HAZE,
         ),

@@ -114,7 +114,7 @@ class Recipe(BaseModel):
     objective: Annotated[str, _among(lambda: losses.OBJECTIVES)] = "spn"
     """The loss, see `losses.OBJECTIVES`; "plain" is the baseline."""
     lambda_neg: NonNegativeFloat | None = None
-    """Weight of the term beside L1, whose sign is in the loss; None: the objective's own, for these features."""
+    """Weight of the term beside L1, whose sign is in the loss; None: the published one, in its own features."""
     lambda_from: NonNegativeInt = 0
     """Step before which lambda is 0; ours."""
     lambda_follows_rate: bool = False
@@ -179,9 +179,9 @@ class Recipe(BaseModel):
     def _fields_fit_each_other(self) -> Recipe:
         tasks.get(self.task, self.scale)
         networks.options(self.network, self.network_size)  # "gpu" is not in every family
-        _ = self.weight  # an objective of one's own has none unless it is given
         _check_patch(self.patch_size, self.scale, self.features_crop)
         _check_term(self)
+        _ = self.weight  # not known in all features
         return self
 
     def replace(self, **changes) -> Recipe:
@@ -205,6 +205,8 @@ class Recipe(BaseModel):
         """Lambda, the number that multiplies the objective's second term; `weight_at` knows what steps change."""
         if self.objective == "plain":
             return 0.0
+        if self.lambda_ratio is not None:  # lambda follows from the losses of each step; it is not 0, that is all
+            return 1.0
         return default_lambda(self.objective, self.features) if self.lambda_neg is None else self.lambda_neg
 
     @property
@@ -238,17 +240,44 @@ class Recipe(BaseModel):
 
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
 # r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors' advice (0.005 to 0.02).
-# vgg19 is the feature network of CR and C2R; with SPN its lambda is not tuned.
-SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3, "vgg19": 1e-3}
+SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3}
+SPN_KIND = ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber")  # all with SPN's lambda
 
 
 def default_lambda(objective: str, features: str) -> float:
-    """The weight of an objective's second term when the recipe gives none."""
-    if objective in ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"):
-        return SPN_LAMBDA[features]
-    if objective not in losses.OFFICIAL_LAMBDA:
-        raise ValueError(f"objective {objective!r} has no weight of its own; give lambda_neg, a number >= 0.")
-    return losses.OFFICIAL_LAMBDA[objective].value
+    """The weight of an objective's second term when the recipe gives none: the one it was published with.
+
+    Args:
+        objective: a key of `losses.OBJECTIVES` other than "plain".
+        features: the network in whose features distances are measured.
+
+    Raises:
+        ValueError: no weight is known in these features. The term's gradient has another size in each feature network:
+            C2R's published weight in lite0's features makes its gradient 3.5 times that of L1, VGG's 93 times.
+    """
+    known, official = SPN_LAMBDA, losses.OFFICIAL_LAMBDA.get(objective)
+    if objective not in SPN_KIND:
+        known = {official.features: official.value} if official else {}
+    if features not in known:
+        published = ", ".join(f"{value:g} for {name}" for name, value in known.items()) or "none"
+        raise ValueError(
+            f"lambda_neg of objective {objective!r} is not known in the features of {features} (known: {published}); "
+            "give lambda_neg, a number >= 0."
+        )
+    return known[features]
+
+
+def from_saved(fields: dict[str, Any]) -> Recipe:
+    """The recipe that a run folder keeps as JSON, with the lambda that it had.
+
+    Until lambda was bound to its feature network, every objective had a default in all of them.
+    """
+    objective, features = fields.get("objective"), fields.get("features")
+    former = {"spn": 1e-3 if features == "vgg19" else None}
+    former |= {name: official.value for name, official in losses.OFFICIAL_LAMBDA.items() if name != "spn"}
+    if fields.get("lambda_neg") is None:
+        fields = fields | {"lambda_neg": former.get("spn" if objective in SPN_KIND else objective)}
+    return Recipe(**fields)
 
 
 # fmt: off

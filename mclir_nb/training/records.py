@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mclir_nb import __version__, files, networks, root
 from mclir_nb.training import distributed
-from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.recipes import Recipe, from_saved
 
 FILES = {
     "recipe.json": "every field of the recipe",
@@ -139,7 +139,7 @@ def read_recipe(run_dir: Path) -> Recipe:
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
     try:
-        return Recipe(**fields)
+        return from_saved(fields)
     except ValueError as error:
         raise ValueError(
             f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "

@@ -6,8 +6,11 @@ import pickle
 
 import pytest
 
+from mclir_nb.method import losses
 from mclir_nb.training import recipes
 from mclir_nb.training.recipes import OWN, Recipe
+
+VGG = {"objective": "vgg", "lambda_neg": 0.04}
 
 
 def test_every_recipe_exists_for_every_task_of_the_paper():
@@ -35,8 +38,27 @@ def test_the_paper_recipe_of_ffanet_is_the_official_one():
     assert (recipe.features, recipe.weight, recipe.history_start) == ("vgg16", 1e-3, 0.1)
     assert recipe.history_every == (1000, 500, 200, 100) and recipe.history_decay == (0.1,) * 4
     assert recipe.grad_clip is None  # the key of the official file is never read
-    assert recipes.get("paper", objective="cr").lambda_neg is None  # that lambda is SPN's, in these features
     assert recipes.get("paper", features="lite0").weight == recipes.get("demo").weight
+
+
+@pytest.mark.parametrize("features", recipes.FEATURES)
+@pytest.mark.parametrize("objective", sorted(set(losses.OBJECTIVES) - {"plain"}))
+def test_no_objective_has_a_lambda_of_its_own_but_in_its_own_features(objective, features):
+    of_spn = {"lite0": 3e-4, "vgg16": 1e-3}
+    known = {"vgg": {"vgg16": 0.04}, "cr": {"vgg19": 0.1}, "c2r": {"vgg19": 0.2}, "pcl": {}}.get(objective, of_spn)
+    fields = {"objective": objective, "features": features}
+    if features in known:
+        assert recipes.get("gpu", **fields).weight == known[features]
+    else:
+        with pytest.raises(ValueError, match="lambda_neg"):
+            recipes.get("gpu", **fields)
+    assert recipes.get("gpu", **fields, lambda_neg=0.5).weight == 0.5
+
+
+def test_a_run_folder_keeps_the_lambda_that_its_run_had():
+    fields = recipes.get("tiny", **VGG).model_dump() | {"lambda_neg": None}
+    assert recipes.from_saved(fields).weight == 0.04
+    assert recipes.from_saved(fields | {"objective": "spn"}) == recipes.get("tiny")
 
 
 def test_a_given_value_counts_and_none_where_it_is_one():
@@ -102,9 +124,10 @@ def test_fields_that_contradict_each_other_are_refused(fields):
 IDLE = [
     *({"objective": "plain", field: value} for field, value in (("lambda_neg", 0.1), ("features", "vgg16"))),
     *({"objective": "plain", field: value} for field, value in (("history_start", 0.1), ("guard", "lower-lambda"))),
-    *({"objective": "vgg", field: value} for field, value in (("history_draw", True), ("negatives_every", 2))),
-    *({"objective": "pcl", field: value} for field, value in (("lambda_ratio", 0.1), ("history_precision", "tf32"))),
-    {"objective": "c2r", "negatives": "synthetic", "history_start": 0.1},
+    *(VGG | {field: value} for field, value in (("history_draw", True), ("negatives_every", 2))),
+    VGG | {"history_precision": "tf32"},
+    {"objective": "pcl", "lambda_ratio": 0.1},
+    {"objective": "c2r", "lambda_neg": 0.2, "negatives": "synthetic", "history_start": 0.1},
     {"curriculum": "measured"},
     {"lambda_ratio": 0.05, "guard": "lower-lambda"},
     {"lambda_ratio": 0.05, "lambda_follows_rate": True},
