@@ -30,9 +30,12 @@ class Frames:
     """What a run kept: S moments of K history models on one picture. Outputs are not clamped.
 
     Attributes:
-        name, lq, gt: the picture; (3,H/scale,W/scale) and (3,H,W) in [0,1].
+        name: of the picture.
+        lq: the picture, (3,H/scale,W/scale) in [0,1].
+        gt: its ground truth, (3,H,W) in [0,1].
         steps: training steps, S of them.
-        restored: (S,3,H,W); negatives: (S,K,3,H,W).
+        restored: (S,3,H,W).
+        negatives: (S,K,3,H,W).
         distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
     """
 
@@ -76,8 +79,14 @@ def keep(run_dir: Path, step: int, model: nn.Module, history: HistoryModels, pai
     to 0.0005, however small the difference is. The restored image itself is kept to 0.0003.
 
     Args:
+        run_dir: the run folder.
+        step: optimiser steps made so far.
+        model: the trained network.
+        history: its history models.
         pair: name, gt and lq of the picture, see `centre`.
-    Raises: OSError if it cannot be written.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     name, gt, lq = pair
     earlier = {key: value for key, value in _kept(run_dir / FILE).items() if _step_of(key) < step}
@@ -122,7 +131,11 @@ def _outputs(networks: Sequence[nn.Module], lq: Tensor) -> list[Tensor]:
 
 
 def read(run_dir: str | Path) -> Frames:
-    """The moments a run has kept so far. Raises: ValueError if there are none, saying why and what to do."""
+    """The moments a run has kept so far.
+
+    Raises:
+        ValueError: there are none; the sentence says why and what to do.
+    """
     file = Path(run_dir).expanduser() / FILE
     if not file.is_file():
         recipe = records.read_recipe(file.parent)  # not a run folder? say that first

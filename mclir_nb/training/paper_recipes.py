@@ -25,7 +25,6 @@ EDSR = "XPixelGroup/BasicSR @ 06fb33a, options/train/EDSR/train_EDSR_Mx4.yml"
 LIGHT = "cszn/KAIR @ 70ccf76, options/swinir/train_swinir_sr_lightweight.json"
 CLASSICAL = "cszn/KAIR @ 4614f66, options/swinir/train_swinir_sr_classical.json"
 DEHAZEFORMER = "IDKiro/DehazeFormer, configs/indoor/dehazeformer-{}.json @ 7a6d600 and train.py @ 607a167"
-LOSS = "the released code of SPN: L1; NAFNet's own file asks for a PSNR loss instead"
 NONE = "ours: the authors' repository holds no training code or recipe (jiexiaou/IDT @ 65281a1)"
 
 
@@ -33,101 +32,41 @@ def _all(source: str, **values) -> dict[str, Setting]:
     return {field: Setting(value, source) for field, value in values.items()}
 
 
-_SPN = dict(
-    objective="spn",
-    features="vgg16",
-    lambda_neg=1e-3,
-    history_every=(1000, 500, 200, 100),
-    history_decay=(0.1,) * 4,
-    history_start=0.1,
-)
+# fmt: off
+_SPN = dict(objective="spn", features="vgg16", lambda_neg=1e-3,
+            history_every=(1000, 500, 200, 100), history_decay=(0.1,) * 4, history_start=0.1)
+_DEHAZEFORMER = dict(patch_size=256, betas=(0.9, 0.999), weight_decay=0.01)
+_SWINIR = dict(steps=500_000, learning_rate=2e-4, betas=(0.9, 0.999), ema_decay=0.999,
+               milestones=(250_000, 400_000, 450_000, 475_000))
+_PASSES = 300  # over the 13,990 pairs of RESIDE's indoor training set, incomplete batches dropped
+_T = dict(steps=_PASSES * (13_990 // 32), batch_size=32, learning_rate=4e-4, learning_rate_min=4e-4 * 1e-2)
+_S = dict(steps=_PASSES * (13_990 // 16), batch_size=16, learning_rate=2e-4, learning_rate_min=2e-4 * 1e-2)
+_NOT_SEEN = DEHAZEFORMER.format("s") + "; the file of this size was not seen, values as in that of size s"
 
-
-def _dehazeformer(size: str, batch_size: int, learning_rate: float, source: str) -> dict[str, Setting]:
-    """300 passes over the 13,990 pairs of RESIDE's indoor training set, incomplete batches dropped."""
-    steps = 300 * (13_990 // batch_size)
-    return _all(
-        source,
-        steps=steps,
-        batch_size=batch_size,
-        patch_size=256,
-        learning_rate=learning_rate,
-        learning_rate_min=learning_rate * 1e-2,
-        betas=(0.9, 0.999),
-        weight_decay=0.01,
-    ) | _all(OURS, **_SPN)
-
-
-def _swinir(source: str, batch_size: int, lq_patch: int) -> dict[str, Setting]:
-    return _all(
-        source,
-        steps=500_000,
-        batch_size=batch_size,
-        patch_size=4 * lq_patch,
-        learning_rate=2e-4,
-        betas=(0.9, 0.999),
-        milestones=(250_000, 400_000, 450_000, 475_000),
-        ema_decay=0.999,
-    ) | _all(OURS, **_SPN)
-
-
-_NOT_SEEN = "; the file of this size was not seen, values as in that of size "
 RECIPES: dict[str, dict[str, Setting]] = {
-    "ffanet": _all(
-        MCLIR,
-        steps=500_000,
-        cosine_steps=100_000,
-        batch_size=4,
-        patch_size=128,
-        learning_rate=2e-4,
-        learning_rate_min=1e-8,
-        betas=(0.9, 0.9),
-        weight_decay=0.0,
-        ema_decay=0.999,
-        val_every=5000,
-        **_SPN,
-    ),
-    "dehazeformer-t": _dehazeformer("t", 32, 4e-4, DEHAZEFORMER.format("t")),
-    "dehazeformer-s": _dehazeformer("s", 16, 2e-4, DEHAZEFORMER.format("s")),
-    "dehazeformer-b": _dehazeformer("b", 16, 2e-4, DEHAZEFORMER.format("s") + _NOT_SEEN + "s"),
-    "dehazeformer-m": _dehazeformer("m", 16, 2e-4, DEHAZEFORMER.format("s") + _NOT_SEEN + "s"),
+    # its key use_grad_norm is never read, so gradients are not clipped; two and a half waves of the cosine; the data
+    # paths in the file are placeholders
+    "ffanet": _all(MCLIR, steps=500_000, cosine_steps=100_000, batch_size=4, patch_size=128, learning_rate=2e-4,
+                   learning_rate_min=1e-8, betas=(0.9, 0.9), weight_decay=0.0, ema_decay=0.999, val_every=5000, **_SPN),
+    # official: mixed precision in 16 bits, and the rate changes once per pass over the data
+    "dehazeformer-t": _all(DEHAZEFORMER.format("t"), **_T, **_DEHAZEFORMER) | _all(OURS, **_SPN),
+    "dehazeformer-s": _all(DEHAZEFORMER.format("s"), **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
+    "dehazeformer-b": _all(_NOT_SEEN, **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
+    "dehazeformer-m": _all(_NOT_SEEN, **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
+    # nothing about its training is released
     "idt": _all(NONE, steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999))
-    | _all(OURS, **_SPN),
-    "swinir-light": _swinir(LIGHT, 64, 64),
-    "swinir": _swinir(CLASSICAL, 32, 48),
-    "edsr": _all(
-        EDSR,
-        steps=300_000,
-        batch_size=16,
-        patch_size=192,
-        learning_rate=1e-4,
-        betas=(0.9, 0.99),
-        weight_decay=0.0,
-        milestones=(200_000,),
-    )
-    | _all(OURS, **_SPN),
-    "nafnet": _all(
-        NAFNET,
-        steps=200_000,
-        batch_size=32,
-        patch_size=256,
-        learning_rate=1e-3,
-        learning_rate_min=1e-7,
-        betas=(0.9, 0.9),
-        weight_decay=0.0,
-    )
-    | _all(OURS, **_SPN),
+           | _all(OURS, **_SPN),
+    # official: x3 and x4 start from the trained x2 network with halved schedule; here from fresh weights
+    "swinir-light": _all(LIGHT, batch_size=64, patch_size=4 * 64, **_SWINIR) | _all(OURS, **_SPN),
+    "swinir": _all(CLASSICAL, batch_size=32, patch_size=4 * 48, **_SWINIR) | _all(OURS, **_SPN),
+    # official: x4 starts from the trained x2 network; here from fresh weights
+    "edsr": _all(EDSR, steps=300_000, batch_size=16, patch_size=192, learning_rate=1e-4, betas=(0.9, 0.99),
+                 weight_decay=0.0, milestones=(200_000,)) | _all(OURS, **_SPN),
+    # official: minus PSNR as reconstruction loss, 8 GPUs with 4 crops each; here L1, as SPN's released code has it
+    "nafnet": _all(NAFNET, steps=200_000, batch_size=32, patch_size=256, learning_rate=1e-3, learning_rate_min=1e-7,
+                   betas=(0.9, 0.9), weight_decay=0.0) | _all(OURS, **_SPN),
 }
-NOTES = {
-    "ffanet": "Its key use_grad_norm is never read, so gradients are not clipped; two and a half waves of the cosine; "
-    "the data paths in the file are placeholders.",
-    "dehazeformer-t": "Official: mixed precision in 16 bits, the rate changes once per pass over the data.",
-    "nafnet": "Official: minus PSNR as reconstruction loss, 8 GPUs with 4 crops each. Here L1, as SPN's code has it.",
-    "edsr": "Official: x4 starts from the trained x2 network; here from fresh weights.",
-    "swinir": "Official: x3 and x4 start from the trained x2 network with halved schedule; here from fresh weights.",
-    "swinir-light": "Official: x3 and x4 start from the trained x2 network with halved schedule; here fresh weights.",
-    "idt": "Nothing about its training is released.",
-}
+# fmt: on
 
 
 def fields(network: str, scale: int = 1) -> dict[str, Any]:
@@ -142,7 +81,17 @@ def fields(network: str, scale: int = 1) -> dict[str, Any]:
 
 
 def table(network: str) -> pd.DataFrame:
-    """One row per field: field, value, source. Raises: ValueError for a network without a recipe."""
+    """Where every field of a network's paper recipe stands.
+
+    Args:
+        network: one of `RECIPES`.
+
+    Returns:
+        One row per field: field, value, source.
+
+    Raises:
+        ValueError: a network without a recipe.
+    """
     if network not in RECIPES:
         raise ValueError(f"{network} has no paper recipe; those with one: {', '.join(RECIPES)}.")
     rows = [(field, str(setting.value), setting.source) for field, setting in RECIPES[network].items()]

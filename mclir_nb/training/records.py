@@ -138,13 +138,13 @@ def read_recipe(run_dir: Path) -> Recipe:
     if not file.exists():
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
+    if new := sorted(set(fields) - set(Recipe.model_fields)):
+        raise ValueError(f"{file} is not a recipe of this version: it has the fields {', '.join(new)}.")
     try:
         return from_saved(fields)
     except ValueError as error:
-        raise ValueError(
-            f"{file}: {error} If it is your own, run the cell or import the module that adds it; own.json beside "
-            "it keeps the source."
-        ) from error
+        own = " If it is your own, run the cell or import the module that adds it; own.json beside it keeps the source."
+        raise ValueError(f"{file}: {error}{own if str(error).startswith('unknown') else ''}") from error
 
 
 def provenance(device: torch.device, features_source: str) -> dict:

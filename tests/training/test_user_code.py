@@ -91,11 +91,11 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
     with monkeypatch.context() as changed:
         darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
         changed.setitem(tasks.TASKS, "dim", tasks.Task("dim", darker, "mine", "basicsr-rgb", "none"))
-        with pytest.raises(ValueError, match="another definition of task 'dim'.*choose another out_dir"):
+        with pytest.raises(ValueError, match="task 'dim'"):
             user_code.keep_definitions(tmp_path, mine())
     with monkeypatch.context() as changed:
         changed.setitem(networks.NETWORKS, "mine", networks.own(Small, width=8))
-        with pytest.raises(ValueError, match="another definition of network 'mine'"):
+        with pytest.raises(ValueError, match="network 'mine'"):
             train.train(mine(), tmp_path, quiet=True)
 
 
@@ -115,7 +115,7 @@ def test_an_objective_of_ones_own_needs_its_weight(mine):
 
 
 def test_an_objective_of_ones_own_that_runs_away_is_stopped(mine, tmp_path):
-    with pytest.raises(train.Diverged, match="the negative term outweighs the reconstruction"):
+    with pytest.raises(train.Diverged, match="lambda_neg"):
         train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
 
 
@@ -142,11 +142,12 @@ def test_a_network_with_a_scale_is_built_with_it(monkeypatch):
 
     monkeypatch.setitem(networks.NETWORKS, "twice", networks.own(Twice, padded, scales=(2,)))
     assert networks.build("twice", 2)(torch.rand(1, 3, 16, 17)).shape == (1, 3, 32, 34)
-    with pytest.raises(ValueError, match="twice has no scale 3; build it with scale=2"):
+    with pytest.raises(ValueError, match="twice.* 3.*scale=2"):
         networks.build("twice", 3)
 
 
-def test_the_source_of_a_function_without_a_file_is_not_invented():
+def test_the_source_of_a_function_without_a_file_is_not_invented(mine, monkeypatch):
     space: dict = {"__name__": "elsewhere"}
     exec("def made(gt, depth, generator): return gt", space)
-    assert user_code._source(space["made"]) == user_code.UNKNOWN
+    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", space["made"], "mine", "basicsr-rgb", "none"))
+    assert user_code.UNKNOWN in user_code.definitions(mine())["task 'dim'"]

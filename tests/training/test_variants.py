@@ -1,4 +1,4 @@
-"""Variants of SPN that a recipe can ask for: distances that fade, lambda over time, which histories are asked."""
+"""Variants of the term that a recipe can ask for: lambda over time, which histories there are and which are asked."""
 
 import math
 
@@ -64,6 +64,47 @@ def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     never = advanced(trainer(history_threshold=1e9), 2)
     assert math.isclose(float(never.history.distances(never.model)[0]), never.rows[-1]["distance_0"])
     assert never.history.turn == 0
+
+
+def test_every_third_step_pushes_three_times():
+    made = trainer(negatives_every=3)
+    weights = [made.recipe.weight_at(step) for step in (1, 2, 3, 6)]
+    assert weights == [0, 0, *[pytest.approx(3 * made.recipe.weight)] * 2]
+    image = torch.rand(1, 3, 32, 32)
+    assert [len(made.negatives.outputs(image, image, 1, weight)) for weight in weights] == [0, 0, 2, 2]
+
+
+def flat(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_frozen_and_random_histories_come_from_a_recipe():
+    start, frozen = trainer(history_every=(0, 0)), advanced(trainer(history_every=(0, 0)), 3)
+    assert not torch.equal(flat(frozen.model), flat(frozen.history.models[0]))
+    assert torch.equal(flat(start.history.models[1]), flat(frozen.history.models[1]))
+    random = trainer(history_every=(0,), history_decay=(0.1,), history_start=1.0)
+    assert not torch.allclose(flat(random.history.models[0]), flat(random.model), atol=1e-3)
+
+
+def test_official_quirks_are_one_switch():
+    fields = dict(batch_size=1, steps=500)
+    quirky = recipes.get("tiny", quirks="official", grad_clip=0.05, **fields)
+    assert quirky.clipping is None and recipes.get("tiny", grad_clip=0.05).clipping == 0.05
+    same = recipes.get("tiny", history_start=0.1, cosine_steps=100, **fields)
+    a, b = (advanced(train.Trainer(one, torch.device("cpu")), 2) for one in (quirky, same))
+    assert torch.equal(flat(a.model), flat(b.model))
+    assert quirky.learning_rate_at(101) < quirky.learning_rate_at(201)
+
+
+def test_c2r_counts_its_negatives_by_their_psnr():
+    synthetic, again = (trainer(objective="c2r", negatives="synthetic") for _ in range(2))
+    again.best_psnr = 50.0  # better than all: every negative weighs more, lq less
+    assert synthetic.history is None
+    assert advanced(synthetic, 1).rows[-1]["l_neg"] != advanced(again, 1).rows[-1]["l_neg"]
+    own = advanced(trainer(objective="c2r", curriculum="measured"), 3)
+    own.validate()
+    assert len(own.negatives.thresholds) == 2 and min(own.negatives.thresholds) > 0
+    advanced(own, 1)
 
 
 def test_every_experiment_can_be_planned():
