@@ -137,7 +137,7 @@ def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, cap
 
 def test_an_old_recipe_is_still_read(run, tmp_path):
     """As it was written before there was a model: other order, lists for tuples, whole numbers for others."""
-    recipe = recipes.get("tiny", "sr", objective="c2r", history_every=(4, 2))
+    recipe = recipes.get("tiny", "sr", objective="c2r", lambda_neg=0.1, history_every=(4, 2))
     fields = json.loads(json.dumps({name: value for name, value in sorted(recipe, reverse=True)}))
     (tmp_path / "recipe.json").write_text(json.dumps(fields | {"guard_drop": 10, "weight_decay": 0}))
     assert records.read_recipe(tmp_path) == recipe

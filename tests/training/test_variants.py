@@ -97,11 +97,11 @@ def test_official_quirks_are_one_switch():
 
 
 def test_c2r_counts_its_negatives_by_their_psnr():
-    synthetic, again = (trainer(objective="c2r", negatives="synthetic") for _ in range(2))
+    synthetic, again = (trainer(objective="c2r", lambda_neg=0.1, negatives="synthetic") for _ in range(2))
     again.best_psnr = 50.0  # better than all: every negative weighs more, lq less
     assert synthetic.history is None
     assert advanced(synthetic, 1).rows[-1]["l_neg"] != advanced(again, 1).rows[-1]["l_neg"]
-    own = advanced(trainer(objective="c2r", curriculum="measured"), 3)
+    own = advanced(trainer(objective="c2r", lambda_neg=0.1, curriculum="measured"), 3)
     own.validate()
     assert len(own.negatives.thresholds) == 2 and min(own.negatives.thresholds) > 0
     advanced(own, 1)
