@@ -1,15 +1,15 @@
-"""What a training step costs: predicted before it runs, measured on this machine.
+"""What a training step costs: counted before it runs, predicted for this machine, tried out.
 
-Model (multiply-accumulates, MACs): a plain step is 3F, one forward F and a backward of 2F. SPN adds N forwards of
-history models and the feature network: V forward and V input gradient for the output, V for each negative. So
+Time is counted in multiply-accumulates (MACs) of convolutions and matrix products. A plain step is 3F, one forward
+pass F of the network and a backward pass of 2F. SPN adds N forward passes of history models and the feature network:
+V forward and V back to the image for the output, V for each negative. So
 
     SPN step / plain step = 1 + N/3 + (2 + N) V / (3 F).
 
-One history drawn anew per step counts as N = 1, the term in every k-th step only as 1/k of what it adds, features on a
-square of the patch as the share of V that the square is of the patch.
+For other objectives their own term is counted; one history drawn anew in each step counts as N = 1.
 
-Memory: weights, gradients, two moments, EMA and N histories stay; what the backward pass needs of the forward grows
-with the batch; the feature network adds the maps of the few images it looks at at a time.
+Memory: weights, gradients, two moments, EMA and N histories stay; what the backward pass needs of the forward pass
+grows with the batch; the feature network adds the maps of the few images it looks at at a time.
 """
 
 from __future__ import annotations
@@ -17,76 +17,180 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from mclir_nb.choices import check_choice
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
-from mclir_nb.experiments import timing
 from mclir_nb.method import features, losses, precision
-from mclir_nb.training import records
+from mclir_nb.method.rivals import C2R_INDOOR
+from mclir_nb.training import recipes, records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer
 
+# Task and gt pixels of one patch for measurements: the papers' for super-resolution and deraining (`paper_recipes`),
+# half the side for dehazing and deblurring, so that a step takes a second or two on a CPU.
+PATCHES = {
+    "ffanet": ("dehaze", 64),
+    "dehazeformer-t": ("dehaze", 128),
+    "dehazeformer-s": ("dehaze", 128),
+    "dehazeformer-b": ("dehaze", 128),
+    "idt": ("derain", 128),
+    "swinir-light": ("sr", 256),
+    "swinir": ("sr", 192),
+    "edsr": ("sr", 192),
+    "nafnet": ("deblur", 128),
+}
+BUSY = 0.6  # of its threads' time; an idle machine gives 0.8 and more: threads wait for each other awake
 
-def counted(recipe: Recipe) -> dict:
-    """Size of a step in MACs per patch, without training anything.
 
-    Returns: parameters; F (network, one patch), V (features of one gt patch, or of the square they see), histories N;
-        ratio, the predicted cost of a step relative to the plain step of the same network; bytes, the predicted peak
-        of the memory that tensors hold.
+def benchmark_recipe(network: str, **changes) -> Recipe:
+    """A recipe to measure one of the paper's networks with: paper size, one small patch, VGG16 with random weights.
+
+    Raises:
+        ValueError: a network that is not in `PATCHES`.
     """
+    check_choice("network", network, PATCHES)
+    task, patch = PATCHES[network]
+    fields = dict(network_size="paper", patch_size=patch, batch_size=1, features="vgg16", features_weights="random")
+    fields["learning_rate"] = 1e-6  # the steps are timed, not learned from, and shall not diverge
+    return recipes.get("demo", task, network=network, **fields | changes)
+
+
+def macs(network: nn.Module, image: torch.Tensor) -> int:
+    """Multiply-accumulates of one forward pass: convolutions and matrix products, as torch's counter sees them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    return counter.get_total_flops() // 2
+
+
+class Counts(NamedTuple):
+    """Multiply-accumulates for one patch of a recipe."""
+
+    network: int  # F, one forward pass
+    features: int  # V, one pass of the feature network over the patch, or over the square of it that it sees
+    term: int  # of the objective beside L1, through the features and back to the image
+    histories: int  # N, history models asked in one step
+
+
+def count(recipe: Recipe) -> Counts:
+    """Multiply-accumulates of a recipe's networks and objective for one patch; nothing is trained or read."""
+    return _count(recipe.replace(seed=0, dataset="embedded", data_root=None))
+
+
+@lru_cache
+def _count(recipe: Recipe) -> Counts:
+    if recipe.network_size in ("tiny", "demo"):
+        return _count_on(recipe, "cpu")
+    try:
+        return _count_on(recipe, "meta")  # on shapes alone
+    except RuntimeError:  # a network of one's own that looks at values
+        return _count_on(recipe, "cpu")
+
+
+def _count_on(recipe: Recipe, device: str) -> Counts:
     with torch.random.fork_rng(devices=[]):
-        network = records.build_network(recipe).eval()
-    lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale])
-    forward, looked_at, maps, feature_bytes = timing.macs(network, lq), 0, 0, 0
-    kept = len(recipe.history_every) if recipe.objective in losses.USES_HISTORY else 0
-    asked = min(kept, 1) if recipe.history_draw else kept
-    if recipe.objective != "plain":
-        seen = recipe.features_crop or recipe.patch_size
-        net, patch = features.build(recipe.features, recipe.features_weights), torch.rand(1, 3, seen, seen)
-        looked_at, feature_bytes = timing.macs(net, patch), memory.size(net)
-        at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * seen**2)))
-        maps = at_once * (memory.kept_for_backward(net, patch.requires_grad_()) + asked * _tapped(net, patch))
-    extra = asked / 3 + (2 + asked) * looked_at / (3 * forward)
-    weights = memory.size(network)
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "F": forward,
-        "V": looked_at,
-        "histories": kept,
-        "ratio": 1 + extra / recipe.negatives_every,
-        "bytes": (5 + kept) * weights
-        + feature_bytes
-        + recipe.batch_size * memory.kept_for_backward(network, lq)
-        + maps,
-    }
+        with torch.device(device):
+            network = records.build_network(recipe).eval()
+    forward = macs(network, _picture(recipe.patch_size // recipe.scale, device))
+    histories = len(recipe.history_every) if recipe.uses_history else 0
+    asked = min(histories, 1) if recipe.history_draw else histories
+    if recipe.objective == "plain":
+        return Counts(forward, 0, 0, 0)
+    net = feature_network(recipe).to(device)
+    restored, gt = (_picture(recipe.features_crop or recipe.patch_size, device) for _ in range(2))
+    looked_at = macs(net, gt)
+    outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
+    passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
+    return Counts(forward, looked_at, passes * looked_at, asked)
 
 
-def table(names: Sequence[str], counts: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
+def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor, negatives: list) -> int:
+    """How often an objective sends one patch through the feature network; forward and back to the image are two."""
+    passes = 0
+
+    def note(module, inputs, output) -> None:
+        nonlocal passes
+        passes += len(inputs[0]) * (2 if inputs[0].requires_grad else 1)
+
+    handle = net.register_forward_hook(note)
+    chance = torch.Generator().manual_seed(0)
+    objective(restored.requires_grad_(), gt, negatives, features=net, lambda_neg=1.0, lq=gt, generator=chance)
+    handle.remove()
+    return passes
+
+
+def _picture(side: int, device: str) -> torch.Tensor:
+    return torch.rand(1, 3, side, side, device=device)
+
+
+def feature_network(recipe: Recipe) -> nn.Module:
+    """The recipe's feature network, untrained where its weights would come from a file: they cost the same."""
+    return features.build(recipe.features, None if recipe.features == "lite0" else "random")
+
+
+def run_macs(recipe: Recipe) -> int:
+    """Multiply-accumulates of a whole training run: what its objective costs, on any machine."""
+    counts = count(recipe)
+    with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.negatives_every
+    term = counts.histories * counts.network + counts.term
+    return recipe.batch_size * (3 * counts.network * recipe.steps + term * with_term)
+
+
+def step_ratio(network: float, looked_at: float, histories: int) -> float:
+    """SPN step / plain step by MACs: 1 + N/3 + (2 + N) V / (3 F), and 1 without histories."""
+    return 1 + histories / 3 + (2 + histories) * looked_at / (3 * network) if histories else 1.0
+
+
+def fixed_bytes(weights: int, histories: int, looking: int = 0) -> int:
+    """Bytes held between steps: weights, gradients, two moments, EMA, history models, and the feature network."""
+    return (5 + histories) * weights + looking
+
+
+def predicted_bytes(recipe: Recipe) -> int:
+    """The predicted peak of the memory that tensors hold in a step, without training anything."""
+    with torch.random.fork_rng(devices=[]):
+        network = records.build_network(recipe)
+    kept = recipe.batch_size * memory.kept_for_backward(network, _picture(recipe.patch_size // recipe.scale, "cpu"))
+    histories = len(recipe.history_every) if recipe.uses_history else 0
+    if recipe.objective == "plain":
+        return fixed_bytes(memory.size(network), histories) + kept
+    net, side = feature_network(recipe), recipe.features_crop or recipe.patch_size
+    asked, patch = min(histories, 1) if recipe.history_draw else histories, _picture(side, "cpu")
+    at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * side**2)))
+    with torch.no_grad():
+        maps = sum(layer.nbytes for layer in net(patch).values())
+    maps = at_once * (memory.kept_for_backward(net, patch.requires_grad_()) + asked * maps)
+    return fixed_bytes(memory.size(network), histories, memory.size(net)) + kept + maps
+
+
+def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
     """The cost model for networks at paper size: ratios to a plain step, from MACs counted on small patches.
 
-    Returns: columns network, patch, V/F, one column "N = n" per count, and "as released", N = 4 with the features of
-        the output computed once per negative: 1 + N/3 + 3N V / (3F).
+    Args:
+        names: keys of `PATCHES`.
+        histories: numbers N of history models.
+
+    Returns:
+        Columns network, patch, V/F, one column "N = n" per number, and "as released", N = 4 with the features of the
+        output computed once per negative: 1 + N/3 + 3N V / (3F).
     """
     rows = []
     for name in names:
-        recipe = timing.small(name)
-        count = counted(recipe)
-        share = count["V"] / count["F"]
+        recipe = benchmark_recipe(name)
+        counts = count(recipe)
+        share = counts.features / counts.network
         row = {"network": name, "patch": recipe.patch_size, "V/F": share}
-        row |= {f"N = {n}": 1 + n / 3 + (2 + n) * share / 3 if n else 1.0 for n in counts}
+        row |= {f"N = {n}": step_ratio(1, share, n) for n in histories}
         rows.append(row | {"as released": 1 + 4 / 3 + 4 * share})
     return pd.DataFrame(rows)
-
-
-def _tapped(net: nn.Module, image: torch.Tensor) -> int:
-    """Bytes of the feature maps that are compared, for one image."""
-    with torch.no_grad():
-        return sum(x.nbytes for x in net(image).values())
 
 
 @precision.full_float32()
@@ -94,8 +198,7 @@ def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     """Seconds of a forward and a backward pass of the network for one patch here, the least of a few."""
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).to(device)
-    lq = torch.rand(1, 3, *2 * [recipe.patch_size // recipe.scale], device=device)
-    lq = lq.contiguous(memory_format=torch.channels_last)
+    lq = _picture(recipe.patch_size // recipe.scale, device).contiguous(memory_format=torch.channels_last)
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()
@@ -106,21 +209,12 @@ def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     return min(taken[1:])
 
 
-def predict(recipe: Recipe, device: torch.device) -> dict:
-    """Time and memory of a step of this recipe, from the counted MACs and one patch run here.
+def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, float]:
+    """Train a throw-away copy of a recipe for some steps after one to warm up.
 
-    Returns: what `counted` returns, and seconds: batch_size * one_patch * ratio. Large batches of small patches take
-        less than that on a GPU, which one patch does not fill.
-    """
-    count = counted(recipe)
-    return count | {"seconds": recipe.batch_size * one_patch(recipe, device) * count["ratio"]}
-
-
-def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, float]:
-    """Train a throw-away copy of a recipe for `steps` steps after one to warm up.
-
-    Returns: median seconds of a step here, and the share of its threads' time that this process got meanwhile: well
-        below 1 on a CPU where other programs run.
+    Returns:
+        Median seconds of a step here, and the share of its threads' time that this process got meanwhile: well below 1
+        on a CPU where other programs run.
     """
     trainer, seconds, used = Trainer(recipe, device), [], []
     for gt, lq, names in trainer.patches.batches(1, steps + 1):
@@ -133,10 +227,20 @@ def probe(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, 
     return statistics.median(seconds[1:]), sum(used[1:]) / sum(seconds[1:]) / torch.get_num_threads()
 
 
-BUSY = 0.6  # of its threads' time; an idle machine gives 0.8 and more: threads wait for each other awake
+def measure_bytes(recipe: Recipe, device: torch.device) -> int:
+    """Peak of the memory that tensors hold in a training step: what stays between steps, and what one step needs."""
+    trainer = Trainer(recipe, device)
+    batches = trainer.patches.batches(1, 2)
+    trainer.advance(*next(batches))  # moments and work space are made in the first step
+    trainer.step = next((s for s in range(2, recipe.steps + 1) if recipe.weight_at(s)), 2) - 1
+    batch = next(batches)
+    _, needed = memory.peak(lambda: trainer.advance(*batch), device)
+    histories = len(trainer.history.models) if trainer.history else 0
+    looking = memory.size(trainer.features) if trainer.features else 0
+    return fixed_bytes(memory.size(trainer.model), histories, looking) + needed
 
 
-def supply(recipe: Recipe, steps: int = 8) -> float:
+def measure_batch(recipe: Recipe, batches: int = 8) -> float:
     """Median seconds in which one process makes a batch: reading from the cache, cutting, degrading.
 
     On a CPU a step waits that long; beside a GPU, W processes make batches ahead, so it waits only if it is shorter
@@ -146,32 +250,43 @@ def supply(recipe: Recipe, steps: int = 8) -> float:
     images = datasets.open_set(recipe.dataset, task, "train", recipe.data_root)
     patches = Patches(images, task, recipe.patch_size, recipe.batch_size, recipe.seed)
     taken = []
-    for step in range(1, steps + 3):
+    for step in range(1, batches + 3):
         start = time.perf_counter()
         patches.batch(step)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[2:])  # the first read files
 
 
-def card(recipe: Recipe, device: torch.device) -> pd.Series:
-    """The cost of a run before it starts, one line per fact."""
-    count, (seconds, share) = predict(recipe, device), probe(recipe, device)
+def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
+    """The cost of a run before it starts, one line per fact: counted, predicted from one patch here, and tried out.
+
+    If the device has too little memory for a step, that is said in place of what was to be measured.
+    """
+    counts, run = count(recipe), run_macs(recipe)
+    ratio = run / (3 * counts.network * recipe.batch_size * recipe.steps)
+    with torch.device("meta"):
+        parameters = sum(weights.numel() for weights in records.build_network(recipe).parameters())
+    facts = {
+        "parameters": f"{parameters:,}",
+        "forward pass of one patch": f"{counts.network / 1e6:,.0f} million MACs",
+        "features of one patch": f"{counts.features / 1e6:,.0f} million MACs",
+        "history models": f"{len(recipe.history_every) if recipe.uses_history else 0}",
+        "predicted run / plain run": f"{ratio:.2f} (by MACs)",
+        "predicted memory": f"{predicted_bytes(recipe) / 1e6:,.0f} MB in tensors",
+        "MACs of the run": f"{run:.2e}",
+        "patches seen": f"{recipe.steps * recipe.batch_size:,}",
+    }
+    try:
+        predicted = recipe.batch_size * one_patch(recipe, device) * ratio
+        seconds, share = measure_step(recipe, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        facts["measured step here"] = "out of memory: turn batch_size down first, then patch_size, then network_size"
+        return pd.Series(facts, name=recipe.name)
     busy = device.type == "cpu" and share < BUSY
-    plain = 3 * count["F"] * recipe.batch_size
-    return pd.Series(
-        {
-            "parameters": f"{count['parameters']:,}",
-            "forward pass of one patch": f"{count['F'] / 1e6:,.0f} million MACs",
-            "features of one patch": f"{count['V'] / 1e6:,.0f} million MACs",
-            "history models": f"{count['histories']}",
-            "predicted step / plain step": f"{count['ratio']:.2f} (by MACs)",
-            "predicted memory": f"{count['bytes'] / 1e6:,.0f} MB in tensors",
-            "predicted step here": f"{count['seconds'] * 1000:.0f} ms",
-            "MACs of the run": f"{plain * count['ratio'] * recipe.steps:.2e}",
-            "patches seen": f"{recipe.steps * recipe.batch_size:,}",
-            "measured step here": f"{seconds * 1000:.0f} ms",
-            "training time here": f"about {max(seconds * recipe.steps / 60, 0.1):.1f} minutes, and scoring"
-            + ("; less once the other programs here are done" if busy else ""),
-        },
-        name=recipe.name,
-    )
+    facts |= {
+        "predicted step here": f"{predicted * 1000:.0f} ms",
+        "measured step here": f"{seconds * 1000:.0f} ms",
+        "training time here": f"about {max(seconds * recipe.steps / 60, 0.1):.1f} minutes, and scoring"
+        + ("; less once the other programs here are done" if busy else ""),
+    }
+    return pd.Series(facts, name=recipe.name)

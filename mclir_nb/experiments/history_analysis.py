@@ -5,6 +5,7 @@ All functions take images (3,H,W) in [0,1] or the frames of a run (`frames.read`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,48 +16,48 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mclir_nb.evaluation.evaluate import enlarge
-from mclir_nb.method import distances
+from mclir_nb.method import distances, push
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.training.frames import Frames
+from mclir_nb.training.recipes import Recipe
 
 
-def over_time(kept: Frames, every: Sequence[int | None], features: nn.Module) -> pd.DataFrame:
+def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame:
     """How far each history is from the network at each kept moment, measured three ways.
 
     Args:
         kept: S moments of K histories.
-        every: the recipe's `history_every`, K intervals in steps.
+        recipe: of the run, for the K intervals of `history_every`.
         features: frozen feature network, see `features.build`.
-    Returns: one row per moment and history:
-        step; history, counted from 1; every; age, the steps since its last refresh;
+
+    Returns:
+        One row per moment and history:
+        step; history, counted from 1; every; age, the steps since its last refresh (NaN under the adaptive rule, which
+        refreshes when the error spreads and keeps no account of it);
         weights: |history - model|_2 / |model|_2;
         pixels: mean |restored - negative|, 1 is the whole range from black to white;
         features: sum_l w_l mean |phi_l(restored) - phi_l(negative)|, what this history adds to l_neg, before the mean;
         aim: cosine, in [-1, 1], between the way the network went since (restored - negative) and the way that is left
-        (gt - restored); above 0 the push away from this negative points towards gt. NaN if a way has no length.
-    Raises: ValueError if `every` does not have K entries.
+        (gt - restored). NaN if a way has no length.
+
+    Raises:
+        ValueError: another number of histories in the moments than in the recipe.
     """
+    every = recipe.history_every
     if len(every) != kept.negatives.shape[1]:
-        raise ValueError(
-            f"every has {len(every)} entries and the frames hold {kept.negatives.shape[1]} histories; give one each"
-        )
+        raise ValueError(f"the recipe has {len(every)} histories and the moments {kept.negatives.shape[1]}")
     rows = []
     for s, step in enumerate(kept.steps):
         restored = kept.restored[s]
         for k, interval in enumerate(every):
             negative = kept.negatives[s, k]
-            rows.append(
-                {
-                    "step": step,
-                    "history": k + 1,
-                    "every": interval,
-                    "age": step % interval if interval else step,
-                    "weights": float(kept.distances[s, k]),
-                    "pixels": float((restored - negative).abs().mean()),
-                    "features": float(distances.feature_distance(restored[None], [negative[None]], features)),
-                    "aim": cosine(restored - negative, kept.gt - restored),
-                }
-            )
+            age = step % interval if interval else step
+            row = {"step": step, "history": k + 1, "every": interval}
+            row["age"] = age if recipe.history_threshold is None else math.nan
+            row["weights"] = float(kept.distances[s, k])
+            row["pixels"] = float((restored - negative).abs().mean())
+            row["features"] = float(distances.feature_distance(restored[None], [negative[None]], features))
+            rows.append(row | {"aim": push.cosine([restored - negative], [kept.gt - restored])})
     return pd.DataFrame(rows)
 
 
@@ -89,9 +90,13 @@ def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int =
 def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:
     """How far each negative was from the restored image, pixel by pixel, at some moments of a run.
 
-    Args: shares: places among the kept moments, 0 the first, 1 the last.
-    Returns: rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean
-        over R, G, B.
+    Args:
+        kept: moments of a run.
+        shares: places among them, 0 the first, 1 the last.
+
+    Returns:
+        Rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean over
+        R, G, B.
     """
     rows, labels = [], []
     for place in (round(share * (len(kept.steps) - 1)) for share in shares):
@@ -105,7 +110,8 @@ def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dic
 def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.DataFrame:
     """What the network and its histories still get wrong in one picture, and whether it is the same.
 
-    Returns: one row for the network and one per history: image; error, mean |image - gt|; same, the cosine between its
+    Returns:
+        One row for the network and one per history: image; error, mean |image - gt|; same, the cosine between its
         error (image - gt) and that of the network: 1 where they are wrong in the same way.
     """
     named = {"restored": restored} | {f"history {k}": n for k, n in enumerate(negatives, 1)}
@@ -113,22 +119,18 @@ def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.Da
         {
             "image": list(named),
             "error": [float((image - gt).abs().mean()) for image in named.values()],
-            "same": [cosine(image - gt, restored - gt) for image in named.values()],
+            "same": [push.cosine([image - gt], [restored - gt]) for image in named.values()],
         }
     )
-
-
-def cosine(one: Tensor, other: Tensor) -> float:
-    """Cosine of the angle between two differences of images, over all pixels; NaN if one of them is zero."""
-    one, other = one.flatten().double(), other.flatten().double()
-    lengths = one.norm() * other.norm()
-    return float(one @ other / lengths) if lengths > 0 else float("nan")
 
 
 def spread(negatives: Sequence[Tensor]) -> Tensor:
     """Standard deviation over the negatives, averaged over R, G, B: (H,W), 0 where all histories agree.
 
-    The map that "spn-uncertainty" weighs with. Raises: ValueError for less than two negatives.
+    The map that "spn-uncertainty" weighs with.
+
+    Raises:
+        ValueError: fewer than two negatives.
     """
     if len(negatives) < 2:
         raise ValueError(f"a spread needs 2 history models or more, got {len(negatives)}")
@@ -148,11 +150,18 @@ def spread_against_error(restored: Tensor, negatives: Sequence[Tensor], gt: Tens
     Rank correlations (Spearman) over all pixels between the error, mean over R, G, B of |restored - gt|, and a map that
     needs no gt. Pixels are no independent observations, so no significance is given: compare pictures instead.
 
-    Args: restored, gt, each negative: (3,H,W); lq the same or smaller by a whole factor.
-    Returns: spread: the histories' disagreement; and two rivals that need no history: edges, the brightness gradient of
+    Args:
+        restored, gt: (3,H,W).
+        negatives: one such image per history.
+        lq: the same size or smaller by a whole factor.
+
+    Returns:
+        spread: the histories' disagreement; and two rivals that need no history: edges, the brightness gradient of
         the restored image; change, |restored - lq|, where the network did something. spread_beyond: the partial
         correlation of the spread with what both rivals explain taken out, in ranks.
-    Raises: ValueError if the histories agree everywhere, or another map is constant.
+
+    Raises:
+        ValueError: the histories agree everywhere, or another map is constant.
     """
     maps = {
         "error": (restored - gt).abs().mean(dim=0),
@@ -184,8 +193,12 @@ def spread_over_time(kept: Frames) -> pd.DataFrame:
 def grouped(by: Tensor, values: Tensor, groups: int = 10) -> pd.DataFrame:
     """Means over equal groups of pixels, from the least `by` to the greatest: error by spread, gain by degradation.
 
-    Args: by, values: (H,W).
-    Returns: columns by and mean, `groups` rows: the means of `by` and of `values` in each group.
+    Args:
+        by, values: (H,W).
+        groups: how many.
+
+    Returns:
+        Columns by and mean, `groups` rows: the means of `by` and of `values` in each group.
     """
     order = by.flatten().argsort(stable=True)
     means = [

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import pandas as pd
-import torch
 
-from mclir_nb import networks
-from mclir_nb.experiments import paper, timing
-from mclir_nb.method import features
-from mclir_nb.training import recipes, records
+from mclir_nb.experiments import cost, paper
+from mclir_nb.training import recipes
 
-SIDE = 64  # lq pixels at which a network is counted; MACs grow with the pixels, windows are padded
 NETWORKS = {theirs: ours for ours, theirs in paper.NETWORKS.items()}
 TRAINS_ON = {  # data set of the table: (task, data set to train on)
     "SOTS-indoor": ("dehaze", "reside-its"),
@@ -36,9 +30,13 @@ def table(tera_macs: float) -> pd.DataFrame:
     Args:
         tera_macs: 10^12 multiply-accumulates per second that a GPU sustains in training; > 0. It decides the hours
             alone, and no GPU was measured here.
-    Returns: columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
+
+    Returns:
+        Columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
         (SPN step / plain step, by MACs), hours plain, hours SPN, command.
-    Raises: ValueError for a speed that is not positive.
+
+    Raises:
+        ValueError: a speed that is not positive.
     """
     if not tera_macs > 0:
         raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")
@@ -52,10 +50,9 @@ def table(tera_macs: float) -> pd.DataFrame:
 def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_macs: float) -> dict:
     network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
     recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
-    forward, looked_at = (count * recipe.patch_size**2 for count in per_pixel(network, factor))
-    histories = len(recipe.history_every)
-    ratio = 1 + histories / 3 + (2 + histories) * looked_at / (3 * forward)
-    hours = 3 * forward * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
+    counts = cost.count(recipe)
+    ratio = cost.step_ratio(counts.network, counts.features, counts.histories)
+    hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
     return {
         "network": f"{name} {scale}".strip(),
         "trained on": data,
@@ -63,7 +60,7 @@ def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_
         "steps": recipe.steps,
         "batch": recipe.batch_size,
         "patch": recipe.patch_size,
-        "GMACs": forward / 1e9,
+        "GMACs": counts.network / 1e9,
         "ratio": ratio,
         "hours plain": hours,
         "hours SPN": hours * ratio,
@@ -76,15 +73,3 @@ def command(network: str, task: str, data: str, scale: int = 1) -> str:
     words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
     scaled = f" -p scale {scale}" if scale > 1 else ""
     return f"papermill notebooks/03_train.ipynb out.ipynb {words}{scaled} -p features_weights VGG16"
-
-
-@lru_cache
-def per_pixel(network: str, scale: int = 1) -> tuple[float, float]:
-    """MACs per gt pixel of one forward pass: of the network at paper size, and of VGG16 up to relu3_3."""
-    recipe = recipes.get("paper", networks.NETWORKS[network].task, network=network, scale=scale)
-    side = recipe.patch_size if network == "idt" else SIDE * scale  # IDT pads everything to its own patch
-    with torch.random.fork_rng(devices=[]):
-        net = records.build_network(recipe).eval()
-    forward = timing.macs(net, torch.rand(1, 3, side // scale, side // scale))
-    looked_at = timing.macs(features.build("vgg16", "random"), torch.rand(1, 3, SIDE, SIDE))
-    return forward / side**2, looked_at / SIDE**2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb.evaluation import metrics
-from mclir_nb.method import losses, precision
+from mclir_nb.method import losses, precision, push
 from mclir_nb.training import frames, train
 from mclir_nb.training.recipes import Recipe
 
@@ -53,11 +53,14 @@ def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu"
         recipe: of an objective with history models.
         looks: frames after the first one, the untrained network; spread as `frames.steps` does, so that they
             meet the histories at every age.
-    Raises: ValueError for an objective without history models.
+        device: where it trains.
+
+    Raises:
+        ValueError: an objective without history models.
     """
-    if recipe.objective not in losses.USES_HISTORY:
+    if not recipe.uses_history:
         raise ValueError(
-            f"objective {recipe.objective!r} has no history models to watch; use one of "
+            f"objective {recipe.objective!r} keeps no history models to watch; use one of "
             f"{', '.join(sorted(losses.USES_HISTORY))}."
         )
     trainer = train.Trainer(recipe, torch.device(device))
@@ -79,19 +82,19 @@ def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu"
 @precision.full_float32()
 def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor, list[Tensor]]:
     """One look: a row of numbers, the model's output and those of its histories, clamped, on the CPU."""
-    model, device = trainer.model, trainer.device
+    model, device = trainer.model.eval(), trainer.device  # as the histories are: without drop path
     restored = model(lq.to(device))
     negatives = trainer.history.negatives(lq.to(device))
-    parts = losses.spn_loss(
-        restored, gt.to(device), negatives, features=trainer.features, lambda_neg=trainer.recipe.weight
-    )
-    push = torch.autograd.grad(parts.l_neg, list(model.parameters()))
+    weights = dict(features=trainer.features, lambda_neg=trainer.recipe.weight)
+    parts = losses.spn_loss(restored, gt.to(device), negatives, **weights)
+    pushes = torch.autograd.grad(parts.l_neg, list(model.parameters()))
+    model.train()
     row = {"step": trainer.step, "l_rec": parts.l_rec.item(), "l_neg": parts.l_neg.item()}
     row["r"] = trainer.recipe.weight * row["l_neg"] / row["l_rec"]
     shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
     row["psnr"] = metrics.mean_psnr(shown, gt)
     row |= {f"psnr_history_{k}": metrics.mean_psnr(image, gt) for k, image in enumerate(old)}
-    row["alignment"] = _cosine(push, _way(model, trainer.history.models))
+    row["alignment"] = push.cosine(pushes, _way(model, trainer.history.models))
     return row, shown, old
 
 
@@ -121,10 +124,3 @@ def _way(model: nn.Module, histories: Sequence[nn.Module]) -> list[Tensor]:
     """Where the weights stand, seen from the mean of the histories: the way they have come."""
     olds = zip(*(history.parameters() for history in histories), strict=True)
     return [now - torch.stack(old).mean(0) for now, old in zip(model.parameters(), olds, strict=True)]
-
-
-def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Cosine of the angle between two lists of tensors taken as one long vector; NaN if one has no length."""
-    product = sum((a * b).sum() for a, b in zip(one, other, strict=True))
-    lengths = [torch.stack(torch._foreach_norm(list(x))).norm() for x in (one, other)]
-    return (product / (lengths[0] * lengths[1])).item()

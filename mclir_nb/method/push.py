@@ -280,6 +280,12 @@ def length(gradient: Gradient) -> float:
     return math.sqrt(inner(gradient, gradient))
 
 
+def cosine(one: Gradient, other: Gradient) -> float:
+    """Cosine of the angle between two lists of tensors, each taken as one long vector; NaN if one has no length."""
+    lengths = length(one) * length(other)
+    return inner(one, other) / lengths if lengths > 0 else math.nan
+
+
 def _gram(rows: Sequence[Gradient], columns: Sequence[Gradient]) -> np.ndarray:
     """All inner products between two lists of gradients."""
     return np.array([[inner(row, column) for column in columns] for row in rows])

@@ -48,7 +48,7 @@ def explained(trainer, run_dir: Path):
         if isinstance(error, torch.OutOfMemoryError):  # of a GPU: on the CPU there is no room to count
             from mclir_nb.experiments import cost  # here, because it trains a step itself
 
-            predicted = cost.counted(trainer.recipe)["bytes"]
+            predicted = cost.predicted_bytes(trainer.recipe)
         sentence = out_of_memory(trainer.recipe, trainer.step, trainer.fixed_bytes(), error, predicted)
         raise RuntimeError(f"{sentence} {checkpoint.last_saved(run_dir)}") from error
 

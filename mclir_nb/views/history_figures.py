@@ -35,6 +35,8 @@ def lags(table: pd.DataFrame) -> Figure:
         line = {"color": colour, "marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3, "linewidth": 1}
         every = part["every"].iloc[0]
         label = f"every {int(every)} steps" if every and every == every else "never refreshed"
+        if part["age"].isna().all():
+            label = "adaptive rule"
         for axes, column in zip(logs, PANELS, strict=True):
             seen = part[part[column] > 0]
             axes.plot(seen["step"], seen[column], label=label, **line)
