@@ -6,7 +6,7 @@ By default every history model answers in every step: the exact method. Two appr
     Window   distances measured on one random square of the patch, drawn anew in each step; the middle of a patch is
              seen more often than its borders, and the square's own borders are padded
 
-`experiments.approximations` measures what each does to the gradient.
+`gradient_fidelity.approximations` measures what each does to the gradient.
 """
 
 from collections.abc import Sequence

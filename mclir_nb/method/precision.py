@@ -7,7 +7,7 @@
 
 "float32" is the default everywhere. The outputs of a history and of the model differ by less and less as the learning
 rate falls; once the difference is near the rounding of a format, the signs of the L1 terms, and with them the gradient,
-are noise (`gradient_precision.survey` measures it).
+are noise (`gradient_fidelity.precisions` measures it).
 """
 
 from __future__ import annotations

@@ -43,28 +43,6 @@ def prices(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def memories(table: pd.DataFrame) -> Figure:
-    """Peak memory of exact SPN per network, beside that of the plain step and the weights of the histories.
-
-    Args:
-        table: as `timing.memories` returns it, rows of several networks.
-
-    Returns:
-        Figure, 8 inches wide; 1 means that SPN needs nothing but its histories' weights more.
-    """
-    ours = table[table.step == "ours"].set_index(["network", "histories"])
-    names = list(dict.fromkeys(table.network))
-    shares = [ours.MB[n, 4] / (ours.MB[n, 0] + ours.weights[n, 4]) for n in names]
-    figure = Figure((8, 1.1 + 0.35 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(shares, names, "o", color=COLOURS["history"])
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(xlabel="peak memory of exact SPN / (plain step + history weights)")
-    return figure
-
-
-@styled
 def profile(shares: pd.DataFrame) -> Figure:
     """Where the time of an exact SPN step goes: one bar per network.
 
@@ -92,7 +70,7 @@ def cosines(table: pd.DataFrame) -> Figure:
     """How much of the SPN gradient is left in lower precision, while the histories come closer to the model.
 
     Args:
-        table: as `gradient_precision.while_training` returns it.
+        table: as `gradient_fidelity.precisions_while_training` returns it.
 
     Returns:
         Figure, 10 inches wide: cosines at the left, distances of the histories at the right.

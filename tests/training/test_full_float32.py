@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
-from mclir_nb.experiments import cost, gradient_precision
+from mclir_nb.experiments import cost, gradient_fidelity
 from mclir_nb.method import push
 from mclir_nb.training import frames, recipes, train
 
@@ -109,7 +109,7 @@ def test_a_survey_of_precisions_compares_with_full_float32(spn):
             (torch.backends.cudnn.conv.fp32_precision, torch.is_autocast_enabled("cpu"))
         )
     )
-    gradient_precision.survey(spn.model, spn.history.models, spn.patches.batch(3)[1], spn.features)
+    gradient_fidelity.precisions(spn.model, spn.history.models, spn.patches.batch(3)[1], spn.features)
     handle.remove()
     assert set(formats) == {("ieee", False)}
 

@@ -53,7 +53,7 @@ def arm_log() -> pd.DataFrame:
 def lag_table() -> pd.DataFrame:
     """Two moments of two histories, the second of which is an exact copy."""
     rows = [
-        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, aim=0.0, every=every)
+        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, aim=0.0, every=every, age=5)
         for step in (30, 40)
         for k, every in ((1, 20), (2, None))
     ]
@@ -99,7 +99,6 @@ FIGURES = {
     "correlations": lambda: history_figures.correlations(correlation_table()),
     "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
     "prices": lambda: cost_figures.prices(steps_table()),
-    "memories": lambda: cost_figures.memories(steps_table().query("threads == 1")),
     "profile": lambda: cost_figures.profile(pd.DataFrame({"forward": [0.4], "backward": [0.6]}, index=["edsr"])),
     "cosines": lambda: cost_figures.cosines(cosine_table()),
     "numbers": lambda: explain_figures.number_pictures({"a": np.eye(4), "b": np.eye(4) / 2}, ("gt", "history")),
