@@ -15,7 +15,6 @@ from typing import get_args, get_origin
 from torch import nn
 
 from mclir_nb import files, networks
-from mclir_nb.choices import did_you_mean
 from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate
@@ -189,38 +188,10 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe | None]:
     """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
-    place, device = arguments.checkpoint, train.pick_device(arguments.device)
-    if not place.exists():
-        beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise ValueError(
-            f"--checkpoint {place} does not exist{did_you_mean(place.name, beside)}; give a run folder or a file of "
-            "weights."
-        )
-    if place.is_dir():
-        run = records.Run(place)
-        _refuse_flags(arguments, run.recipe)
-        return run.model().to(device), run.recipe
-    if arguments.network is None and (place.parent / "recipe.json").is_file():
-        recipe = records.read_recipe(place.parent)  # such as ema.safetensors of a run
-        _refuse_flags(arguments, recipe)
-        network = records.build_network(recipe).eval()
-    elif arguments.network is None:
-        raise ValueError(f"give --network for a file of weights; one of {', '.join(networks.names())}.")
-    else:
-        recipe, network = None, networks.build(arguments.network, arguments.scale or 1)
-    return networks.load_checkpoint(network, place, arguments.entry).to(device), recipe
-
-
-def _refuse_flags(arguments: argparse.Namespace, recipe: Recipe) -> None:
-    """Refuse what contradicts the run whose network is taken."""
-    for name, own in (("network", recipe.network), ("scale", recipe.scale)):
-        if getattr(arguments, name) not in (None, own):
-            raise ValueError(
-                f"--{name} {getattr(arguments, name)} contradicts {arguments.checkpoint}: that run has {name} {own}; "
-                f"leave --{name} out."
-            )
-    if arguments.entry and arguments.checkpoint.is_dir():
-        raise ValueError("--entry is for a file of weights; of a run folder name the file, such as ema.safetensors.")
+    device = train.pick_device(arguments.device)
+    which = {name: getattr(arguments, name) for name in ("network", "scale", "entry")}
+    network, recipe = records.open_checkpoint(arguments.checkpoint, **which)
+    return network.to(device), recipe
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:

@@ -57,6 +57,7 @@ def full_float32() -> Iterator[None]:
 def forbid_tf32() -> None:
     """TF32 off for the rest of this process, outside trainings whose recipe asks for it. For notebooks."""
     _set_products("ieee")
+    torch.backends.cudnn.allow_tf32 = False  # the older switch: `torch.export` reads it, and fails where they differ
 
 
 @contextmanager

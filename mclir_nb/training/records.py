@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from mclir_nb import __version__, files, networks, root
+from mclir_nb.choices import did_you_mean
+from mclir_nb.data import tasks
 from mclir_nb.training import distributed
 from mclir_nb.training.recipes import Recipe, from_saved
 
@@ -269,3 +271,47 @@ class Run:
 def build_network(recipe: Recipe) -> nn.Module:
     """The network a recipe names, with torch's current random state deciding its initial weights."""
     return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
+
+
+def open_checkpoint(
+    place: str | Path, network: str | None = None, scale: int | None = None, task: str | None = None, entry=None
+) -> tuple[nn.Module, Recipe | None]:
+    """A trained network, and the recipe of the run that it comes from.
+
+    Args:
+        place: a run folder, a file of weights in one, or any other file of weights.
+        network: which network a file is for; None: that of its run, or the default of `task`.
+        scale: of super-resolution; None: that of the run, or 1.
+        task: what it was trained for; None: that of the run.
+        entry: which network of a file that holds several, such as "params_ema".
+
+    Returns:
+        The network on the CPU in eval mode, and the recipe; None for a file of weights without a run.
+
+    Raises:
+        ValueError: for a place that does not exist, a file that says not what it is for, and for a network, scale or
+            task that contradicts the run.
+    """
+    place = Path(place).expanduser()
+    if not place.exists():
+        beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise ValueError(
+            f"checkpoint {place} does not exist{did_you_mean(place.name, beside)}; give a run folder or a file of "
+            "weights."
+        )
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and (network or not (folder / "recipe.json").is_file()):
+        if not network and not task:
+            raise ValueError(f"give the network for the file {place}; one of {', '.join(networks.names())}.")
+        own = tasks.get(task, scale) if task else None
+        built = networks.build(network or own.network, own.scale if own else scale or 1)
+        return networks.load_checkpoint(built, place, entry).eval(), None
+    recipe = read_recipe(folder)
+    for name, given in (("network", network), ("scale", scale), ("task", task)):
+        if given not in (None, own := getattr(recipe, name)):
+            raise ValueError(f"{name} {given} contradicts {folder}: that run has {name} {own}; leave {name} out.")
+    if place.is_dir():
+        if entry:
+            raise ValueError("an entry is for a file of weights; of a run folder name the file: ema.safetensors.")
+        return Run(folder).model(), recipe
+    return networks.load_checkpoint(build_network(recipe), place, entry).eval(), recipe

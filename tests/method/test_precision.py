@@ -88,3 +88,13 @@ def test_signal_counts_what_stands_above_rounding():
     coarse = precision.signal(image, [far, near, same], net, precision.ROUNDING["bfloat16"])
     assert coarse[0] > 0.5 and coarse[1] < 0.01
     assert precision.signal(image, [], net).shape == (0,)
+
+
+def test_a_network_can_be_exported_where_tf32_is_forbidden():
+    """In a process of its own, because nothing is put back."""
+    script = (
+        "import torch; from mclir_nb.method import precision; precision.forbid_tf32()\n"
+        "torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert not found.returncode, found.stderr

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import run_notebooks
+from nbclient.exceptions import CellExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from mclir_nb import root
 from mclir_nb.data import images
-from mclir_nb.training import records
+from mclir_nb.training import recipes, records, train
 
 
 @pytest.fixture
@@ -50,9 +51,18 @@ def test_a_network_is_trained_and_scored_on_a_data_set_by_name(reside, tmp_path)
     run = records.Run(Path(out))
     assert run.recipe.dataset == "reside-its" and run.recipe.steps == 4
     assert list(run.scores.image) == ["1400_1", "1400_2", "1401_1", "1401_2"]  # SOTS indoor
-    shown = executed("06_evaluate", tmp_path, benchmark="sots-indoor", checkpoint=out, **own)
-    assert "4 of 500 published pictures" in shown and "measured here" in shown
+    shown = executed("06_evaluate", tmp_path, checkpoint=out, device="cpu")  # the data are known to the run
+    assert "scored as dehaze on reside-its" in shown and "4 of 500 published pictures" in shown
     assert f"{run.scores.psnr_restored[0]:.3f}" in shown  # the same score as after training
+    with pytest.raises(CellExecutionError, match="task derain.*dehaze"):
+        executed("06_evaluate", tmp_path, checkpoint=out, task="derain", device="cpu")
+
+
+def test_a_run_of_super_resolution_is_scored_at_its_scale(tmp_path):
+    recipe = recipes.get("tiny", "sr", scale=2, steps=2)
+    train.train(recipe, tmp_path / "run", quiet=True)
+    shown = executed("06_evaluate", tmp_path, checkpoint=str(tmp_path / "run"), device="cpu")
+    assert "edsr, scale 2" in shown and "scored as sr on embedded" in shown
 
 
 @pytest.mark.slow

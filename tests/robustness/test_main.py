@@ -104,10 +104,10 @@ def test_a_name_that_the_console_cannot_print(run, pictures, monkeypatch, tmp_pa
     [
         ("bsae", (), ("bsae", "did you mean 'base'")),
         (".", (), ("not a run folder", "recipe.json")),
-        ("base", ("--network", "ffanet"), ("--network ffanet", "nafnet")),
-        ("base", ("--scale", "2"), ("--scale 2", "scale 1")),
-        ("base", ("--entry", "params"), ("--entry",)),
-        ("weights.pth", (), ("--network",)),
+        ("base", ("--network", "ffanet"), ("network ffanet", "nafnet")),
+        ("base", ("--scale", "2"), ("scale 2", "scale 1")),
+        ("base", ("--entry", "params"), ("entry",)),
+        ("weights.pth", (), ("network",)),
     ],
 )
 def test_a_wrong_checkpoint_says_what_it_is(run, pictures, capsys, checkpoint, flags, words):
