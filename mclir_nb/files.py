@@ -49,6 +49,12 @@ BLANKS = [
 ] + [_blank("numpy.dtype"), _blank("numpy.ndarray")]
 
 
+def printable(name: str | Path) -> str:
+    """A file's name for people, tables and consoles: bytes that are no text and control characters as escapes."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+
+
 def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
     """Write a file so that a crash leaves either the old or the new content, never a part.
 

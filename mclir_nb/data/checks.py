@@ -1,26 +1,32 @@
-"""Is this download complete and usable? What was found of a data set, against what should be there."""
+"""Can a run use these pictures? Asked at the start of a run, and by `check_data` of a whole download."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mclir_nb.data import datasets, overlaps, published, tasks
-from mclir_nb.data.images import Picture, png, read_image
+from mclir_nb.data.datasets import Survey
+from mclir_nb.data.image_set import FITS, ImageSet, shape
+from mclir_nb.data.images import read_image, read_orientation
 from mclir_nb.data.layouts import Entry, Found
 from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.patches import Patches
-from mclir_nb.data.samples import FITS, shape
 from mclir_nb.data.tasks import Task
+from mclir_nb.files import printable
 from mclir_nb.progress import Progress
 
+SMALLEST_PATCH = 16  # gt pixels, at scale 1
+SMALLEST_SCORED = 11  # gt pixels a side inside the border that is left out: the window of SSIM
 SHOWN = 20  # files named per kind of problem in the text; the lists of the report hold all
 CHUNK = 16  # pictures read by one process in turn; neighbours often share their gt, which is then read once
 FEW = 300  # pictures up to which starting worker processes is not worth while
@@ -31,190 +37,80 @@ REPAIR = {
     "unpaired": "files without a partner: unpack again what is missing, or remove them",
     "taken": "files whose partner has another one already: keep one of each name",
     "unreadable": "copy or download these files again, or remove the pair",
-    "differently_sized": "lq and gt of other sizes: take both from one packing, or remove the pair",
+    "differently_sized": "take lq and gt from one packing, or remove the pair",
     "lq_equals_gt": "a network would learn to copy: check that the two folders are not one and the same",
+    "turned": "lq and gt have other EXIF orientations, which are not applied to data sets: save both upright",
     "duplicate": "the same picture again: remove all but one",
     "shared": "clean pictures of training that are also in testing: remove them from training",
+    "mixed": "clean and degraded pictures in one folder: move them to gt/ and lq/, under equal names",
+    "unread": "pictures that belong to no split: move them into one, or out of the folder",
+    "unscorable": "smaller than what scores need: remove them from testing",
     "too_small": "smaller than the patch: training passes them over; use a smaller patch_size to include them",
+    "refused": "a run would stop at its start with these words",
 }
 HARMLESS = ("too_small",)  # worth knowing, but nothing is wrong
-
-
-@dataclass
-class Report:
-    """What `check_data` found. Every list holds one readable line per file; `print(report)` shows it all.
-
-    Attributes:
-        counts: per part of a split, how many pairs there are and how many are published.
-        problems: the lists by kind, in the order of `REPAIR`; also as attributes, such as `report.unpaired`.
-        leaks: pictures known to be shared with other sets. notes: traps of this set.
-    """
-
-    name: str
-    title: str
-    root: Path
-    counts: list[str] = field(default_factory=list)
-    problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in REPAIR})
-    leaks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __getattr__(self, kind: str) -> list[str]:
-        if kind in REPAIR:
-            return self.problems[kind]
-        raise AttributeError(kind)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing needs to be repaired."""
-        return not any(lines for kind, lines in self.problems.items() if kind not in HARMLESS)
-
-    def __str__(self) -> str:
-        lines = [f"{self.name} ({self.title}) in {self.root}", *(f"  {count}" for count in self.counts)]
-        for kind, found in self.problems.items():
-            if found:
-                lines.append(f"{len(found)} {kind.replace('_', ' ')} ({REPAIR[kind]}):")
-                lines += [f"  {line}" for line in found[:SHOWN]]
-                lines += [f"  ... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        lines += [f"known leak: {leak}." for leak in self.leaks] + [f"note: {note}" for note in self.notes]
-        return "\n".join([*lines, "Everything is in order." if self.ok else "Some files need attention."])
-
-
-def check_data(
-    name: str,
-    data_root: str | Path,
-    task: str | Task | None = None,
-    patch_size: int = 128,
-    *,
-    workers: int | None = None,
-    quiet: bool = False,
-) -> Report:
-    """Read every file of a data set and report what training or scoring would stumble over.
-
-    Args:
-        name: a public set or "folder"; see `datasets.names`.
-        data_root: as for `datasets.open_set`.
-        task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
-        patch_size: gt pixels of a training patch; smaller training pictures are listed.
-        workers: processes that read; None: several for many files.
-        quiet: show no progress.
-    Returns: the report, whatever is wrong with the files.
-    Raises: ValueError if nothing of the set is there, with the tree that is expected.
-    """
-    if name == "embedded":
-        raise ValueError("the embedded photographs need no check; their checksums are in data/samples/index.csv.")
-    layout = published.get(name)
-    if not isinstance(task, Task):
-        task = tasks.get(task or (layout.tasks or ("denoise",))[0])
-    root = datasets.data_folder(name, layout, data_root, task)
-    report = Report(name, layout.title, root, leaks=tuple(overlaps.known_overlaps(name)), notes=layout.notes)
-    founds = list(_founds(layout, root, task, report))
-    if not founds:
-        raise ValueError(f"nothing of {name} found below {root}.\n{datasets.tree(layout, task)}")
-    seen: dict[bytes, tuple[str, str]] = {}
-    for split, found in founds:
-        _count(report, split, found)
-        _inspect_all(report, split, found, patch_size if split == "train" else 0, seen, workers, quiet)
-    return report
-
-
-def _founds(layout: published.Layout, root: Path, task: Task, report: Report) -> Iterator[tuple[str, Found]]:
-    """Every part that is there; what is not goes into the report."""
-    for split in datasets.SPLITS:
-        held_out = split in datasets.held_out(layout, root, task)
-        for number, found in enumerate(published.survey(layout, split, root, task)):
-            if found is not None:
-                yield split, found
-            elif not held_out:
-                part = published.usable(layout.parts(split)[number], layout, task)
-                trees = " or ".join(packing.tree() for packing in part[:2])
-                report.missing.append(f"{split}: {trees}; published at {layout.where}")
-
-
-def _count(report: Report, split: str, found: Found) -> None:
-    packing, there = found.packing, len(found.entries)
-    what = "pairs" if packing.paired else "pictures"
-    wanted = " or ".join(f"{count:,}" for count in packing.counts)
-    report.counts.append(f"{split}: {there:,} {what} in {found.top}" + (f", published {wanted}" if wanted else ""))
-    if packing.counts and there < min(packing.counts):
-        report.incomplete.append(f"{split}: {there:,} of {min(packing.counts):,} {what} in {found.top}")
-    strays = found.lq_alone + ([] if packing.many_to_one else found.gt_alone)
-    report.unpaired.extend(sorted(_inside(file, report) for file in strays))
-    report.taken.extend(sorted(_inside(file, report) for file in found.twice))
-
-
-def _inside(file: Path, report: Report) -> str:
-    root = os.path.abspath(report.root)
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
-
-
-# ----------------------------------------------------------------------------------------------- the pictures
+SIDE_WORDS = "gt|hr|clean|clear|target|groundtruth|sharp|norain|lq|lr|input|hazy|haze|rain|rainy|blur|blurry|noisy"
+SIDE = re.compile(rf"(?i)(?<![a-z0-9])({SIDE_WORDS})(?![a-z0-9])")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one entry turned out to be: `problem` is None, or a kind of `REPAIR` with the line to show."""
+    """What one entry turned out to be.
 
-    problem: tuple[str, str] | None = None
-    gt: bytes = b""  # digests of the pixels
+    Attributes:
+        kind: a key of `REPAIR`, or "" if nothing is wrong.
+        text: what is wrong, with the file's name.
+        side: pixels of the shorter side of gt; 0 if it cannot be read.
+        gt: digest of the clean pixels.
+        lq: digest of the degraded pixels.
+    """
+
+    kind: str = ""
+    text: str = ""
+    side: int = 0
+    gt: bytes = b""
     lq: bytes = b""
 
 
-def _inspect_all(
-    report: Report,
-    split: str,
-    found: Found,
-    patch_size: int,
-    seen: dict[bytes, tuple[str, str]],
-    workers: int | None,
-    quiet: bool,
-) -> None:
-    """Read all pictures of a part. `seen`: digest -> (split, file) of what earlier parts hold."""
-    entries = list({(entry.lq, entry.gt): entry for entry in found.entries}.values())
-    if workers is None:
-        workers = 0 if len(entries) <= FEW else worker_count()
-    chunks = load_in_order(Inspection(entries, patch_size), range(0, len(entries), CHUNK), workers)
-    findings = (finding for chunk in chunks for finding in chunk)
-    bar = Progress(findings, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
-    own: dict[bytes, str] = {}
-    for entry, finding in zip(entries, bar, strict=True):
-        if finding.problem:
-            kind, text = finding.problem
-            report.problems[kind].append(text if text else _inside(entry.lq or entry.gt, report))
-        file = _inside(entry.lq or entry.gt, report)
-        first = own.setdefault(finding.lq or finding.gt, file) if finding.gt else file
-        if first != file:
-            report.duplicate.append(f"{file} is {first}")
-        earlier = seen.setdefault(finding.gt, (split, _inside(entry.gt, report))) if finding.gt else (split, "")
-        if earlier[0] != split:
-            line = f"{_inside(entry.gt, report)} ({split}) is {earlier[1]} ({earlier[0]})"
-            report.shared.extend([line] if line not in report.shared else [])
-
-
 class Inspection(torch.utils.data.Dataset):
-    """The entries of a part, read and judged on access: CHUNK of them from an index on."""
+    """Entries, read and judged on access: CHUNK of them from an index on."""
 
-    def __init__(self, entries: list[Entry], patch_size: int):
-        self.entries, self.patch_size = entries, patch_size
+    def __init__(self, entries: list[Entry], task: Task, patch_size: int = 1, smallest: int = 1):
+        self.entries, self.task, self.patch_size, self.smallest = entries, task, patch_size, smallest
 
     def __getitem__(self, first: int) -> list[Finding]:
         return [self._judged(entry) for entry in self.entries[first : first + CHUNK]]
+
+    def __iter__(self) -> Iterator[Finding]:
+        """All findings in order, by several processes if there are many."""
+        workers = 0 if len(self.entries) <= FEW else worker_count()
+        for chunk in load_in_order(self, range(0, len(self.entries), CHUNK), workers):
+            yield from chunk
 
     def _judged(self, entry: Entry) -> Finding:
         try:
             gt = _read(entry.gt)
             lq = None if entry.lq is None else gt if entry.lq == entry.gt else _read(entry.lq)
+            turned = lq is not None and read_orientation(entry.lq) != read_orientation(entry.gt)
         except ValueError as error:
-            return Finding(("unreadable", str(error)))
+            return Finding("unreadable", str(error))
         gt, lq = FITS[entry.fit](gt, lq, entry.scale)
-        return Finding(self._problem(entry, gt, lq), _digest(gt), b"" if lq is None else _digest(lq))
+        kind, text = self._problem(entry, gt, lq) or (("turned", printable(entry.lq)) if turned else ("", ""))
+        return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
 
     def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str] | None:
-        if lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
-            return "differently_sized", f"{entry.lq} is {shape(lq)}, {entry.gt} is {shape(gt)}"
+        where, scale, crop = printable(entry.gt), self.task.scale, self.task.crop
+        if lq is not None and tuple(gt.shape[1:]) != (scale * lq.shape[1], scale * lq.shape[2]):
+            sizes = f"{printable(entry.lq)} is {shape(lq)} but {where} is {shape(gt)}"
+            return "differently_sized", f"{sizes}; gt must be {scale} times as large as lq"
         if lq is not None and torch.equal(lq, gt):
-            return "lq_equals_gt", ""
-        if min(gt.shape[1:]) < max(1, self.patch_size):
-            return "too_small", f"{entry.gt} is {shape(gt)}"
+            return "lq_equals_gt", f"{printable(entry.lq)} is the same picture as lq and gt"
+        side = min(gt.shape[1:])
+        if side // scale * scale - 2 * crop < self.smallest:
+            border = f" inside a border of {crop}" if crop else ""
+            return "unscorable", f"{where} is {shape(gt)}; scores need {self.smallest} pixels a side{border}"
+        if side < self.patch_size:
+            return "too_small", f"{where} is {shape(gt)}, smaller than the patch of {self.patch_size}"
         return None
 
 
@@ -229,7 +125,192 @@ def _digest(image: Tensor) -> bytes:
     return digest.digest()
 
 
-# ------------------------------------------------------------------------------------------------- an example
+def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None:
+    """Decode the first pictures of a training set and refuse what training could not use.
+
+    A picture smaller than the patch is passed over in training (as in FFA-Net), so it is refused only when none of
+    those looked at is large enough.
+
+    Raises:
+        ValueError: for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than the patch.
+    """
+    findings = list(Inspection(images.entries[:first], task, patch_size))
+    for finding in findings:
+        if finding.kind and finding.kind not in HARMLESS:
+            raise ValueError(f"{finding.text.removesuffix('.')} ({REPAIR[finding.kind]}).")
+    if all(finding.kind == "too_small" for finding in findings):
+        raise ValueError(_too_small(max(findings, key=lambda finding: finding.side)))
+
+
+def _too_small(largest: Finding) -> str:
+    if largest.side < SMALLEST_PATCH:
+        return f"{largest.text}; no patch_size is that small; use pictures of at least {SMALLEST_PATCH} pixels a side."
+    return f"{largest.text}; use patch_size {largest.side // 8 * 8} or less, or larger pictures."
+
+
+def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) -> None:
+    """Decode every picture of a validation or test set, so that a run does not meet a bad one at its very end.
+
+    Args:
+        images: the set.
+        task: what it is scored for.
+        smallest: pixels a side that the metrics need, without the border that the task leaves out.
+
+    Raises:
+        ValueError: naming a file that cannot be read or scored.
+    """
+    for finding in Inspection(images.entries, task, smallest=smallest):
+        if finding.kind:
+            raise ValueError(f"{finding.text.removesuffix('.')} ({REPAIR[finding.kind]}).")
+
+
+@dataclass
+class Report:
+    """What `check_data` found; `print(report)` shows it all.
+
+    Attributes:
+        name: of the data set.
+        title: what it is.
+        root: the folder that was named.
+        counts: per part of a split, how many pairs there are, where, and how many are published.
+        problems: by kind, in the order of `REPAIR`, one readable line per file.
+        leaks: pictures known to be shared with other sets.
+        notes: traps of this set.
+    """
+
+    name: str
+    title: str
+    root: Path
+    counts: list[str] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in REPAIR})
+    leaks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs to be repaired."""
+        return not any(lines for kind, lines in self.problems.items() if kind not in HARMLESS)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} ({self.title}) in {printable(self.root)}", *(f"  {count}" for count in self.counts)]
+        for kind, found in self.problems.items():
+            if found:
+                lines.append(f"{len(found)} {kind.replace('_', ' ')} ({REPAIR[kind]}):")
+                lines += [f"  {line}" for line in found[:SHOWN]]
+                lines += [f"  ... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        lines += [f"known leak: {leak}." for leak in self.leaks] + [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, "Everything is in order." if self.ok else "Some files need attention."])
+
+    def inside(self, file: Path) -> str:
+        """A file's name below the root."""
+        top = os.path.abspath(self.root)
+        return printable(file.relative_to(top).as_posix() if file.is_relative_to(top) else file)
+
+
+def check_data(
+    name: str, data_root: str | Path, task: str | Task | None = None, patch_size: int = 128, *, quiet: bool = False
+) -> Report:
+    """Read every file of a data set and report what training or scoring would stumble over.
+
+    Args:
+        name: a public set or "folder"; see `datasets.names`.
+        data_root: as for `datasets.open_set`.
+        task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
+        patch_size: gt pixels of a training patch; smaller training pictures are listed.
+        quiet: show no progress.
+
+    Returns:
+        the report, whatever is wrong with the files.
+
+    Raises:
+        ValueError: if nothing of the set is there, with the tree that is expected.
+    """
+    if name == "embedded":
+        raise ValueError("the embedded photographs need no check; their checksums are in data/samples/index.csv.")
+    layout = published.get(name)
+    if not isinstance(task, Task):
+        task = tasks.get(task or (layout.tasks or ("denoise",))[0])
+    survey = Survey.of(name, task, data_root)
+    leaks = tuple(overlaps.known_overlaps(name))
+    report = Report(name, layout.title, survey.place, leaks=leaks, notes=layout.notes)
+    founds = [(split, found) for split in datasets.SPLITS for found in _parts(survey, split, report)]
+    if not founds:
+        raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
+    seen: dict[bytes, tuple[str, str]] = {}
+    for split, found in founds:
+        _check_names(report, survey, split, found)
+        _check_pictures(report, survey, split, found, patch_size, seen, quiet)
+    report.problems["unread"] += map(report.inside, survey.unread())
+    if report.ok:
+        _try_to_open(report, survey)
+    return report
+
+
+def _parts(survey: Survey, split: str, report: Report) -> Iterator[Found]:
+    """The parts of a split that are there; what is not goes into the report."""
+    for found, part in zip(survey.parts(split), survey.layout.parts(split), strict=True):
+        if found is not None:
+            yield found
+        elif split not in survey.held_out:
+            usable = published.usable(part, survey.layout, survey.task)
+            trees = " or ".join(packing.tree() for packing in usable[:2])
+            report.problems["missing"].append(f"{split}: {trees}; published at {survey.layout.where}")
+
+
+def _check_names(report: Report, survey: Survey, split: str, found: Found) -> None:
+    packing, there, problems = found.packing, len(found.entries), report.problems
+    count = f"{there:,} {found.what} in {printable(found.top)}"
+    wanted = " or ".join(f"{count:,}" for count in packing.counts)
+    report.counts.append(f"{split}: {count}" + (f", published {wanted}" if wanted else ""))
+    if packing.counts and there < min(packing.counts):
+        where = printable(found.top)
+        problems["incomplete"].append(f"{split}: {there:,} of {min(packing.counts):,} {found.what} in {where}")
+    problems["unpaired"] += sorted(map(report.inside, found.unpaired))
+    problems["taken"] += sorted(map(report.inside, found.twice))
+    if survey.layout is published.FOLDER and not packing.paired:
+        alike: dict[str, list[Entry]] = {}
+        for entry in found.entries:
+            if SIDE.search(entry.name):
+                alike.setdefault(SIDE.sub("", entry.name), []).append(entry)
+        problems["mixed"] += [report.inside(e.gt) for entries in alike.values() if len(entries) > 1 for e in entries]
+
+
+def _check_pictures(
+    report: Report, survey: Survey, split: str, found: Found, patch_size: int, seen: dict, quiet: bool
+) -> None:
+    """Read all pictures of a part. `seen`: digest -> (split, file) of what earlier parts hold."""
+    entries = list({(entry.lq, entry.gt): entry for entry in found.entries}.values())
+    scored = split == "test" or "test" in survey.held_out
+    inspection = Inspection(
+        entries, survey.task, patch_size if split == "train" else 1, SMALLEST_SCORED if scored else 1
+    )
+    bar = Progress(inspection, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
+    own: dict[bytes, str] = {}
+    largest = Finding()
+    for entry, finding in zip(entries, bar, strict=True):
+        largest = max(largest, finding, key=lambda finding: finding.side)
+        if finding.kind:
+            report.problems[finding.kind].append(finding.text)
+        if not finding.gt:
+            continue
+        file, gt = report.inside(entry.lq or entry.gt), report.inside(entry.gt)
+        first = own.setdefault(finding.lq or finding.gt, file)
+        if first != file:
+            report.problems["duplicate"].append(f"{file} is {first}")
+        earlier, there = seen.setdefault(finding.gt, (split, gt))
+        line = f"{gt} ({split}) is {there} ({earlier})"
+        if earlier != split and line not in report.problems["shared"]:
+            report.problems["shared"].append(line)
+    if largest.kind == "too_small":
+        report.problems["refused"].append(_too_small(largest))
+
+
+def _try_to_open(report: Report, survey: Survey) -> None:
+    try:
+        for split in datasets.SPLITS if survey.layout.train else ("test",):
+            survey.open(split, "off")
+    except ValueError as error:
+        report.problems["refused"].append(str(error))
 
 
 def broken_example(folder: str | Path) -> Path:
@@ -237,7 +318,9 @@ def broken_example(folder: str | Path) -> Path:
 
     Args:
         folder: made if needed; files of the same names are written anew.
-    Returns: the folder, as the data root for `check_data("rain100l", ...)`.
+
+    Returns:
+        the folder, as the data root for `check_data("rain100l", ...)`.
     """
     folder, rain, photos = Path(folder), tasks.get("derain"), datasets.embedded("train")
     train, test = folder / "RainTrainL", folder / "Rain100L"
@@ -260,5 +343,4 @@ def broken_example(folder: str | Path) -> Path:
 
 
 def _write(path: Path, image: Tensor) -> None:
-    pixels = tasks.to_uint8(image).permute(1, 2, 0).numpy()
-    path.write_bytes(png(Picture(pixels)))
+    Image.fromarray(tasks.to_uint8(image).permute(1, 2, 0).numpy()).save(path)

@@ -1,91 +1,34 @@
-"""Data sets by name: which pictures belong to a split, and whether training can use them.
+"""Data sets by name: which pictures belong to a split.
 
-The way up from the file: `images` decodes, `layouts` finds and pairs, `published` knows the public sets, `samples` and
-`cache` keep what was decoded, `patches` cuts it into batches.
+The way up from the file: `images` decodes, `layouts` finds and pairs, `published` knows the public sets, `image_set`
+and `cache` keep what was decoded, `patches` cuts it into batches; `checks` says whether a run can use it.
 """
 
 from __future__ import annotations
 
 import math
+import mimetypes
 import os
 import shutil
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from mclir_nb import root
+from mclir_nb.choices import check_choice
 from mclir_nb.data import published
 from mclir_nb.data.cache import Cache, default_folder, predicted_bytes
-from mclir_nb.data.layouts import Entry, Found, hold_out
+from mclir_nb.data.image_set import MEMORY, ImageSet
+from mclir_nb.data.layouts import Entry, Found, find
 from mclir_nb.data.published import Layout, Part
-from mclir_nb.data.samples import MEMORY, ImageSet, Sample, shape
 from mclir_nb.data.tasks import Task
+from mclir_nb.files import printable
 
 SPLITS = ("train", "val", "test")
-SMALLEST_PATCH = 16  # gt pixels, at scale 1
+LARGEST_SHARE = 20  # scenes that are held out at most
 LARGEST_VAL = 40  # pictures of a held-out validation set, evenly spread over it: validation must stay cheap
-
-
-def open_set(
-    dataset: str, task: Task, split: str, data_root: str | Path | None = None, cache: str | Path | None = None
-) -> ImageSet:
-    """The pictures of one split of a data set, paired by the rule of those who published it.
-
-    "train" and "test" are the published ones. "val" is held out of "train", never taken from "test": the
-    scenes last by name, a tenth of them and at most 20, thinned to 40 pictures; see `layouts.hold_out`.
-
-    Args:
-        dataset: "embedded" (the photographs in data/samples), "folder" (your own: clean pictures, or pairs
-            with equal names in gt/ and lq/, below train/, val/ and test/, or all in one place), or a public
-            set; `names()`.
-        task: what the pictures are for. Files degraded for another task are not used.
-        split: "train", "val" or "test".
-        data_root: the folder that holds the set as its authors pack it; or the set's own top folder.
-        cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into
-            memory (1 GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
-    Raises: ValueError saying what was found, what is expected and where it is published. Nothing is
-        downloaded.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}.")
-    if dataset == "embedded":
-        return embedded(split)
-    layout = published.get(dataset)
-    place = data_folder(dataset, layout, data_root, task)
-    founds, entries = _entries(dataset, layout, split, place, task)
-    if not entries:
-        raise ValueError(f"{dataset} in {place} holds too few pictures: validation is held out of training.")
-    bare = next((entry for entry in entries if entry.lq is None and entry.noise is None), None)
-    if bare is not None and task.needs_depth:
-        raise ValueError(
-            f"{bare.gt} is a clean picture, and {task.name} needs a depth layer to make lq; "
-            "use pairs (for dataset 'folder': in gt/ and lq/), or dataset 'embedded'."
-        )
-    images = ImageSet(dataset, entries, note=_shortfall(dataset, split, founds))
-    if cache not in (None, "off"):
-        images.cache = Cache(cache)
-    elif cache is None and split == "train":
-        _choose_cache(images)
-    return images
-
-
-def _choose_cache(images: ImageSet) -> None:
-    """Keep a large set decoded on disk, if there is ample room; else say so in its note."""
-    folder, need = default_folder(), predicted_bytes(images.files())
-    if folder is None or need <= MEMORY:
-        return
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
-    if need < free / 2:
-        images.cache = Cache(folder)
-    else:
-        images.note += (
-            f" Decoded, {images.name} takes {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: every "
-            "picture is decoded each time it is used. Set MCLIR_NB_CACHE to a folder with room, or to off."
-        )
-        images.note = images.note.strip()
 
 
 def names() -> list[str]:
@@ -99,28 +42,130 @@ def fitting_task(dataset: str, task: str) -> str:
     return task if task in offered or not offered else offered[0]
 
 
+def open_set(
+    dataset: str, task: Task, split: str, data_root: str | Path | None = None, cache: str | Path | None = None
+) -> ImageSet:
+    """The pictures of one split of a data set, paired by the rule of those who published it.
+
+    "train" and "test" are the published ones. "val" is held out of "train", never taken from "test": the scenes last by
+    name, a tenth of them and at most 20, thinned to 40 pictures. A plain folder of your own pictures is opened whole as
+    "test"; `open_splits` shares it out.
+
+    Args:
+        dataset: "embedded" (the photographs in data/samples), "folder" (your own: clean pictures, or pairs with equal
+            names in gt/ and lq/, below train/, val/ and test/, or all in one place), or a public set; `names()`.
+        task: what the pictures are for. Files degraded for another task are not used.
+        split: "train", "val" or "test".
+        data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
+        cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into memory
+            (1 GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
+
+    Returns:
+        the pictures; `note` says where they are and what is missing.
+
+    Raises:
+        ValueError: saying what was found, what is expected and where it is published. Nothing is downloaded.
+    """
+    check_choice("split", split, SPLITS)
+    if dataset == "embedded":
+        return embedded(split)
+    return Survey.of(dataset, task, data_root).open(split, cache, alone=True)
+
+
+def open_splits(
+    dataset: str, task: Task, data_root: str | Path | None = None, cache: str | Path | None = None
+) -> dict[str, ImageSet]:
+    """The pictures of "train", "val" and "test" as a training uses them: none is in two splits.
+
+    A folder of your own without val/ or test/ is shared out: what `open_set` says of "val" holds for both. Arguments
+    and errors are those of `open_set`.
+    """
+    if dataset == "embedded":
+        return {split: embedded(split) for split in SPLITS}
+    survey = Survey.of(dataset, task, data_root)
+    return {split: survey.open(split, cache) for split in SPLITS}
+
+
 @lru_cache(maxsize=8)
 def embedded(split: str) -> ImageSet:
     """The photographs shipped in data/samples; the table there says where each comes from."""
     base = root() / "data" / "samples"
-    table = pd.read_csv(base / "index.csv")
-    rows = table[table.split == split].rename(columns={"name": "name_"}).itertuples(index=False)
-    return ImageSet("embedded", [Entry(r.name_, base / r.file, None, base / r.depth_file) for r in rows])
+    table = pd.read_csv(base / "index.csv", dtype=str)
+    rows = table[table.split == split].to_dict("records")
+    return ImageSet("embedded", [Entry(r["name"], base / r["file"], None, base / r["depth_file"]) for r in rows])
 
 
-def data_folder(dataset: str, layout: Layout, data_root: str | Path | None, task: Task) -> Path:
-    """The folder that `data_root` names. Raises: ValueError with the expected tree if there is none."""
-    if data_root is None:
-        raise ValueError(f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}")
-    place = Path(data_root).expanduser()
-    try:
-        with os.scandir(place):
-            pass
-    except OSError as error:
-        what = "is not a folder" if isinstance(error, NotADirectoryError) else f"cannot be read ({error.strerror})"
-        what = "does not exist" if isinstance(error, FileNotFoundError) else what
-        raise ValueError(f"data_root {place} {what}. {tree(layout, task)}") from error
-    return place
+@dataclass
+class Survey:
+    """What lies of one data set below one folder. Every split is looked for once, when it is first needed."""
+
+    dataset: str
+    layout: Layout
+    place: Path
+    task: Task
+    _found: dict[str, list[Found | None]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, dataset: str, task: Task, data_root: str | Path | None) -> Survey:
+        """Raises: ValueError with the expected tree if `data_root` names no folder."""
+        layout = published.get(dataset)
+        if data_root is None:
+            raise ValueError(f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}")
+        place = Path(data_root).expanduser()
+        try:
+            with os.scandir(place):
+                pass
+        except OSError as error:
+            what = "is not a folder" if isinstance(error, NotADirectoryError) else f"cannot be read ({error.strerror})"
+            what = "does not exist" if isinstance(error, FileNotFoundError) else what
+            raise ValueError(f"data_root {printable(place)} {what}. {tree(layout, task)}") from error
+        return cls(dataset, layout, place, task)
+
+    def parts(self, split: str) -> list[Found | None]:
+        """What is there of every part of a split, None where one is missing; files for other tasks left aside."""
+        if split not in self._found:
+            usable = (published.usable(part, self.layout, self.task) for part in self.layout.parts(split))
+            self._found[split] = [find(part, self.place, self.task.scale) for part in usable]
+        return self._found[split]
+
+    @property
+    def held_out(self) -> list[str]:
+        """The splits that are cut from the training pictures because there are no files of their own."""
+        possible = ("val", "test") if self.layout is published.FOLDER else ("val",)
+        return [split for split in possible if self.layout.train and not any(self.parts(split))]
+
+    def unread(self) -> list[Path]:
+        """The pictures of a folder of your own that belong to no split."""
+        if self.layout is not published.FOLDER:
+            return []
+        place, found = Path(os.path.abspath(self.place)), [f for split in SPLITS for f in self.parts(split) if f]
+        used = {file for part in found for entry in part.entries for file in entry.files}
+        used.update(file for part in found for file in (*part.lq_alone, *part.gt_alone, *part.twice))
+        below = (Path(folder, name) for folder, _, names in os.walk(place) for name in names if name[0] != ".")
+        pictures = (file for file in below if (mimetypes.guess_type(file.name)[0] or "").startswith("image/"))
+        return sorted(file for file in pictures if file not in used)
+
+    def open(self, split: str, cache: str | Path | None = None, alone: bool = False) -> ImageSet:
+        """One split; `alone`: not shared out beside the others, so that a plain folder is all for testing."""
+        entries, notes = _entries(self, split, alone)
+        if not entries:
+            where = printable(self.place)
+            raise ValueError(f"{self.dataset} in {where} holds too few pictures: validation is held out of training.")
+        bare = next((entry for entry in entries if entry.lq is None and entry.noise is None), None)
+        if bare is not None and self.task.needs_depth:
+            raise ValueError(
+                f"{printable(bare.gt)} is a clean picture, and {self.task.name} needs a depth layer to make lq; "
+                "use pairs (for dataset 'folder': in gt/ and lq/), or dataset 'embedded'."
+            )
+        if unread := self.unread():
+            notes.append(f"{len(unread)} pictures below it belong to no split, such as {printable(unread[0])}.")
+        images = ImageSet(self.dataset, entries)
+        if cache not in (None, "off"):
+            images.cache = Cache(cache)
+        elif cache is None and split == "train":
+            notes += _choose_cache(images)
+        images.note = " ".join(notes)
+        return images
 
 
 def tree(layout: Layout, task: Task, split: str | None = None) -> str:
@@ -132,115 +177,98 @@ def tree(layout: Layout, task: Task, split: str | None = None) -> str:
     return "\n".join([*lines, f"Published by its authors at {layout.where} ; nothing is downloaded."])
 
 
-def _entries(dataset: str, layout: Layout, split: str, place: Path, task: Task) -> tuple[list[Found], list[Entry]]:
-    """What was found for a split, and the entries that belong to it."""
-    held = held_out(layout, place, task)
+def _entries(survey: Survey, split: str, alone: bool) -> tuple[list[Entry], list[str]]:
+    """The entries of a split, and sentences that say where they are and what is missing."""
+    held = survey.held_out
     source = "train" if split in held else split
-    if not layout.parts(source):
-        raise ValueError(f"{dataset} ({layout.title}) is for testing only; train on another set.")
-    founds = [
-        _whole(found, part, dataset, layout, source, place, task)
-        for found, part in zip(published.survey(layout, source, place, task), layout.parts(source), strict=True)
-    ]
-    entries: list[Entry] = []
+    if not survey.layout.parts(source):
+        raise ValueError(f"{survey.dataset} ({survey.layout.title}) is for testing only; train on another set.")
+    founds = _founds(survey, source)
+    whole = alone and split == "test" and all(found.top == Path(os.path.abspath(survey.place)) for found in founds)
+    entries, notes = [], []
     for found in founds:
-        shares = hold_out(found, len(held) if source == "train" else 0)
-        mine = shares[1 + held.index(split) if split in held else 0]
+        mine = found.entries
+        if source == "train" and not whole:
+            shares = hold_out(found, len(held))
+            mine = shares[1 + held.index(split) if split in held else 0]
         if split == "val" and split in held:
             mine = mine[:: math.ceil(len(mine) / LARGEST_VAL) or 1]
+        notes += _count_notes(survey, split, found, len(mine), held)
         if len(founds) > 1:
             mine = [entry._replace(name=f"{found.top.name}/{entry.name}") for entry in mine]
         entries += mine * (found.packing.repeat if split == "train" else 1)
-    return founds, entries
+    return entries, notes
 
 
-def held_out(layout: Layout, place: Path, task: Task) -> list[str]:
-    """The splits that are cut from the training pictures because there are no files of their own."""
-    if not layout.train:
-        return []
-    return [
-        split
-        for split in ("val", "test")
-        if (split == "val" or layout.val) and not any(published.survey(layout, split, place, task))
-    ]
+def _count_notes(survey: Survey, split: str, found: Found, taken: int, held: list[str]) -> list[str]:
+    total, published_count = len(found.entries), min(found.packing.counts, default=0)
+    of, why = ("", "") if taken == total else (f" of the {total:,}", " (held out of training)")
+    if split == "train" and of:
+        why = f" (others are held out for {' and '.join(held)})"
+    notes = [f"{survey.dataset} {split}: {taken:,}{of} {found.what} in {printable(found.top)}{why}."]
+    if total < published_count:
+        notes.append(f"Only {total:,} of {published_count:,} published {found.what} are there.")
+    return notes
 
 
-def _whole(found: Found | None, part: Part, dataset: str, layout: Layout, split: str, place: Path, task: Task) -> Found:
-    """A part whose files are all there. Raises: ValueError if it is missing, for another task, or broken."""
-    if not published.usable(part, layout, task):
+def hold_out(found: Found, shares: int = 1) -> list[list[Entry]]:
+    """The entries cut into [what remains, share 1, share 2 ...] by whole scenes.
+
+    A share is a tenth of the scenes, at least 1 and at most 20, taken from the end in natural order of their names, so
+    that neighbouring frames of a film stay together. Empty lists where there are too few scenes.
+    """
+    scenes = list(dict.fromkeys(found.scenes))
+    size = min(LARGEST_SHARE, max(1, len(scenes) // 10))
+    cuts = [max(0, len(scenes) - size * i) for i in range(shares + 1)]  # from the end
+    share_of = {scene: i + 1 for i in range(shares) for scene in scenes[cuts[i + 1] : cuts[i]]}
+    parts: list[list[Entry]] = [[] for _ in range(shares + 1)]
+    for entry, scene in zip(found.entries, found.scenes, strict=True):
+        parts[share_of.get(scene, 0)].append(entry)
+    return parts
+
+
+def _founds(survey: Survey, split: str) -> list[Found]:
+    """The parts of a split. Raises: ValueError if one is missing, for another task, or broken."""
+    layout, task = survey.layout, survey.task
+    parts = list(zip(survey.parts(split), layout.parts(split), strict=True))
+    return [_complete(survey, split, found, published.usable(part, layout, task)) for found, part in parts]
+
+
+def _complete(survey: Survey, split: str, found: Found | None, usable: Part) -> Found:
+    dataset, layout, place = survey.dataset, survey.layout, printable(survey.place)
+    if not usable:
         raise ValueError(
-            f"{dataset} ({layout.title}) holds pairs for {' and '.join(layout.tasks)}, not for {task.name}; "
+            f"{dataset} ({layout.title}) holds pairs for {' and '.join(layout.tasks)}, not for {survey.task.name}; "
             f"use task {layout.tasks[0]} or another dataset."
         )
     if found is None:
-        lmdb = " LMDB folders are there, but they are not read." if _lmdb(place) else ""
-        raise ValueError(f"no {split} files of {dataset} found below {place}.{lmdb}\n{tree(layout, task, split)}")
-    strays = found.lq_alone + ([] if found.packing.many_to_one else found.gt_alone)
-    for files, what in ((strays, "no partner of the same name"), (found.twice, "a partner that is taken already")):
+        lmdb = any(True for depth in ("*", "*/*", "*/*/*") for _ in survey.place.glob(depth + ".lmdb"))
+        said = " LMDB folders are there, but they are not read." if lmdb else ""
+        raise ValueError(
+            f"no {split} files of {dataset} found below {place}.{said}\n{tree(layout, survey.task, split)}"
+        )
+    for files, what in ((found.unpaired, "no partner of the same name"), (found.twice, "a partner taken already")):
         if files:
+            shown = ", ".join(printable(file.relative_to(found.top).as_posix()) for file in files[:5])
             raise ValueError(
-                f"{len(files)} of {found.files} files of {dataset} in {found.top} have {what}: "
-                f"{_some(files, found)}; add or remove them. "
+                f"{len(files)} of {found.files} files of {dataset} in {printable(found.top)} have {what}: "
+                f"{shown}{' ...' if len(files) > 5 else ''}; add or remove them. "
                 f"`python -m mclir_nb check-data {dataset} {place}` lists them all."
             )
     return found
 
 
-def _some(files: list[Path], found: Found) -> str:
-    shown = ", ".join(file.relative_to(found.top).as_posix() for file in files[:5])
-    return shown + (" ..." if len(files) > 5 else "")
-
-
-def _lmdb(place: Path) -> bool:
-    return any(True for depth in ("*", "*/*", "*/*/*") for _ in place.glob(depth + ".lmdb"))
-
-
-def _shortfall(dataset: str, split: str, founds: list[Found]) -> str:
-    """One sentence if a part has fewer pairs than published."""
-    for found in founds:
-        counts, there = found.packing.counts, len(found.entries)
-        if counts and there < min(counts):
-            return f"{dataset} {split}: {there} of {min(counts)} published pictures are in {found.top}."
-    return ""
-
-
-def check(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None:
-    """Decode the first pictures of a set and refuse what training could not use.
-
-    A picture smaller than the patch is passed over in training (as in FFA-Net), so it is refused only when
-    none of those looked at is large enough.
-
-    Raises: ValueError for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than
-        the patch.
-    """
-    looked_at = [images[index] for index in range(min(first, len(images)))]
-    for sample in looked_at:
-        _check_sample(sample, images.name, task)
-    largest = max(looked_at, key=lambda sample: min(sample.gt.shape[1:]))
-    side = min(largest.gt.shape[1:])
-    if side < patch_size:
-        remedy = f"use patch_size {side // 8 * 8} or less, or remove the picture"
-        if side < SMALLEST_PATCH:
-            remedy = f"no patch_size is that small; use pictures of at least {SMALLEST_PATCH} pixels a side"
-        raise ValueError(
-            f"{largest.name} of {images.name} is {shape(largest.gt)}, smaller than the patch of {patch_size}; {remedy}."
-        )
-
-
-def _check_sample(sample: Sample, name: str, task: Task) -> None:
-    height, width = sample.gt.shape[1:]
-    if sample.lq is None:
-        if task.needs_depth and sample.depth is None and sample.noise is None:
-            raise ValueError(f"{sample.name} of {name} has no depth layer, which {task.name} needs.")
-        return
-    wanted = (height // task.scale, width // task.scale)
-    if tuple(sample.lq.shape[1:]) != wanted:
-        raise ValueError(
-            f"{sample.name} of {name}: lq is {shape(sample.lq)}, gt {shape(sample.gt)}; "
-            f"for scale {task.scale} lq must be {wanted[1]}x{wanted[0]}."
-        )
-    if torch.equal(sample.lq, sample.gt):
-        raise ValueError(
-            f"{sample.name} of {name} is the same picture as lq and gt; training would learn to copy. "
-            "Check that data_root does not name one folder twice."
-        )
+def _choose_cache(images: ImageSet) -> list[str]:
+    """Keep a large set decoded on disk, if there is ample room; else say why not."""
+    folder, need = default_folder(), predicted_bytes(images.files())
+    if folder is None or need <= MEMORY:
+        return []
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if need < free / 2:
+        images.cache = Cache(folder)
+        return []
+    return [
+        f"Decoded, {images.name} takes {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: every picture "
+        "is decoded each time it is used. Set MCLIR_NB_CACHE to a folder with room, or to off."
+    ]

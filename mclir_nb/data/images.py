@@ -1,17 +1,19 @@
 """Picture files: decoding what comes from anywhere, and writing PNG.
 
-A file becomes arrays or one ValueError that names it; never another exception, a warning, or memory for a
-picture that its header only claims. Accepted: PNG, JPEG, TIFF, WebP and BMP, the first frame of each; 8 or 16
-bits; grey, palette, colour or CMYK; with or without transparency. Colour profiles are kept for writing but
-not applied.
+A file becomes arrays or one ValueError that names it; never another exception, a warning, or memory for a picture that
+its header only claims. Accepted: PNG, JPEG, TIFF, WebP and BMP, the first frame of each; 8 or 16 bits; grey, palette,
+colour or CMYK; with or without transparency. Colour profiles are kept for writing but not applied.
+
+Pillow decodes. It gives only the upper byte of 16-bit colour and cannot write it, so that is done here (tifffile reads
+no PNG, and no TIFF with LZW compression unless imagecodecs is installed).
 
 Shapes on the way: file -> `Picture.colour` (H,W,3) -> `read_image` (3,H,W).
 """
 
 from __future__ import annotations
 
+import re
 import struct
-import sys
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -23,11 +25,14 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mclir_nb.files import printable
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # no other decoder of Pillow is ever tried
 
 MAX_PIXELS = 178_000_000  # a 13,000 x 13,000 picture; Pillow itself stops just above, at twice its MAX_IMAGE_PIXELS
 MAX_PIXELS_PER_BYTE = 5_000  # one colour throughout compresses less than this in PNG and JPEG; more is a false header
+EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,19 @@ class Picture:
     profile: bytes | None = None
 
 
-# ------------------------------------------------------------------------------------------------------
-# reading
-
-
 def read_image(path: str | Path, upright: bool = False) -> Tensor:
     """A file as (3,H,W) uint8 RGB, as training and benchmarks use it.
 
-    16 bits are rounded to 8 (v * 255 / 65535); transparency is dropped, the colours below it kept, as the
-    readers of the official implementations do; CMYK is converted without a colour profile.
+    16 bits are rounded to 8 (v * 255 / 65535); transparency is dropped, the colours below it kept, as the readers of
+    the official implementations do; CMYK is converted without a colour profile.
 
     Args:
         path: the file.
-        upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong
-            together as stored. (A TIFF is always turned, by Pillow.)
-    Raises: ValueError naming the file and what is wrong with it.
+        upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together as
+            stored. (A TIFF is always turned, by Pillow.)
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
     """
     colour = to_8_bits(read_picture(path, upright).colour)
     return torch.from_numpy(np.array(colour.transpose(2, 0, 1), order="C"))
@@ -69,14 +72,12 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
 
 def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
     """A file with its 16 bits, transparency and colour profile; see `read_image` for the rest."""
-    path = Path(path)
-    with _opened(path, max_pixels) as image:
+    with _opened(Path(path), max_pixels) as image:
         low = _low_bytes(image)
         values = pixels(image)
         if low is not None and low.shape == values.shape:
             values = values.astype(np.uint16) << 8 | low
-        turned = _turn(values, _orientation(image)) if upright else values
-        return _picture(np.ascontiguousarray(turned), image)
+        return _picture(_turned(values, _orientation(image)) if upright else values, image)
 
 
 def read_depth(path: str | Path) -> Tensor:
@@ -91,6 +92,12 @@ def read_size(path: str | Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def read_orientation(path: str | Path) -> int:
+    """The EXIF orientation of a file, 1 to 8; 1 is upright."""
+    with _opened(Path(path), MAX_PIXELS) as image:
+        return _orientation(image)
+
+
 def to_8_bits(values: np.ndarray) -> np.ndarray:
     """uint16 values rounded to uint8, full scale on full scale; uint8 as it is."""
     if values.dtype == np.uint8:
@@ -102,7 +109,7 @@ def to_8_bits(values: np.ndarray) -> np.ndarray:
 def _opened(path: Path, max_pixels: int):
     """The file as a Pillow image whose header is plausible; whatever goes wrong becomes one sentence."""
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise ValueError("it is a folder" if path.is_dir() else "it is not a regular file")
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # Pillow warns of metadata that are not used here
@@ -110,53 +117,34 @@ def _opened(path: Path, max_pixels: int):
                 _check_header(image, path.stat().st_size, max_pixels)
                 yield image
     except Exception as error:  # decoders raise nearly anything on damaged input: struct.error, KeyError, TypeError ...
-        raise ValueError(f"{path} cannot be read as a picture: {_reason(error, path)}.") from error
+        raise ValueError(f"{printable(path)} cannot be read as a picture: {_reason(error, path)}.") from error
 
 
 def _check_header(image: Image.Image, file_size: int, max_pixels: int) -> None:
     if image.format == "TIFF" and image.tag_v2.get(284) == 2 and 16 in image.tag_v2.get(258, ()):
-        raise ValueError(
-            "it is a 16-bit TIFF with separate colour planes; save it with interleaved ones"
-        )  # Pillow errs
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ValueError(
-            f"it is {image.width}x{image.height}, more than {max_pixels / 1e6:.0f} million pixels; "
-            "make it smaller, or cut it into parts"
-        )
-    if pixels > 1_000_000 and pixels > file_size * MAX_PIXELS_PER_BYTE:
-        raise ValueError(
-            f"its header claims {image.width}x{image.height} but the file has only {file_size} bytes; "
-            "it is damaged or made to exhaust memory, remove it"
-        )
+        # Pillow reads these wrongly
+        raise ValueError("it is a 16-bit TIFF with separate colour planes; save it with interleaved ones")
+    claimed, size = image.width * image.height, f"{image.width}x{image.height}"
+    if claimed > max_pixels:
+        limit = f"more than {max_pixels / 1e6:.0f} million pixels"
+        raise ValueError(f"it is {size}, {limit}; make it smaller, or cut it into parts")
+    if claimed > 1_000_000 and claimed > file_size * MAX_PIXELS_PER_BYTE:
+        raise ValueError(f"its header claims {size} but the file has only {file_size} bytes; it is damaged, remove it")
 
 
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(path)
+        if not path.stat().st_size:
+            return "it is empty; copy it again"
+        return f"it is not a {', '.join(FORMATS)} file, whatever its name says, or its header is damaged; replace it"
     if isinstance(error, Image.DecompressionBombError):
         return f"its header claims more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller or remove it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[0].lower()}{error.strerror[1:]}"
-    if type(error) is ValueError and error.args and str(error).startswith("it"):
+    if type(error) is ValueError and str(error).startswith("it"):
         return str(error)
     detail = " ".join(str(error).split()).rstrip(".") or "no details"
     return f"it is damaged ({type(error).__name__}: {detail}); copy it again, or remove it"
-
-
-def _unidentified(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if not start:
-        return "it is empty; copy it again"
-    if start in (b"II*\0", b"MM\0*"):
-        return "it is a TIFF that is damaged or rare (such as floating-point colour); save it with 8 or 16 bits"
-    if start in (b"\x89PNG", b"RIFF") or start[:2] in (b"\xff\xd8", b"BM"):
-        return "its header is damaged; copy it again, or remove it"
-    return f"it is not a {', '.join(FORMATS)} file, whatever its name says; replace or remove it"
-
-
-# -------------------------------------------------------------------------------------- from Pillow to arrays
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -186,89 +174,70 @@ def _wide_values(values: np.ndarray) -> np.ndarray:
 
 
 def _low_bytes(image: Image.Image) -> np.ndarray | None:
-    """The lower byte of every 16-bit colour sample, or None for other files.
+    """The lower byte of every sample of 16-bit colour, or None for other files (and grey with transparency).
 
-    Pillow opens 16-bit colour as 8 bits by unpacking the upper byte of each sample. Read a second time as if
-    the samples had the other byte order, the "upper" byte is the lower one.
+    Pillow unpacks the upper byte. Read a second time as if the samples had the other byte order, that is the lower one.
     """
-    if image.mode not in ("RGB", "RGBA") or not image.tile or ";16" not in _rawmode(image.tile[0]):
+    arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+    if not arguments or not re.fullmatch(r"RGBA?;16[BLN]", str(arguments[0][0])):
         return None
-    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    mode, place = _rawmode(image.tile[0]), image.fp.tell()
-    if mode[:-1] not in ("RGB;16", "RGBA;16"):
-        return None  # Pillow has no unpacker for the other order (grey with transparency): 8 of 16 bits are kept
+    other = {"B": "L", "L": "B", "N": "B"}  # N: this machine's order, taken to be little-endian
+    place = image.fp.tell()
     image.fp.seek(0)
     with Image.open(image.fp, formats=FORMATS) as second:
-        second.tile = [_with_rawmode(tile, mode[:-1] + other[mode[-1]]) for tile in second.tile]
+        second.tile = [
+            (*tile[:3], (mode[:-1] + other[mode[-1]], *rest))
+            for tile, (mode, *rest) in zip(second.tile, arguments, strict=True)
+        ]
         low = pixels(second)
     image.fp.seek(place)
     return low
 
 
-def _rawmode(tile) -> str:
-    return str(tile[3] if isinstance(tile[3], str) else tile[3][0])
-
-
-def _with_rawmode(tile, mode: str):
-    arguments = mode if isinstance(tile[3], str) else (mode, *tile[3][1:])
-    return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
-
-
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 is upright."""
     try:
-        value = image.getexif().get(0x0112, 1)
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block says nothing about the orientation; the pixels are what counts
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Upright pixels from those stored with an EXIF orientation."""
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Upright values from those stored with an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
+        values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+        values = values[::-1]
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+        values = values[:, ::-1]
+    return values
 
 
-def _picture(pixels: np.ndarray, image: Image.Image) -> Picture:
-    grey = pixels.ndim == 2 or pixels.shape[2] == 2
-    layers = pixels[:, :, None] if pixels.ndim == 2 else pixels
+def _picture(values: np.ndarray, image: Image.Image) -> Picture:
+    layers = np.ascontiguousarray(np.atleast_3d(values))
+    grey = layers.shape[2] <= 2
     alpha = layers[:, :, -1] if layers.shape[2] in (2, 4) else None
     colour = np.repeat(layers[:, :, :1], 3, axis=2) if grey else layers[:, :, :3]
     profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
     return Picture(np.ascontiguousarray(colour), alpha, grey, profile if isinstance(profile, bytes) else None)
 
 
-# ------------------------------------------------------------------------------------------------------
-# writing
-
-
-def png(picture: Picture) -> bytes:
-    """A picture as the bytes of a PNG file, with its 8 or 16 bits, transparency and colour profile.
-
-    Written here because Pillow cannot write 16-bit colour. Every row is stored as its difference to the row
-    above.
-    """
+def encode_png(picture: Picture) -> bytes:
+    """A picture as the bytes of a PNG file, with its 8 or 16 bits, transparency and colour profile."""
     layers = [picture.colour[:, :, :1] if picture.grey else picture.colour]
     if picture.alpha is not None:
         layers.append(picture.alpha[:, :, None])
     samples = np.concatenate(layers, axis=2)
     height, width, channels = samples.shape
     rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
-    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)  # filter type 2, "up"
-    filtered[:, 1:] = rows - np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8 * samples.dtype.itemsize, kind, 0, 0, 0)
-    chunks = [(b"IHDR", header)]
+    filtered = np.full(
+        (height, rows.shape[1] + 1), 2, np.uint8
+    )  # 2: a row is stored as its difference to the one above
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * samples.dtype.itemsize, colour_type, 0, 0, 0))]
     if picture.profile:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.profile)))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    framed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)

@@ -2,14 +2,14 @@
 
 A `Packing` says it with two templates; `find` looks for them below a folder. The notation of a template:
 
-    {id} {n} {name} ...   a part of the name by which files are paired: {n} digits (read as a number, so that
-                          001 is 1), {id} anything without "_", any other anything
+    {id} {n} {name} ...   a part of the name by which files are paired: {n} digits (read as a number, so that 001 is 1),
+                          {id} anything without "_", any other anything
     *                     anything, not used for pairing
     (a|b)                 one or the other; (a|) may be missing
 
-Extensions are left out: a .jpg may belong to a .png. Hidden files (macOS writes ._name.png beside name.png)
-    and files
-that match no template (Rain100L's rainstreak-1.png) are passed over.
+Extensions are left out: a .jpg may belong to a .png. Names are compared as Unicode text (NFC), for macOS writes an Ü as
+two characters where others write one; bytes that are no text are kept as they are. Hidden files (macOS writes
+._name.png beside name.png) and files that match no template (Rain100L's rainstreak-1.png) are passed over.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from mclir_nb.data.images import SUFFIXES
+from mclir_nb.files import printable
 
 
 class Entry(NamedTuple):
     """Where one picture's files are.
 
     Attributes:
-        name: unique in its set.
-        gt: the clean file. lq: the degraded file; None when the task makes it. depth: the depth layer, if
-            any.
-        fit: how the two are brought to one size; a key of `datasets.FITS`.
+        name: unique in its set, printable.
+        gt: the clean file.
+        lq: the degraded file; None when the task makes it.
+        depth: the depth layer, if any.
+        fit: how the two are brought to one size; a key of `image_set.FITS`.
         noise: the standard deviation (0..255) of Gaussian noise that makes lq, whatever the task; None: none.
         scale: gt pixels per lq pixel in the files.
     """
@@ -44,6 +47,11 @@ class Entry(NamedTuple):
     noise: float | None = None
     scale: int = 1
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are there: lq, gt, depth."""
+        return [file for file in (self.lq, self.gt, self.depth) if file]
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -51,14 +59,14 @@ class Packing:
 
     Attributes:
         top: the folder that holds them, below the data root; "(A/|)B" where the outer folder may be missing.
-        lq, gt: templates of the degraded and the clean file below `top`, without extension. lq None: clean
-            files only. `{scale}` stands for the task's scale.
+        gt: template of the clean file below `top`, without extension. `{scale}` stands for the task's scale.
+        lq: template of the degraded file. None: clean files only.
         pairs: how many pairs are published, several for several releases; () where no source states it.
         fit: see `Entry.fit`.
-        first, last: the smallest and the largest {id} that belongs to this part.
-        scene: a regular expression on the clean file's path below `top`; pictures with an equal first group
-            show the same scene and stay on the same side of a train / validation cut. None: the clean file is
-            the scene.
+        first: the smallest {id} that belongs to this part.
+        last: the largest {id} that belongs to this part; None: any.
+        scene: a regular expression on the clean file's path below `top`; pictures with an equal first group show the
+            same scene and stay on the same side of a train / validation cut. None: the clean file is the scene.
         noise: make lq with Gaussian noise of these standard deviations, one entry each.
         repeat: how often an entry counts in training, relative to others of a mixture.
         listing: a text file below `top` with one pair "lq gt" of paths in each line; replaces the templates.
@@ -96,7 +104,7 @@ class Packing:
 
     def tree(self) -> str:
         """What it looks like, for a message."""
-        top = alternatives(self.top)[0]
+        top = "/".join(alternatives(self.top)[0])
         top = top + "/" if top else ""
         if self.listing:
             return f"{top}{self.listing} and the pairs of files it lists"
@@ -109,9 +117,13 @@ class Found:
     """What lies below a folder in one packing.
 
     Attributes:
+        packing: the packing.
+        top: the folder.
         entries: the complete pairs (or clean pictures), in natural order of their names.
-        lq_alone, gt_alone: files without a partner. twice: files whose partner has another one already.
         scenes: for every entry, the scene it shows.
+        lq_alone: degraded files without a partner.
+        gt_alone: clean files without a partner.
+        twice: files whose partner has another one already.
     """
 
     packing: Packing
@@ -121,6 +133,15 @@ class Found:
     lq_alone: list[Path] = field(default_factory=list)
     gt_alone: list[Path] = field(default_factory=list)
     twice: list[Path] = field(default_factory=list)
+
+    @property
+    def what(self) -> str:
+        return "pairs" if self.packing.paired else "pictures"
+
+    @property
+    def unpaired(self) -> list[Path]:
+        """The files without a partner that should have one."""
+        return self.lq_alone + ([] if self.packing.many_to_one else self.gt_alone)
 
     @property
     def files(self) -> int:
@@ -141,29 +162,27 @@ def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | N
     return broken
 
 
-def alternatives(template: str) -> list[str]:
-    """All readings of the (a|b) in a template, outermost first."""
+def alternatives(template: str) -> list[tuple[str, ...]]:
+    """All readings of the (a|b) in a path, outermost first, each as the names of its folders."""
     match = re.search(r"\(([^()]*)\)", template)
     if not match:
-        return [re.sub("/+", "/", template).strip("/")]
+        return [tuple(filter(None, template.split("/")))]
     before, after = template[: match.start()], template[match.end() :]
     return [full for choice in match[1].split("|") for full in alternatives(before + choice + after)]
 
 
 def _tops(template: str, root: Path) -> list[Path]:
-    """The folders `template` may mean: below the root, or around it when the root lies inside the tree."""
+    """The folders that `template` may mean: below the root, which may itself be any folder on the way down.
+
+    So data/RESIDE, data/RESIDE/SOTS and data/RESIDE/SOTS/outdoor all name the same set; nothing outside the root is
+    ever looked at.
+    """
     root = Path(os.path.abspath(root))
     places = []
-    for top in alternatives(template):
-        places.append(root / top)
-        first = top.split("/")[0]
-        inside = [i for i, part in enumerate(root.parts) if part == first]
-        places += [Path(*root.parts[:i]) / top for i in reversed(inside)]
+    for names in alternatives(template):
+        inside = [n for n in range(1, len(names) + 1) if root.parts[-n:] == names[:n]]
+        places += [root.joinpath(*names[n:]) for n in (0, *inside)]
     return [place for place in dict.fromkeys(places) if place.is_dir()]
-
-
-# ------------------------------------------------------------------------------------------------- one
-# packing
 
 
 def _scan(packing: Packing, top: Path, scale: int) -> Found:
@@ -171,10 +190,8 @@ def _scan(packing: Packing, top: Path, scale: int) -> Found:
     if packing.listing:
         pairs, found.lq_alone = _listed(top, packing.listing)
     elif packing.lq is None:
-        files = _matching(top, packing.gt, scale)
-        pairs = _first_of_each(files, found)
-        if packing.paired:  # both sides in one file
-            pairs = {key: (gt, gt) for key, (_, gt) in pairs.items()}
+        clean = _by_name(top, packing.gt, scale, found)
+        pairs = {tuple(key.values()): (file if packing.paired else None, file) for key, file in clean}
     else:
         pairs = _paired(packing, top, scale, found)
     for key, (lq, gt) in sorted(pairs.items(), key=lambda item: _natural(item[0])):
@@ -182,26 +199,23 @@ def _scan(packing: Packing, top: Path, scale: int) -> Found:
     return found
 
 
-def _first_of_each(files: list[tuple[dict, Path]], found: Found) -> dict[tuple, tuple[None, Path]]:
-    kept: dict[tuple, tuple[None, Path]] = {}
-    for groups, file in files:
-        if kept.setdefault(tuple(groups.values()), (None, file))[1] != file:
+def _by_name(top: Path, template: str, scale: int, found: Found) -> list[tuple[dict, Path]]:
+    """The pictures that fit a template, one for each name; a second one of a name is noted."""
+    kept: dict[tuple, tuple[dict, Path]] = {}
+    for key, file in _matching(top, template, scale):
+        if kept.setdefault(tuple(sorted(key.items())), (key, file))[1] != file:
             found.twice.append(file)
-    return kept
+    return list(kept.values())
 
 
 def _paired(packing: Packing, top: Path, scale: int, found: Found) -> dict[tuple, tuple[Path, Path]]:
     """Files of both sides, matched by the names the two templates share."""
-    gts: dict[tuple, Path] = {}
-    for groups, file in _matching(top, packing.gt, scale):
-        key = tuple(sorted(groups.items()))
-        if gts.setdefault(key, file) != file:
-            found.twice.append(file)
+    gts = {tuple(sorted(key.items())): file for key, file in _by_name(top, packing.gt, scale, found)}
     pairs: dict[tuple, tuple[Path, Path]] = {}
     used = set()
     for groups, file in _matching(top, packing.lq or "", scale):
         key = tuple(sorted(groups.items()))
-        name = (*groups.values(), file.stem) if packing.many_to_one else tuple(groups.values())
+        name = (*groups.values(), _text(file.stem)) if packing.many_to_one else tuple(groups.values())
         if key not in gts:
             found.lq_alone.append(file)
         elif name in pairs:
@@ -215,33 +229,25 @@ def _paired(packing: Packing, top: Path, scale: int, found: Found) -> dict[tuple
 
 def _add(found: Found, key: tuple, lq: Path | None, gt: Path, scale: int) -> None:
     packing = found.packing
-    if gt.stem in packing.skip or not _within(packing, key):
+    number = int(key[0]) if str(key[0]).isdecimal() else 0
+    if gt.stem in packing.skip or not packing.first <= number <= (number if packing.last is None else packing.last):
         return
     name = str(key[-1]) if packing.many_to_one else "/".join(map(str, key))
     place = gt.relative_to(found.top).with_suffix("").as_posix()
     match = re.match(packing.scene, place) if packing.scene else None
     for sigma in packing.noise or (None,):
-        shown = name if sigma is None else f"{name} noise {sigma:g}"
-        files_scale = scale if lq is not None else 1
-        found.entries.append(Entry(shown, gt, lq, None, packing.fit, sigma, files_scale))
+        shown = printable(name if sigma is None else f"{name} noise {sigma:g}")
+        found.entries.append(Entry(shown, gt, lq, None, packing.fit, sigma, 1 if lq is None else scale))
         found.scenes.append(match[1] if match else place)
-
-
-def _within(packing: Packing, key: tuple) -> bool:
-    if not packing.first and packing.last is None:
-        return True
-    number = int(key[0]) if str(key[0]).isdigit() else 0
-    return packing.first <= number <= (number if packing.last is None else packing.last)
 
 
 def _matching(top: Path, template: str, scale: int) -> list[tuple[dict, Path]]:
     """Every picture below `top` that fits the template, with what its placeholders stand for."""
-    parts = template.replace("{scale}", str(scale)).split("/")
+    *folders, stem = template.replace("{scale}", str(scale)).split("/")
     places: list[tuple[dict, Path]] = [({}, top)]
-    for level, part in enumerate(parts):
-        last = level == len(parts) - 1
-        places = [step for groups, place in places for step in _step(groups, place, part, last)]
-    return places
+    for part in folders:
+        places = [step for groups, place in places for step in _step(groups, place, part, last=False)]
+    return [step for groups, place in places for step in _step(groups, place, stem, last=True)]
 
 
 def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, Path]]:
@@ -254,7 +260,7 @@ def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, 
         stem, suffix = os.path.splitext(item.name) if last else (item.name, "")
         if item.name.startswith(".") or (last and suffix.lower() not in SUFFIXES):
             continue
-        match = pattern.fullmatch(stem)
+        match = pattern.fullmatch(_text(stem))
         if match and (item.is_file() if last else item.is_dir()):
             new = {key: int(value) if key == "n" else value for key, value in match.groupdict().items()}
             if all(groups.get(key, value) == value for key, value in new.items()):
@@ -269,9 +275,13 @@ def _items(place: Path) -> list[os.DirEntry]:
             return list(items)
     except PermissionError as error:
         raise ValueError(
-            f"the folder {place} cannot be listed: permission denied; give yourself the right to read it and what it "
-            "holds (chmod -R u+rX), or copy the data set."
+            f"the folder {printable(place)} cannot be listed: permission denied; give yourself the right to read it "
+            "and what it holds (chmod -R u+rX), or copy the data set."
         ) from error
+
+
+def _text(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _pattern(part: str) -> re.Pattern:
@@ -284,7 +294,7 @@ def _pattern(part: str) -> re.Pattern:
             text += f"(?P<{name}>{kinds.get(name, '.+')})"
         else:
             text += {"*": ".*", "(": "(?:", "|": "|", ")": ")"}.get(piece, re.escape(piece))
-    return re.compile(text)
+    return re.compile(text, re.DOTALL)
 
 
 def _natural(key: tuple) -> tuple:
@@ -304,35 +314,12 @@ def _listed(top: Path, listing: str) -> tuple[dict[tuple, tuple[Path, Path]], li
     if not file.is_file():
         return {}, []
     pairs, alone = {}, []
-    for line in file.read_text(errors="replace").splitlines():
-        sides = [Path(os.path.normpath(top / side.lstrip("./"))) for side in line.split()]
+    for line in os.fsdecode(file.read_bytes()).splitlines():
+        # The authors write ./a/b and /a/b for a/b.
+        sides = [Path(os.path.normpath(f"{top}/{side}")) for side in line.split()]
         if len(sides) == 2 and all(side.is_relative_to(top) and side.is_file() for side in sides):
             name = sides[0].relative_to(top).with_suffix("")
             pairs[name.parts[1:] or name.parts] = (sides[0], sides[1])
         elif sides:
             alone.append(sides[0])
     return pairs, alone
-
-
-# ------------------------------------------------------------------------------------------ a validation
-# share
-
-LARGEST_SHARE = 20  # scenes
-
-
-def hold_out(found: Found, shares: int = 1) -> list[list[Entry]]:
-    """The entries cut into [what remains, share 1, share 2 ...] by whole scenes.
-
-    A share is a tenth of the scenes, at least 1 and at most 20, taken from the end in natural order of their
-    names, so that neighbouring frames of a film stay together. Empty lists where there are too few scenes.
-    """
-    scenes = list(dict.fromkeys(found.scenes))
-    size = min(LARGEST_SHARE, max(1, len(scenes) // 10))
-    cuts = [max(0, len(scenes) - size * i) for i in range(shares + 1)]  # from the end
-    of_scene = {}
-    for share in range(shares):
-        of_scene |= {scene: shares - share for scene in scenes[cuts[share + 1] : cuts[share]]}
-    parts: list[list[Entry]] = [[] for _ in range(shares + 1)]
-    for entry, scene in zip(found.entries, found.scenes, strict=True):
-        parts[of_scene.get(scene, 0)].append(entry)
-    return parts

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mclir_nb.data import degrade
+from mclir_nb.data.image_set import ImageSet, Sample
 from mclir_nb.data.loading import load_in_order, worker_count
-from mclir_nb.data.samples import ImageSet, Sample
 from mclir_nb.data.tasks import Task, to_uint8
 from mclir_nb.seeds import stream
 

@@ -1,4 +1,4 @@
-"""The public data sets: who publishes them, how their files lie, how many there are. Pictures they share: `leaks`.
+"""The public data sets: who publishes them, how their files lie, how many there are. Pictures they share: `overlaps`.
 
 One row per set, in `LAYOUTS`. The packings are those of the repositories named in brackets; a count is left
 out where no source states it; "*" marks counts that are commonly quoted but were not found in a source file.
@@ -16,12 +16,11 @@ JingyunLiang/SwinIR 6545850, [SelfExSR] jbhuang0604/SelfExSR 8f6dd8c, [NAF] megv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from mclir_nb.choices import check_choice
-from mclir_nb.data.layouts import Found, Packing, find
+from mclir_nb.data.layouts import Packing
 from mclir_nb.data.tasks import Task
 
 Part = tuple[Packing, ...]  # the packings in which one part of a set may be found; the first there counts
@@ -83,19 +82,11 @@ def get(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def survey(layout: Layout, split: str, root: Path, task: Task) -> list[Found | None]:
-    """What is there of every part of a split, None where one is missing; files for other tasks left aside."""
-    return [find(usable(part, layout, task), root, task.scale) for part in layout.parts(split)]
-
-
 def usable(part: Part, layout: Layout, task: Task) -> Part:
     """The packings of a part that a task can use: pairs made for it, and clean files."""
     fits = layout is FOLDER or task.name in layout.tasks  # your own folder serves your own tasks too
     return tuple(packing for packing in part if fits or not packing.paired)
 
-
-# ----------------------------------------------------------------------------------------------------
-# dehazing
 
 _CLEAR = dict(gt="(clear|gt)/{id}", fit="centre")  # hazy files carry their clear file's id: 1400_1 -> 1400
 _OTS = dict(top="(RESIDE/|)(OTS|OTS_BETA)", pairs=(72_135, 313_950), **_CLEAR)
@@ -135,9 +126,6 @@ def _dehazeformer(name: str, train: int | tuple[int, ...], test: int) -> dict:
         notes=("DehazeFormer's packing: clean files are repeated, one for each hazy file.",),
     )
 
-
-# ---------------------------------------------------------------------------------------------------
-# deraining
 
 BY_NAME = (
     "Pairs are made by name. The scoring scripts of IDT and Restormer pair by place in two listings instead, which "
@@ -227,9 +215,6 @@ SPA_TEST = (
     Packing("(sparain|SPA-Data)/test", *_SPA_EQUAL, 1_000),
 )
 
-# --------------------------------------------------------------------------------------------
-# super-resolution
-
 # photographs of BSDS500 that are also in a public test set; found by correlation and by SIFT with RANSAC
 BSDS_EXCLUDED = {
     "302003": "Set5 'woman' is this photograph reduced by 1.39",
@@ -268,10 +253,6 @@ def _div2k(split: str, pairs: int) -> Part:
         Packing(top, whole + "{id}", lr + "/{id}x{scale}", pairs, "corner"),
         Packing(top, whole + "{id}", None, pairs),
     )[0 if split == "train" else 2 :]
-
-
-# --------------------------------------------------------------------- deblurring, all-in-one, your own
-# pictures
 
 
 def _gopro(split: str, pairs: int) -> Part:
@@ -320,6 +301,7 @@ FOLDER = Layout(
     notes=("Without val/ or test/ these are held out of the training pictures.",),
 )
 
+# fmt: off
 LAYOUTS: dict[str, Layout] = {
     "folder": FOLDER,
     "reside-its": Layout(
@@ -377,4 +359,5 @@ LAYOUTS: dict[str, Layout] = {
         notes=("4 of the 400 photographs in train and test are left out: they are in a public test set.",),
     ),
     "airnet": AIRNET,
-}  # fmt: skip
+}
+# fmt: on

@@ -77,7 +77,7 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
     restored = restore(network, _layers(picture), **options)
     target = _new_file(path, out)
     try:
-        files.write_file(target, images.png(_picture(restored, picture)))
+        files.write_file(target, images.encode_png(_picture(restored, picture)))
     except OSError:
         target.unlink(missing_ok=True)  # the empty file that held its name
         raise

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import files
-from mclir_nb.data import datasets, tasks
+from mclir_nb.data import checks, datasets, tasks
 from mclir_nb.data.patches import Benchmark, Patches
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import features, losses, precision
@@ -160,7 +160,7 @@ class Trainer:
     def _patches(self) -> Patches:
         recipe = self.recipe
         images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
-        datasets.check(images, self.task, recipe.patch_size)
+        checks.check_trained(images, self.task, recipe.patch_size)
         share = distributed.share(recipe.batch_size)
         return Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
 

@@ -1,104 +1,200 @@
-"""The report on a download: every kind of defect is found and named, and a sound set is called sound."""
+"""The report on a download, and the check before a run: what would stop or spoil it is named, and nothing else."""
 
-import numpy as np
 import pytest
+from pictures import fill, noise, pairs, write
+from PIL import Image
 
 from mclir_nb.__main__ import main
-from mclir_nb.data import checks, images
+from mclir_nb.data import checks, datasets, tasks
 
-
-def picture(path, seed, size=(8, 8)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    path.write_bytes(images.png(images.Picture(pixels)))
-    return path
+DERAIN, DENOISE = tasks.get("derain"), tasks.get("denoise")
 
 
 @pytest.fixture
 def rain(tmp_path):
-    """A sound Rain100L of the published size, of 8x8 pixels."""
+    """A sound Rain100L of the published size, of 12x12 pixels."""
     for i in range(1, 201):
-        picture(tmp_path / f"RainTrainL/rain-{i}.png", i)
-        picture(tmp_path / f"RainTrainL/norain-{i}.png", 1000 + i)
+        write(tmp_path / f"RainTrainL/rain-{i}.png", (12, 12), i)
+        write(tmp_path / f"RainTrainL/norain-{i}.png", (12, 12), 1000 + i)
     for i in range(1, 101):
-        picture(tmp_path / f"Rain100L/rainy/rain-{i:03}.png", 2000 + i)
-        picture(tmp_path / f"Rain100L/norain-{i:03}.png", 3000 + i)
+        write(tmp_path / f"Rain100L/rainy/rain-{i:03}.png", (12, 12), 2000 + i)
+        write(tmp_path / f"Rain100L/norain-{i:03}.png", (12, 12), 3000 + i)
     return tmp_path
 
 
-def checked(root, name="rain100l", **options):
-    return checks.check_data(name, root, patch_size=options.pop("patch_size", 8), quiet=True, **options)
+@pytest.fixture
+def album(tmp_path):
+    """Sound pairs of one's own, each split in a folder of its own."""
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        for i in range(count):
+            seed = 10 * i + len(split)
+            write(tmp_path / "album" / split / "gt" / f"{i}.png", (32, 40), seed)
+            write(tmp_path / "album" / split / "lq" / f"{i}.png", (32, 40), 1000 + seed)
+    return tmp_path / "album"
 
 
-def test_a_sound_set(rain):
-    report = checked(rain)
-    assert report.ok and not any(report.problems.values()), report
-    text = str(report)
-    assert f"train: 200 pairs in {rain / 'RainTrainL'}, published 200" in text
-    assert "test: 100 pairs" in text and "Everything is in order." in text
-    assert "known leak: clean images of Rain100L/H and Rain200L/H are photographs of BSDS500" in text
-    assert "10.png sorts before 2.png" in text and "Not Rain200L" in text
+def checked(root, name="folder", task="derain", patch_size=8):
+    return checks.check_data(name, root, task, patch_size, quiet=True)
 
 
-def test_every_defect_is_named(rain):
+def found(report):
+    return {kind: len(lines) for kind, lines in report.problems.items() if lines}
+
+
+def test_a_sound_set_is_in_order(rain, album):
+    report = checked(rain, "rain100l")
+    assert report.ok and not found(report), report
+    assert f"train: 200 pairs in {rain / 'RainTrainL'}, published 200" in str(report)
+    assert "BSDS500" in str(report) and "Not Rain200L" in str(report)
+    assert checked(album).ok
+
+
+def test_every_defect_of_a_download_is_named(rain):
     train, test = rain / "RainTrainL", rain / "Rain100L"
-    (train / "norain-1.png").unlink()  # half a download
+    (train / "norain-1.png").unlink()
     (train / "rain-2.png").write_bytes((train / "rain-2.png").read_bytes()[:100])
     (train / "norain-3.png").write_text("404")
-    picture(train / "rain-4.png", 4, size=(8, 9))
+    write(train / "rain-4.png", (12, 13), 4)
     (train / "rain-5.png").write_bytes((train / "norain-5.png").read_bytes())
     (train / "rain-6.png").write_bytes((train / "rain-7.png").read_bytes())
-    picture(train / "norain-8.jpg", 9999)  # two gt for one lq
+    write(train / "norain-8.jpg", (12, 12), 9999)  # two gt for one lq
     (train / "norain-9.png").write_bytes((test / "norain-001.png").read_bytes())
-    report = checked(rain)
-    assert report.incomplete == [f"train: 199 of 200 pairs in {train}"]
-    assert report.unpaired == ["RainTrainL/rain-1.png"]
-    assert [("rain-2" in line, "norain-3" in line) for line in report.unreadable] == [(True, False), (False, True)]
-    assert len(report.differently_sized) == 1 and "rain-4.png is 9x8" in report.differently_sized[0]
-    assert report.lq_equals_gt == ["RainTrainL/rain-5.png"]
-    assert report.duplicate == ["RainTrainL/rain-7.png is RainTrainL/rain-6.png"]
-    assert report.taken in (["RainTrainL/norain-8.jpg"], ["RainTrainL/norain-8.png"])
-    assert report.shared == ["Rain100L/norain-001.png (test) is RainTrainL/norain-9.png (train)"]
-    assert not report.ok
-    for kind in ("unpaired", "unreadable", "shared"):
-        assert checks.REPAIR[kind] in str(report)
+    problems = checked(rain, "rain100l").problems
+    assert problems["incomplete"] == [f"train: 199 of 200 pairs in {train}"]
+    assert problems["unpaired"] == ["RainTrainL/rain-1.png"]
+    assert [("rain-2" in line, "norain-3" in line) for line in problems["unreadable"]] == [(True, False), (False, True)]
+    assert len(problems["differently_sized"]) == 1 and "rain-4.png is 13x12" in problems["differently_sized"][0]
+    assert len(problems["lq_equals_gt"]) == 1 and "rain-5.png" in problems["lq_equals_gt"][0]
+    assert problems["duplicate"] == ["RainTrainL/rain-7.png is RainTrainL/rain-6.png"]
+    assert len(problems["taken"]) == 1 and "norain-8." in problems["taken"][0]
+    assert problems["shared"] == ["Rain100L/norain-001.png (test) is RainTrainL/norain-9.png (train)"]
 
 
-def test_several_processes_find_the_same(rain):
-    (rain / "RainTrainL/rain-150.png").write_bytes(b"")
-    assert str(checked(rain, workers=2)) == str(checked(rain, workers=0))
+def test_the_example_has_a_defect_of_each_kind_of_download(tmp_path):
+    report = checked(checks.broken_example(tmp_path), "rain100l", patch_size=64)
+    assert not report.ok and {"unpaired", "unreadable", "lq_equals_gt", "duplicate", "shared"} <= set(found(report))
 
 
-def test_small_pictures_are_listed_but_not_wrong(rain):
-    report = checked(rain, patch_size=16)
-    assert len(report.too_small) == 200 and report.ok
-    assert "and 180 more" in str(report)
+def test_small_pictures_are_listed_and_wrong_only_if_all_of_them_are(album):
+    write(album / "train/gt/0.png", (20, 40))
+    write(album / "train/lq/0.png", (20, 40), 1)
+    report = checked(album, patch_size=32)
+    assert found(report) == {"too_small": 1} and report.ok
+    assert not checked(album, patch_size=48).ok
 
 
 def test_a_missing_test_set_is_reported_with_its_tree(tmp_path):
     for i in range(3):
-        picture(tmp_path / f"ITS/hazy/{i}_1.png", i)
-        picture(tmp_path / f"ITS/clear/{i}.png", 10 + i, size=(10, 12))
-    report = checked(tmp_path, "reside-its")
-    assert len(report.missing) == 1 and "SOTS/indoor/hazy/ID_*" in report.missing[0]
-    assert report.incomplete == [f"train: 3 of 13,990 pairs in {tmp_path / 'ITS'}"]
-    assert not report.differently_sized  # centre-cropped
+        write(tmp_path / f"ITS/hazy/{i}_1.png", seed=i)
+        write(tmp_path / f"ITS/clear/{i}.png", (22, 26), 10 + i)
+    report = checked(tmp_path, "reside-its", None)
+    assert "SOTS/indoor/hazy/ID_*" in report.problems["missing"][0]
+    assert set(found(report)) == {"missing", "incomplete"}  # the larger clear pictures are centre-cropped
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(ValueError, match="nothing of gopro found below .*\n.*Expected"):
-        checked(tmp_path, "gopro")
-    with pytest.raises(ValueError, match="does not exist"):
-        checked(tmp_path / "no", "gopro")
-    with pytest.raises(ValueError, match="need no check"):
-        checked(tmp_path, "embedded")
+    for root, name in ((tmp_path, "gopro"), (tmp_path / "no", "gopro"), (tmp_path, "embedded")):
+        with pytest.raises(ValueError, match=name):
+            checked(root, name, None)
 
 
-def test_your_own_clean_pictures_and_a_repeated_one(tmp_path):
+def exif(path, orientation):
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    Image.fromarray(noise(32, 40, orientation)).save(path, "PNG", exif=tag)
+
+
+def turned_on_one_side(root):
+    exif(root / "train/lq/1.png", 3)
+
+
+def a_picture_too_small_for_scores(root):
+    for side in ("lq", "gt"):
+        write(root / "test" / side / "2.png", (10, 10), len(side) + ord(side[0]))
+
+
+def a_truncated_test_picture(root):
+    file = root / "test/lq/2.png"
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def pictures_beside_the_splits(root):
+    write(root / "screenshot.png")
+
+
+def pictures_in_a_sub_folder(root):
+    write(root / "train/gt/more/4.png")
+
+
+def other_formats(root):
+    Image.fromarray(noise(32, 40)).save(root / "train/gt/9.gif")
+
+
+SPOILT = {
+    turned_on_one_side: ("turned", "train/lq/1.png"),
+    a_picture_too_small_for_scores: ("unscorable", "test/gt/2.png"),
+    a_truncated_test_picture: ("unreadable", "test/lq/2.png"),
+    pictures_beside_the_splits: ("unread", "screenshot.png"),
+    pictures_in_a_sub_folder: ("unread", "train/gt/more/4.png"),
+    other_formats: ("unread", "train/gt/9.gif"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
+def test_what_would_stop_or_spoil_a_run_is_named(album, spoil):
+    kind, file = SPOILT[spoil]
+    spoil(album)
+    report = checked(album)
+    assert found(report) == {kind: 1} and file in report.problems[kind][0] and not report.ok
+
+
+def test_clean_and_degraded_pictures_in_one_folder(tmp_path):
     for i in range(12):
-        picture(tmp_path / f"{i}.png", i % 11)
-    report = checked(tmp_path, "folder")
-    assert report.duplicate == ["11.png is 0.png"] and report.counts == [f"train: 12 pictures in {tmp_path}"]
+        write(tmp_path / f"{i:02}_GT.png", seed=i)
+        write(tmp_path / f"{i:02}_hazy.png", seed=20 + i)
+    assert found(checked(tmp_path)) == {"mixed": 24}
+
+
+def test_a_folder_that_training_refuses_is_not_in_order(tmp_path):
+    write(tmp_path / "one/1.png")
+    for name, task, word in (("one", "denoise", "too few"), ("some", "dehaze", "depth")):
+        for i in range(12):
+            write(tmp_path / "some" / f"{i}.png", seed=i)
+        report = checked(tmp_path / name, task=task)
+        assert found(report) == {"refused": 1} and word in report.problems["refused"][0]
+
+
+def test_before_a_run_every_picture_to_be_scored_is_read(album):
+    test = datasets.open_set("folder", DERAIN, "test", album)
+    checks.check_scored(test, DERAIN)
+    for spoil in (a_picture_too_small_for_scores, a_truncated_test_picture):
+        spoil(album)
+        with pytest.raises(ValueError, match="2.png"):
+            checks.check_scored(test, DERAIN)
+    a_picture_too_small_for_scores(album)
+    checks.check_scored(test, DERAIN, smallest=1)
+
+
+def test_before_a_run_the_first_training_pictures_are_read(tmp_path):
+    fill(tmp_path, *(f"train/{side}/{i}.png" for side in ("lq", "gt") for i in range(4)))
+    train = datasets.open_set("folder", DERAIN, "train", tmp_path)
+    with pytest.raises(ValueError, match="lq/0.png"):
+        checks.check_trained(train, DERAIN, 4)  # the same picture twice
+    pairs(tmp_path, *(f"train/lq/{i}.png" for i in range(4)), gt=lambda n: n.replace("lq", "gt"))
+    checks.check_trained(train, DERAIN, 6)
+    with pytest.raises(ValueError, match="patch of 32"):
+        checks.check_trained(train, DERAIN, 32)
+    write(tmp_path / "train/lq/1.png", (6, 5))
+    with pytest.raises(ValueError, match="lq/1.png is 5x6"):
+        checks.check_trained(train, DERAIN, 6)
+
+
+def test_many_pictures_are_read_by_several_processes_with_one_result(album, monkeypatch):
+    a_truncated_test_picture(album)
+    alone = str(checked(album))
+    monkeypatch.setattr(checks, "FEW", 0)
+    monkeypatch.setattr(checks, "worker_count", lambda: 2)
+    assert str(checked(album)) == alone
 
 
 def test_from_the_command_line(rain, capsys):
@@ -107,4 +203,4 @@ def test_from_the_command_line(rain, capsys):
     (rain / "RainTrainL/rain-1.png").unlink()
     assert main(["check-data", "rain100l", str(rain)]) == 1
     shown = capsys.readouterr()
-    assert "RainTrainL/norain-1.png" in shown.out and shown.err.startswith("error: rain100l is not complete")
+    assert "RainTrainL/norain-1.png" in shown.out and "rain100l" in shown.err

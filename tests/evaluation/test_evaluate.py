@@ -46,7 +46,7 @@ def make_files(root, *names, size=(24, 24), seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(images.png(images.Picture(pixels)))
+        (root / name).write_bytes(images.encode_png(images.Picture(pixels)))
 
 
 def test_one_row_per_picture_with_the_protocol_of_the_task():

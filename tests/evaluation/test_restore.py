@@ -103,7 +103,7 @@ def test_files_keep_16_bits_transparency_greyness_and_profile(tmp_path):
         images.Picture(np.repeat(BYTES[:, :, :1], 3, 2), BYTES[:, :, 1], True),
     ]
     for picture in pictures:
-        (tmp_path / "a.png").write_bytes(images.png(picture))
+        (tmp_path / "a.png").write_bytes(images.encode_png(picture))
         back = images.read_picture(restore.restore_file(Same(), tmp_path / "a.png"))
         assert np.array_equal(back.colour, picture.colour) and back.grey == picture.grey
         assert back.profile == picture.profile

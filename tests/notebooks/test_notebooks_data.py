@@ -31,7 +31,7 @@ def reside(tmp_path) -> Path:
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
-    path.write_bytes(images.png(images.Picture(pixels)))
+    path.write_bytes(images.encode_png(images.Picture(pixels)))
 
 
 def executed(name: str, runs: Path, **parameters) -> str:

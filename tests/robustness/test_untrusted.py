@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mclir_nb import __main__, files, networks, notebook, root
-from mclir_nb.data import datasets, tasks
+from mclir_nb.data import checks, datasets, tasks
 from mclir_nb.experiments import evidence
 from mclir_nb.method import features
 from mclir_nb.training import checkpoint, frames, recipes, records, train
@@ -113,7 +113,7 @@ def test_records_and_data_sets(hostile, tmp_path):
             hostile(tmp_path / "data" / split / f"{number}.png")
     task = tasks.get("denoise")
     with pytest.raises(ValueError, match=r"\.png cannot be read as a picture"):
-        datasets.check(datasets.open_set("folder", task, "train", tmp_path / "data"), task, 32)
+        checks.check_trained(datasets.open_set("folder", task, "train", tmp_path / "data"), task, 32)
 
 
 def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path):

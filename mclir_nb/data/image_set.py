@@ -1,7 +1,8 @@
-"""Decoded pictures: one entry of a data set read, brought to one size, and kept in bounded memory."""
+"""The pictures of a data set: each entry read, lq and gt brought to one size, and kept decoded in bounded memory."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,11 @@ from torch import Tensor
 from mclir_nb.data.cache import Cache
 from mclir_nb.data.images import read_depth, read_image
 from mclir_nb.data.layouts import Entry
+from mclir_nb.files import printable
 
 MEMORY = 1 << 30  # bytes of decoded pictures that a set keeps; more are decoded again
+HASHED_WHOLE = 256 << 20  # bytes up to which a fingerprint reads every file; of larger sets it reads HASHED_FILES
+HASHED_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,10 @@ class Sample:
     """One decoded picture.
 
     Attributes:
-        gt: (3,H,W) uint8. lq: (3,H/scale,W/scale) uint8, or None. depth: (H,W) float32 in [0,1], or None.
+        name: as in its entry.
+        gt: (3,H,W) uint8.
+        lq: (3,H/scale,W/scale) uint8; None where the task makes it.
+        depth: (H,W) float32 in [0,1], or None.
         noise: standard deviation (0..255) of the Gaussian noise that makes lq, or None.
     """
 
@@ -36,8 +43,10 @@ class ImageSet:
     """A named list of pictures, decoded on first use.
 
     Attributes:
+        name: of the data set.
+        entries: where the files of each picture are.
         memory: bytes of decoded pictures that are kept in memory; with a cache none are.
-        note: what a reader should know, such as that less was found than is published; else empty.
+        note: what a reader should know: where the pictures were found, how they were shared out, what is missing.
         cache: where pictures too many for memory are kept decoded on disk.
     """
 
@@ -69,19 +78,29 @@ class ImageSet:
 
     def files(self) -> list[Path]:
         """Every picture file once."""
-        return list(dict.fromkeys(path for entry in self.entries for path in (entry.lq, entry.gt) if path))
-
-    def prepare(self, workers: int | None = None, quiet: bool = False) -> list[str]:
-        """Decode everything into the cache now, rather than while training; nothing to do without a cache.
-
-        Returns: one sentence for every file that cannot be read.
-        """
-        return self.cache.prepare(self.files(), workers, quiet) if self.cache else []
+        return list(dict.fromkeys(file for entry in self.entries for file in entry.files))
 
     @property
     def paired(self) -> bool:
         """Whether lq comes from files."""
         return self.entries[0].lq is not None
+
+    def fingerprint(self) -> str:
+        """What the set holds, wherever it lies: names, order and sizes of its pictures, and what is in the files.
+
+        Of a set above 256 MB the content of 64 files, evenly spread, is read. Two sets with equal fingerprints train
+        alike; a set that was moved keeps its fingerprint.
+        """
+        digest, files = hashlib.sha256(), self.files()
+        sizes = {file: file.stat().st_size for file in files}
+        for entry in self.entries:
+            facts = (entry.name, *(sizes[file] for file in entry.files), entry.fit, entry.noise, entry.scale)
+            digest.update(repr(facts).encode())
+        step = 1 if sum(sizes.values()) <= HASHED_WHOLE else -(-len(files) // HASHED_FILES)
+        for file in files[::step]:
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "blake2b").digest())
+        return digest.hexdigest()
 
 
 def _size(sample: Sample) -> int:
@@ -93,25 +112,22 @@ def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
     gt = read(entry.gt)
     lq = None if entry.lq is None else gt if entry.lq == entry.gt else read(entry.lq)
     gt, lq = FITS[entry.fit](gt, lq, entry.scale)
+    where = printable(entry.gt)
     if not gt.numel() or (lq is not None and not lq.numel()):
-        raise ValueError(f"{entry.gt} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
+        raise ValueError(f"{where} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
     if lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
         raise ValueError(
-            f"{entry.name}: gt {entry.gt} is {shape(gt)} but lq {entry.lq} is {shape(lq)}; "
+            f"{entry.name}: gt {where} is {shape(gt)} but lq {printable(entry.lq)} is {shape(lq)}; "
             f"gt must be {entry.scale} times as large as lq. Repair or remove the pair."
         )
     depth = None if entry.depth is None else read_depth(entry.depth)
     if depth is not None and depth.shape != gt.shape[1:]:
-        raise ValueError(f"{entry.depth} is {shape(depth)} but its picture {shape(gt)}.")
+        raise ValueError(f"{printable(entry.depth)} is {shape(depth)} but its picture {shape(gt)}.")
     return Sample(entry.name, gt, lq, depth, entry.noise)
 
 
 def shape(image: Tensor) -> str:
     return f"{image.shape[-1]}x{image.shape[-2]}"
-
-
-# ------------------------------------------------------------------------------- lq and gt brought to one
-# size
 
 
 def _fit_same(gt, lq, scale):
