@@ -43,7 +43,12 @@ def fitting_task(dataset: str, task: str) -> str:
 
 
 def open_set(
-    dataset: str, task: Task, split: str, data_root: str | Path | None = None, cache: str | Path | None = None
+    dataset: str,
+    task: Task,
+    split: str,
+    data_root: str | Path | None = None,
+    cache: str | Path | None = None,
+    trained_on: str | Path | None = None,
 ) -> ImageSet:
     """The pictures of one split of a data set, paired by the rule of those who published it.
 
@@ -59,6 +64,8 @@ def open_set(
         data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
         cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into memory
             (1 GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
+        trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
+            "test" is only what was held out then.
 
     Returns:
         the pictures; `note` says where they are and what is missing.
@@ -69,7 +76,9 @@ def open_set(
     check_choice("split", split, SPLITS)
     if dataset == "embedded":
         return embedded(split)
-    return Survey.of(dataset, task, data_root).open(split, cache, alone=True)
+    survey = Survey.of(dataset, task, data_root)
+    seen = trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(survey.place)
+    return survey.open(split, cache, alone=not seen)
 
 
 def open_splits(

@@ -74,11 +74,14 @@ def train(
         user_code.keep_definitions(run_dir, recipe)
         return records.Run(run_dir)
     trainer = Trainer(recipe, distributed.place(pick_device(device)))
+    for images, smallest in ((trainer.validation.images, 1), (trainer.test, checks.SMALLEST_SCORED)):
+        first(checks.check_scored, images, trainer.task, smallest)  # a bad picture is better met now than at the end
     first(records.make, run_dir)
     with distributed.held_by_first(records.acquire_lock(run_dir)):
         first(records.adopt, run_dir, recipe, resume)
         first(user_code.keep_definitions, run_dir, recipe)
-        notes = (trainer.patches.images.note, trainer.test.note, trainer.restore(run_dir))
+        sets = (trainer.patches.images, trainer.validation.images, trainer.test)
+        notes = (*(images.note for images in sets), trainer.restore(run_dir))
         for note in (*notes, distributed.caution(recipe.objective)):
             if note and not quiet:
                 print(note)
@@ -133,9 +136,12 @@ class Trainer:
         if device.type == "cpu":
             memory.keep_freed_memory()
         self.task = tasks.get(recipe.task, recipe.scale)
-        self.patches = self._patches()
-        self.validation = self._validation()
-        self.test = datasets.open_set(recipe.dataset, self.task, "test", recipe.data_root)  # missing? say so now
+        sets = datasets.open_splits(recipe.dataset, self.task, recipe.data_root)
+        checks.check_trained(sets["train"], self.task, recipe.patch_size)
+        share = distributed.share(recipe.batch_size)
+        self.patches = Patches(sets["train"], self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
+        self.validation = Benchmark(sets["val"], self.task, recipe.val_side)
+        self.test = sets["test"]
         self.model = self._network("weights")
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         uses_history = recipe.objective in losses.USES_HISTORY and recipe.negatives == "history"
@@ -156,17 +162,6 @@ class Trainer:
         self.clock = time.perf_counter()
 
     # ---- parts
-
-    def _patches(self) -> Patches:
-        recipe = self.recipe
-        images = datasets.open_set(recipe.dataset, self.task, "train", recipe.data_root)
-        checks.check_trained(images, self.task, recipe.patch_size)
-        share = distributed.share(recipe.batch_size)
-        return Patches(images, self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
-
-    def _validation(self) -> list[evaluate.Pair]:
-        images = datasets.open_set(self.recipe.dataset, self.task, "val", self.recipe.data_root)
-        return list(Benchmark(images, self.task, self.recipe.val_side))
 
     def _network(self, *key) -> nn.Module:
         """A freshly initialised network whose weights depend on the seed and `key` alone."""

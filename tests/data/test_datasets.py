@@ -106,6 +106,8 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
     assert "24 of the 30" in splits["train"].note and "3 of the 30" in splits["test"].note
     test = datasets.open_set("folder", DERAIN, "test", tmp_path)
     assert len(test) == 30 and "30 pairs" in test.note and str(tmp_path) in test.note
+    unseen = datasets.open_set("folder", DERAIN, "test", tmp_path, trained_on=tmp_path / "." / "lq" / "..")
+    assert unseen.entries == splits["test"].entries
 
 
 def test_own_splits_are_taken_as_they_are(tmp_path):
