@@ -237,8 +237,9 @@ def _listed(changes: Mapping) -> str:
 
 def _arm(arm: Arm, recipe: recipes.Recipe) -> str:
     """One arm of the decision, with the lambda that its objective gets."""
-    weight = recipe.replace(**dict(arm.changes)).weight
-    extra = f"; lambda {weight:g}" * bool(weight) + f"; as long as {arm.as_long_as}" * bool(arm.as_long_as)
+    changed = recipe.replace(**dict(arm.changes))
+    fixed = changed.weight and changed.lambda_ratio is None  # else lambda is another in each step
+    extra = f"; lambda {changed.weight:g}" * bool(fixed) + f"; as long as {arm.as_long_as}" * bool(arm.as_long_as)
     return f"`{arm.name}` ({_listed(arm.changes)}{extra})"
 
 

@@ -103,7 +103,8 @@ def _row(folder: Path) -> dict:
     run, note = records.Run(folder), arm_file(folder)
     recipe, origin = run.recipe, run.provenance
     fields = {"recipe" if field == "name" else field: value for field, value in recipe}
-    row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": recipe.weight}
+    used = recipe.weight if recipe.lambda_ratio is None else float("nan")  # then another in each step
+    row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": used}
     stopped = note.get("stopped", "")
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
     row |= dict(means)

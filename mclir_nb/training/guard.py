@@ -28,32 +28,52 @@ class Diverged(RuntimeError):
 
 
 class Guard:
-    """Watches one run. Attributes: factor, by which lambda is multiplied: 1, or less after a rescue."""
+    """Watches one run.
+
+    Attributes:
+        factor: by which lambda is multiplied: 1, or less after a rescue.
+    """
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.factor = recipe, 1.0
 
     def check(self, row: dict) -> None:
-        """Look at a row of the log. Raises: Diverged."""
-        recipe, step = self.recipe, row["step"]
-        advice = f"Use a smaller lambda_neg: now {recipe.weight * self.factor:g}."
+        """Look at a row of the log.
+
+        Raises:
+            Diverged: with what to turn down.
+        """
         if not math.isfinite(row["total"]):
-            raise Diverged(f"step {step}: the loss is not finite. {advice} Or use a smaller learning_rate.")
-        if _subtracts(row) and row["r"] > recipe.guard_r:
+            raise Diverged(f"step {row['step']}: the loss is not finite. {self._advice()}")
+        if _subtracts(row) and row["r"] > self.recipe.guard_r:
             raise Diverged(
-                f"step {step}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors keep it "
-                "between 0.01 and 0.1), so the loss rewards the network for leaving the images. " + advice
+                f"step {row['step']}: the negative term outweighs the reconstruction (r = {row['r']:.2f}, the authors "
+                "keep it between 0.01 and 0.1), so the loss rewards the network for leaving the images. "
+                + self._advice()
             )
 
     def check_validation(self, row: dict, best: float) -> None:
-        """Look at a row with a validation; `best` is the highest PSNR so far, dB. Raises: Diverged."""
+        """Look at a row with a validation; `best` is the highest PSNR so far, dB.
+
+        Raises:
+            Diverged: with what to turn down.
+        """
         psnr, best = row["val_psnr"], min(best, HIGHEST)
         if _subtracts(row) and not psnr >= best - self.recipe.guard_drop:
             raise Diverged(
                 f"step {row['step']}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "
-                f"{self.recipe.guard_drop:g} dB: the network is leaving the images. "
-                f"Use a smaller lambda_neg: now {self.recipe.weight * self.factor:g}; or a smaller learning_rate."
+                f"{self.recipe.guard_drop:g} dB: the network is leaving the images. {self._advice()}"
             )
+
+    def _advice(self) -> str:
+        """What to turn down."""
+        recipe = self.recipe
+        if recipe.objective == "plain":
+            return "Use a smaller learning_rate."
+        name, now = "lambda_ratio", recipe.lambda_ratio
+        if now is None:
+            name, now = "lambda_neg", recipe.weight * self.factor
+        return f"Use a smaller {name}, now {now:g}, or a smaller learning_rate."
 
     def lower(self, factor: float) -> bool:
         """After going back: continue with half of `factor`? False if it was not asked for, or too often done."""

@@ -18,6 +18,9 @@ def test_it_stops_where_the_loss_is_not_finite_or_the_push_outweighs():
     for row, word in ((lost, "not finite"), (strong, "r = 1.50")):
         with pytest.raises(Diverged, match=f"step 7.*{word}.*lambda_neg"):
             Guard(short()).check(row)
+    with pytest.raises(Diverged, match="smaller learning_rate") as caught:
+        Guard(short(objective="plain")).check(lost)
+    assert "lambda" not in str(caught.value)
     Guard(short(guard_r=2.0)).check(strong)
     Guard(short(objective="history-positive")).check(strong | {"total": 2.0})  # bounded below
 
