@@ -3,7 +3,7 @@
     float32     every digit: TF32 is off, which PyTorch allows for convolutions on CUDA by default
     tf32        CUDA only: products with 10 bits of mantissa; elsewhere the same as float32
     bfloat16    autocast, 7 bits
-    float16     autocast, 10 bits
+    float16     autocast, 10 bits, and no numbers below 6e-8: a network is trained in it with a scaled loss
 
 "float32" is the default everywhere. The outputs of a history and of the model differ by less and less as the learning
 rate falls; once the difference is near the rounding of a format, the signs of the L1 terms, and with them the gradient,

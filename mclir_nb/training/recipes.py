@@ -86,7 +86,7 @@ class Recipe(BaseModel):
     network_size: str
     """"paper", or a smaller member of the family: "gpu" (some families), "demo", "tiny"."""
     precision: Precision = "float32"
-    """Of the trained network; "float32" is without TF32."""
+    """Of the trained network; "float32" is without TF32, "float16" with a scaled loss."""
 
     # Optimiser: AdamW
     steps: PositiveInt

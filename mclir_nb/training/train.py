@@ -157,6 +157,10 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+        # The small numbers of a float16 gradient vanish unless the loss is scaled up. In other precisions the scale is
+        # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
+        self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
         self.sums = torch.zeros(3, device=device)  # l_rec, l_neg, total since the last logged step
         self.rows: list[dict] = []
         self.clock = time.perf_counter()
@@ -211,20 +215,26 @@ class Trainer:
         with precision.autocast("tf32" if recipe.precision == "tf32" else "float32", self.device):
             parts, restored = self._loss(gt, lq)
             self.optimiser.zero_grad()
-            parts.total.backward()
+            self.scaler.scale(parts.total).backward()
         distributed.average_gradients(self.model.parameters())
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if recipe.clipping is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clipping)
-        if self.device.type == "cpu":  # a GPU would have to wait; there the next logging step looks
-            self._check_finite(parts.total, names)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), recipe.clipping, norm)
+        seen = torch.stack([part.detach() for part in parts])
+        if self.scale == 1:  # else a gradient may be infinite: the step is left out and the scale lowered
+            seen += 0 * norm
+        if self.device.type == "cpu":  # a GPU would have to wait; there the next row of the log shows it
+            self._check_finite(seen, names)
         if self.history and recipe.history_threshold is not None:
             spread = distributed.mean(error_spread(restored, gt)).item()
             self.history.adaptive_update(self.model, spread, recipe.history_threshold)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update(1.0 if self.scale == 1 else None)
         self._average()
         if self.history and recipe.history_threshold is None:
             self.history.update(self.model, self.step)
-        self.sums += torch.stack([part.detach() for part in parts])
+        self.sums += seen
 
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
         """Negatives, forward pass and objective, each in its precision."""
@@ -260,9 +270,8 @@ class Trainer:
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
-    def _check_finite(self, total: Tensor, names: list[str]) -> None:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not torch.isfinite(torch.stack([total.detach(), *torch._foreach_norm(gradients)])).all():
+    def _check_finite(self, seen: Tensor, names: list[str]) -> None:
+        if not seen.isfinite().all():
             raise Diverged(
                 f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
                 f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
@@ -335,6 +344,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
+            "scaler": self.scaler.state_dict(),
         }
         if self.history:
             state["history"] = nn.ModuleList(self.history.models).state_dict()
@@ -344,7 +354,7 @@ class Trainer:
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
         self.sums.copy_(run["sums"])
-        for name in ("guard", "negatives", "model", "ema"):
+        for name in ("guard", "negatives", "model", "ema", "scaler"):
             getattr(self, name).load_state_dict(state[name])
         if self.history:
             self.history.turn = run["turn"]
