@@ -177,9 +177,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Recipe:
-        tasks.get(self.task, self.scale)
+        task = tasks.get(self.task, self.scale)
         networks.options(self.network, self.network_size)  # "gpu" is not in every family
-        _check_patch(self.patch_size, self.scale, self.features_crop)
+        _check_sizes(self, task.crop)
         _check_term(self)
         _ = self.weight  # not known in all features
         return self
@@ -401,16 +401,22 @@ def _sentence(error: ValidationError) -> str:
     return f"{where} is {first['input']!r:.80}; {first['msg'].replace('Input should be', 'it must be')}."
 
 
-def _check_patch(patch_size: int, scale: int, features_crop: int | None) -> None:
-    unit = 8 * scale
-    if patch_size % unit or patch_size < 2 * unit:
-        down = max(patch_size // unit, 2) * unit
+def _check_sizes(recipe: Recipe, crop: int) -> None:
+    """Refuse squares that do not fit networks or features, or of which scoring would leave nothing."""
+    patch, unit, side = recipe.patch_size, 8 * recipe.scale, recipe.val_side
+    if patch % unit or patch < 2 * unit:
+        down = max(patch // unit, 2) * unit
         raise ValueError(
-            f"patch_size {patch_size} must be a multiple of {unit} and at least {2 * unit} "
-            f"(8 lq pixels times scale {scale}); use {down} or {down + unit}."
+            f"patch_size {patch} must be a multiple of {unit} and at least {2 * unit} (8 lq pixels times scale "
+            f"{recipe.scale}); use {down} or {down + unit}."
         )
-    if features_crop is not None and features_crop > patch_size:
-        raise ValueError(f"features_crop is {features_crop}; it must be at most the patch_size, {patch_size}.")
+    if recipe.features_crop is not None and recipe.features_crop > patch:
+        raise ValueError(f"features_crop is {recipe.features_crop}; it must be at most the patch_size, {patch}.")
+    if side is not None and side < 2 * crop + recipe.scale:
+        raise ValueError(
+            f"val_side is {side}; at scale {recipe.scale} a border of {crop} is left out, so it must be at least "
+            f"{2 * crop + recipe.scale}."
+        )
 
 
 def _check_term(recipe: Recipe) -> None:

@@ -98,6 +98,12 @@ def test_an_impossible_value_is_refused_by_its_field_in_one_sentence(field, valu
         recipes.get("tiny").replace(**{field: value})
 
 
+def test_a_validation_square_is_larger_than_the_border_that_is_left_out():
+    with pytest.raises(ValueError, match="val_side is 8.* 12"):
+        recipes.get("tiny", "sr", val_side=8)
+    assert recipes.get("tiny", "sr", val_side=12).scale == 4 and recipes.get("tiny", "sr", scale=2, val_side=8)
+
+
 def test_a_misspelt_name_is_recognised():
     for given, meant in (({"network": "nafnett"}, "nafnet"), ({"learning_rat": 1.0}, "learning_rate")):
         with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
