@@ -9,7 +9,7 @@ import torch
 from golden import load, needs_shared, part
 from torch import nn
 
-from mclir_nb.method import distances, losses, rivals
+from mclir_nb.method import distances, losses, precision, rivals
 from mclir_nb.method import features as feature_networks
 from mclir_nb.method.losses import OBJECTIVES, spn_loss
 
@@ -124,6 +124,27 @@ def test_every_objective_answers_the_same_call(name):
     if sign:
         l_neg = OBJECTIVES[name](restored, gt, [photo(3), photo(4)], **options).l_neg
         assert torch.autograd.grad(l_neg, restored)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("features", ["lite0", "vgg16"])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "plain"])
+def test_every_objective_agrees_with_float64_on_every_device(name, features, device):
+    """Value and gradient; a GPU takes larger pieces of a batch, and has its own kernels."""
+    images, found = [photo(k, (3, 3, 32, 32)) for k in range(5)], []
+    for where, dtype in (("cpu", torch.float64), (device, torch.float32)):
+        network = feature_networks.build(features, "random").to(where, dtype)
+        restored, gt, *negatives, lq = (image.to(where, dtype) for image in images)
+        context = dict(lq=lq, best_psnr=20.0, generator=torch.Generator().manual_seed(0))
+        with precision.full_float32():
+            parts = OBJECTIVES[name](
+                restored.requires_grad_(), gt, negatives, features=network, lambda_neg=0.1, **context
+            )
+            parts.l_neg.backward()
+        found.append((parts.l_neg.item(), restored.grad.double().cpu().flatten()))
+    (exact, expected), (value, gradient) = found
+    assert value == pytest.approx(exact, rel=1e-4)
+    assert nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999
 
 
 def test_vgg_by_hand():
@@ -242,10 +263,10 @@ def test_a_held_ratio_is_what_the_gradient_sees():
 
 
 @needs_shared
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_spn_agrees_with_the_official_code(precision):
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_spn_agrees_with_the_official_code(kind):
     described, tensors = load("losses")
-    dtype, expected = getattr(torch, precision), described["cases"]["spn"][precision]
+    dtype, expected = getattr(torch, kind), described["cases"]["spn"][kind]
     network = official_vgg16(tensors).to(dtype)
     data = {k: v.to(dtype) for k, v in part(tensors, "spn/").items() if "grad" not in k}
     restored, negatives = data["output"].requires_grad_(), [data[f"negative_{k}"] for k in range(4)]
