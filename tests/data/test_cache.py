@@ -145,6 +145,13 @@ def test_only_training_sets_too_large_for_memory_are_cached(tmp_path, album, mon
     assert datasets.open_set("folder", DERAIN, "train", album).cache is None
 
 
+def test_nothing_is_cached_where_there_is_no_home_folder(monkeypatch):
+    for name in ("MCLIR_NB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user that nobody knows
+    assert cache.default_folder() is None
+
+
 def test_the_size_is_predicted_from_headers(album):
     files = datasets.open_set("folder", DERAIN, "train", album).files()
     assert cache.predicted_bytes(files) == 32 * 20 * 24 * 3
