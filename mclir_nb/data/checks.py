@@ -130,7 +130,6 @@ def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8)
 
     A picture smaller than the patch is passed over in training (as in FFA-Net), so it is refused only when none of
     those looked at is large enough.
-
     Raises:
         ValueError: for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than the patch.
     """
@@ -155,7 +154,6 @@ def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) 
         images: the set.
         task: what it is scored for.
         smallest: pixels a side that the metrics need, without the border that the task leaves out.
-
     Raises:
         ValueError: naming a file that cannot be read or scored.
     """
@@ -218,10 +216,8 @@ def check_data(
         task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
         patch_size: gt pixels of a training patch; smaller training pictures are listed.
         quiet: show no progress.
-
     Returns:
         the report, whatever is wrong with the files.
-
     Raises:
         ValueError: if nothing of the set is there, with the tree that is expected.
     """
@@ -259,12 +255,10 @@ def _parts(survey: Survey, split: str, report: Report) -> Iterator[Found]:
 
 def _check_names(report: Report, survey: Survey, split: str, found: Found) -> None:
     packing, there, problems = found.packing, len(found.entries), report.problems
-    count = f"{there:,} {found.what} in {printable(found.top)}"
-    wanted = " or ".join(f"{count:,}" for count in packing.counts)
-    report.counts.append(f"{split}: {count}" + (f", published {wanted}" if wanted else ""))
+    where, wanted = printable(found.top), " or ".join(f"{count:,}" for count in packing.counts)
+    report.counts.append(f"{split}: {found.counted(there)} in {where}" + (f", published {wanted}" if wanted else ""))
     if packing.counts and there < min(packing.counts):
-        where = printable(found.top)
-        problems["incomplete"].append(f"{split}: {there:,} of {min(packing.counts):,} {found.what} in {where}")
+        problems["incomplete"].append(f"{split}: {there:,} of {found.counted(min(packing.counts))} in {where}")
     problems["unpaired"] += sorted(map(report.inside, found.unpaired))
     problems["taken"] += sorted(map(report.inside, found.twice))
     if survey.layout is published.FOLDER and not packing.paired:
@@ -318,7 +312,6 @@ def broken_example(folder: str | Path) -> Path:
 
     Args:
         folder: made if needed; files of the same names are written anew.
-
     Returns:
         the folder, as the data root for `check_data("rain100l", ...)`.
     """

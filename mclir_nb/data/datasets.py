@@ -62,14 +62,12 @@ def open_set(
         task: what the pictures are for. Files degraded for another task are not used.
         split: "train", "val" or "test".
         data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
-        cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into memory
-            (1 GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
+        cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into memory (1
+            GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
         trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
             "test" is only what was held out then.
-
     Returns:
         the pictures; `note` says where they are and what is missing.
-
     Raises:
         ValueError: saying what was found, what is expected and where it is published. Nothing is downloaded.
     """
@@ -211,12 +209,13 @@ def _entries(survey: Survey, split: str, alone: bool) -> tuple[list[Entry], list
 
 def _count_notes(survey: Survey, split: str, found: Found, taken: int, held: list[str]) -> list[str]:
     total, published_count = len(found.entries), min(found.packing.counts, default=0)
-    of, why = ("", "") if taken == total else (f" of the {total:,}", " (held out of training)")
-    if split == "train" and of:
-        why = f" (others are held out for {' and '.join(held)})"
-    notes = [f"{survey.dataset} {split}: {taken:,}{of} {found.what} in {printable(found.top)}{why}."]
+    some, why = found.counted(total), ""
+    if taken < total:
+        some = f"{taken:,} of the {some}"
+        why = f" (others are held out for {' and '.join(held)})" if split == "train" else " (held out of training)"
+    notes = [f"{survey.dataset} {split}: {some} in {printable(found.top)}{why}."]
     if total < published_count:
-        notes.append(f"Only {total:,} of {published_count:,} published {found.what} are there.")
+        notes.append(f"Only {total:,} of {found.counted(published_count)} published are there.")
     return notes
 
 

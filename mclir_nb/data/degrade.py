@@ -1,14 +1,12 @@
 """How a clean picture becomes a degraded one: haze, rain, camera shake, noise and MATLAB's bicubic resizing.
 
-Pure functions of an image and, where chance is involved, of a `torch.Generator`: the same generator state
-gives the same result (random numbers are drawn on the generator's device and then moved to the image's).
-Images are RGB tensors (3, H, W), float32 or float64, in [0, 1]; results keep dtype and device. Depth is
-*normalised* here: 0 at the camera, 1 at the farthest point of the picture, so `beta` is the optical depth of
-that farthest point.
+Pure functions of an image and, where chance is involved, of a `torch.Generator`: the same generator state gives the
+same result (random numbers are drawn on the generator's device and then moved to the image's). Images are RGB tensors
+(3, H, W), float32 or float64, in [0, 1]; results keep dtype and device. Depth is *normalised* here: 0 at the camera, 1
+at the farthest point of the picture, so `beta` is the optical depth of that farthest point.
 """
 
 import math
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -37,17 +35,16 @@ def _check_number(name: str, value: float, low: float, high: float, unit: str = 
         raise ValueError(f"{name} is {value}; it must be a number from {low:g} to {high:g}{unit}")
 
 
-# --- haze ---
-
-
 def transmission(depth: torch.Tensor, beta: float) -> torch.Tensor:
     """Share of the scene's light that reaches the camera: t = exp(-beta * depth).
 
     Args:
         depth: any shape, float, >= 0; normalised (see the module) or metres.
         beta: scattering coefficient, >= 0, per unit of depth; 0 is clear air.
-    Returns: t, the shape of depth, in [0, 1].
-    Raises: ValueError for a negative or non-finite beta or depth.
+    Returns:
+        t, the shape of depth, in [0, 1].
+    Raises:
+        ValueError: for a negative or non-finite beta or depth.
     Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143).
     """
     if not (math.isfinite(beta) and beta >= 0):
@@ -68,10 +65,12 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
         depth: (H, W) or (1, H, W), >= 0; normalised to [0, 1] in this workbook.
         beta: >= 0, optical depth of the point at depth 1.
         airlight: A, one value or one per channel (three), in [0, 1].
-    Returns: (3, H, W) in [0, 1].
-    Raises: ValueError for a wrong image, depth, beta or airlight.
-    Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded
-        values: there the channels of a SOTS-outdoor pair agree on t to 0.01, in linear light only to 0.03.
+    Returns:
+        (3, H, W) in [0, 1].
+    Raises:
+        ValueError: for a wrong image, depth, beta or airlight.
+    Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded values:
+        there the channels of a SOTS-outdoor pair agree on t to 0.01, in linear light only to 0.03.
     """
     _check_image(gt)
     t = transmission(depth, beta).to(gt)
@@ -82,9 +81,6 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
     if light.numel() not in (1, 3) or not bool(((light >= 0) & (light <= 1)).all()):
         raise ValueError(f"airlight is {airlight}; it must be one value or three (R, G, B), each in [0, 1]")
     return gt * t + light.view(-1, 1, 1) * (1 - t)
-
-
-# --- rain ---
 
 
 def rain(
@@ -99,11 +95,10 @@ def rain(
 ) -> torch.Tensor:
     """Rain streaks in three curtains, near to far: I = J (1 - a) + a, with a the streaks' opacity.
 
-    A falling drop covers a pixel for a part of the exposure and replaces the background for that time (Garg
-    and Nayar), so opacity is what a streak adds, not light. Each curtain is sparse random noise convolved
-    with a soft line drawn at a sub-pixel angle; a farther curtain has shorter, thinner and more streaks, and
-    a streak thinner than a pixel loses opacity in proportion. Curtains are stacked: 1 - a / brightness =
-    product of (1 - a_k).
+    A falling drop covers a pixel for a part of the exposure and replaces the background for that time (Garg and Nayar),
+    so opacity is what a streak adds, not light. Each curtain is sparse random noise convolved with a soft line drawn at
+    a sub-pixel angle; a farther curtain has shorter, thinner and more streaks, and a streak thinner than a pixel loses
+    opacity in proportion. Curtains are stacked: 1 - a / brightness = product of (1 - a_k).
 
     Args:
         gt: (3, H, W) in [0, 1].
@@ -113,10 +108,12 @@ def rain(
         brightness: opacity of the strongest streak, 0 to 1 (drops show the bright sky, so they are white).
         width: full width at half maximum of the nearest streaks in pixels, 0.2 to 20.
         generator: source of positions, strengths and the curtains' small differences in angle.
-    Returns: (3, H, W) in [0, 1], nowhere darker than gt.
-    Raises: ValueError for a wrong image or a number outside its range.
-    Source: the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the
-        usual way to synthesise streaks. The curtains and their constants are ours.
+    Returns:
+        (3, H, W) in [0, 1], nowhere darker than gt.
+    Raises:
+        ValueError: for a wrong image or a number outside its range.
+    Source: the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
+        synthesise streaks. The curtains and their constants are ours.
     """
     _check_image(gt)
     _check_number("density", density, 0, 200, " streaks per 1000 pixels")
@@ -161,9 +158,6 @@ def _convolve(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return torch.fft.irfft2(spectrum, s=size)[..., k - 1 : image.shape[-2], k - 1 : image.shape[-1]]
 
 
-# --- camera shake and noise ---
-
-
 def srgb_to_linear(image: torch.Tensor) -> torch.Tensor:
     """Stored sRGB values in [0, 1] to linear light (IEC 61966-2-1)."""
     bright = ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
@@ -179,15 +173,17 @@ def linear_to_srgb(light: torch.Tensor) -> torch.Tensor:
 def motion_blur(gt: torch.Tensor, kernel: torch.Tensor, border: str = "reflect") -> torch.Tensor:
     """Camera shake, where it happens: in linear light. I = srgb(kernel * linear(J)).
 
-    True convolution, the kernel is the picture of a point of light: I(y, x) = sum K(i, j) J(y + c - i, x + c
-    - j) with c the middle of the kernel. Beyond its edge the image is continued by `border`.
+    True convolution, the kernel is the picture of a point of light: I(y, x) = sum K(i, j) J(y + c - i, x + c - j) with
+    c the middle of the kernel. Beyond its edge the image is continued by `border`.
 
     Args:
         gt: (3, H, W) in [0, 1], sRGB.
         kernel: (k, k), k odd, >= 0, sum 1 (within 1e-3); k // 2 smaller than H and W.
         border: "reflect" (mirror without repeating the edge) or "replicate".
-    Returns: (3, H, W) in [0, 1].
-    Raises: ValueError for a wrong image, kernel or border.
+    Returns:
+        (3, H, W) in [0, 1].
+    Raises:
+        ValueError: for a wrong image, kernel or border.
     Source: the uniform-blur model of Levin et al., CVPR 2009; the transfer curve is IEC 61966-2-1.
     """
     _check_image(gt)
@@ -213,15 +209,17 @@ def _check_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> None:
 def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tensor:
     """A random camera-shake kernel: the path of a point of light while a hand holds the camera.
 
-    The path is a smooth random walk (velocity with inertia, plus a steady drift) over 400 moments of the
-    exposure, scaled to reach 55 to 100 % of the half side and drawn with bilinear weights. Its centre of mass
-    is the middle of the kernel, so blurring does not move the picture.
+    The path is a smooth random walk (velocity with inertia, plus a steady drift) over 400 moments of the exposure,
+    scaled to reach 55 to 100 % of the half side and drawn with bilinear weights. Its centre of mass is the middle of
+    the kernel, so blurring does not move the picture.
 
     Args:
         size: side of the kernel in pixels, odd, 3 to 99.
         generator: source of the path.
-    Returns: (size, size) float32, >= 0, sum 1.
-    Raises: ValueError for an even size or one outside the range.
+    Returns:
+        (size, size) float32, >= 0, sum 1.
+    Raises:
+        ValueError: for an even size or one outside the range.
     Source: ours; a test compares its spread with the eight measured kernels of Levin et al., CVPR 2009.
     """
     if size != int(size) or size % 2 == 0 or not 3 <= size <= 99:
@@ -262,8 +260,10 @@ def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: b
         sigma: standard deviation in 8-bit levels (0 to 255), as in the literature: 15, 25, 50.
         generator: source of the noise.
         clip: keep the result in [0, 1]; False leaves the noise Gaussian in dark and bright places.
-    Returns: (3, H, W).
-    Raises: ValueError for a wrong image or sigma.
+    Returns:
+        (3, H, W).
+    Raises:
+        ValueError: for a wrong image or sigma.
     """
     _check_image(gt)
     _check_number("sigma", sigma, 0, 255, " (8-bit levels)")
@@ -272,25 +272,24 @@ def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: b
     return noisy.clamp(0, 1) if clip else noisy
 
 
-# --- MATLAB's bicubic ---
-
-
 def bicubic(image, scale: float, *, border: str = "symmetric", round_between: bool | None = None):
     """MATLAB's imresize(image, scale, "bicubic"), with its antialiasing when shrinking.
 
-    Cubic kernel with a = -0.5, widened by 1 / scale when scale < 1, weights normalised per output pixel; rows
-    (height) first, then columns. The output has ceil(size * scale) pixels per side.
+    Cubic kernel with a = -0.5, widened by 1 / scale when scale < 1, weights normalised per output pixel; rows (height)
+    first, then columns. The output has ceil(size * scale) pixels per side.
 
     Args:
         image: tensor (C, H, W) or (B, C, H, W), or array (H, W) or (H, W, C); uint8, float32 or float64.
         scale: output size / input size: 0.5, 1/3, 0.25 to shrink, 2, 3, 4 to enlarge; 1/64 to 64.
-        border: "symmetric" (MATLAB today, BasicSR, the Set5 files of SwinIR) or "replicate" (older MATLAB,
-            the Set14 and B100 files of SelfExSR).
-        round_between: round to 8 bits between the two passes. None: for uint8 images only, as MATLAB does.
-            False with uint8 rounds at the end only (BasicSR, then saved). True needs a uint8 image.
-    Returns: the same kind and dtype. Float images are neither rounded nor clipped and can leave [0, 1]
-        slightly; uint8 images are rounded half up and clipped.
-    Raises: ValueError for a wrong type, shape, scale or border.
+        border: "symmetric" (MATLAB today, BasicSR, the Set5 files of SwinIR) or "replicate" (older MATLAB, the Set14
+            and B100 files of SelfExSR).
+        round_between: round to 8 bits between the two passes. None: for uint8 images only, as MATLAB does. False with
+            uint8 rounds at the end only (BasicSR, then saved). True needs a uint8 image.
+    Returns:
+        the same kind and dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8
+            images are rounded half up and clipped.
+    Raises:
+        ValueError: for a wrong type, shape, scale or border.
     Source: MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
         utils/matlab_functions.py; uint8 results equal the shipped files of Set5, Set14, B100 in every pixel.
     """
@@ -331,8 +330,8 @@ def _to_levels(values: torch.Tensor) -> torch.Tensor:
 def _resize_rows(image: torch.Tensor, scale: float, border: str) -> torch.Tensor:
     """Weighted sums of rows, tap by tap, each product rounded before it is added.
 
-    So the result does not depend on matrix libraries, thread counts, TF32 or fused multiply-add, and values
-    half way between two 8-bit levels round alike everywhere.
+    So the result does not depend on matrix libraries, thread counts, TF32 or fused multiply-add, and values half way
+    between two 8-bit levels round alike everywhere.
     """
     weights, rows = _taps(image.shape[-2], float(scale), border, image.dtype, image.device)
     result = 0
@@ -368,63 +367,47 @@ def _cubic(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x <= 1, near, torch.where(x <= 2, far, 0.0))
 
 
-# --- ranges of the data sets ---
+# Ranges from which a training draws, uniformly.
+#
+# Haze, for normalised depth. Indoor (ITS): beta 0.6 to 1.8 and A 0.7 to 1 are the commonly stated values; the paper was
+# not at hand to check them, nor that RESIDE's indoor depth is normalised as ours is. Outdoor (OTS): the file names list
+# beta 0.04 to 0.2 and A 0.8 to 1; solving I = J t + A (1 - t) for t on the SOTS pair 0001_0.8_0.2 gives optical depths
+# of 0.46 to 0.78. So beta 0.2 means 0.78 at the far end there, and OTS covers 0.16 to 0.78.
+Ranges = dict[str, tuple[float, float]]
+RESIDE_INDOOR: Ranges = {"beta": (0.6, 1.8), "airlight": (0.7, 1.0)}
+RESIDE_OUTDOOR: Ranges = {"beta": (0.16, 0.78), "airlight": (0.8, 1.0)}
+
+# Rain: ours; lq has about the PSNR of Rain100L and DDN pairs. Units as in `rain`.
+RAIN: Ranges = {
+    "density": (3.0, 12.0),
+    "length": (15.0, 40.0),
+    "angle": (-30.0, 30.0),
+    "brightness": (0.4, 0.9),
+    "width": (1.2, 2.5),
+}
+
+# Odd sides of a shake kernel in pixels (Levin's measured kernels: 13 to 27, for larger pictures).
+KERNEL_SIZES = range(5, 12, 2)
 
 
-@dataclass(frozen=True)
-class HazeRange:
-    """Ranges for `sample_haze`, uniform, for normalised depth; the default is that of RESIDE's indoor set.
+def _uniform(ranges: Ranges, generator: torch.Generator) -> dict[str, float]:
+    def draw() -> float:
+        return float(torch.rand(1, generator=generator, device=generator.device))
 
-    Indoor (ITS): beta 0.6 to 1.8 and A 0.7 to 1 are the commonly stated values; the paper was not at hand to
-    check them, nor that RESIDE's indoor depth is normalised as ours is. Outdoor (OTS): the file names list
-    beta 0.04 to 0.2 and A 0.8 to 1; solving I = J t + A (1 - t) for t on the SOTS pair 0001_0.8_0.2 gives
-    optical depths of 0.46 to 0.78. So beta 0.2 means 0.78 at the far end there, and OTS covers 0.16 to 0.78.
-    """
-
-    beta: tuple[float, float] = (0.6, 1.8)  # optical depth of the farthest point
-    airlight: tuple[float, float] = (0.7, 1.0)  # grey
+    return {name: low + (high - low) * draw() for name, (low, high) in ranges.items()}
 
 
-RESIDE_INDOOR = HazeRange()
-RESIDE_OUTDOOR = HazeRange(beta=(0.16, 0.78), airlight=(0.8, 1.0))
-
-
-@dataclass(frozen=True)
-class RainRange:
-    """Ranges for `sample_rain`, uniform. Ours: lq has about the PSNR of Rain100L and DDN pairs."""
-
-    density: tuple[float, float] = (3.0, 12.0)  # streaks per 1000 pixels
-    length: tuple[float, float] = (15.0, 40.0)  # pixels
-    angle: tuple[float, float] = (-30.0, 30.0)  # degrees from the vertical
-    brightness: tuple[float, float] = (0.4, 0.9)  # opacity
-    width: tuple[float, float] = (1.2, 2.5)  # pixels
-
-
-@dataclass(frozen=True)
-class BlurRange:
-    """Range for `sample_blur_kernel`: odd sides (Levin's measured kernels: 13 to 27, for larger pictures)."""
-
-    size: tuple[int, int] = (5, 11)  # pixels
-
-
-def _uniform(bounds: tuple[float, float], generator: torch.Generator) -> float:
-    """One uniform number from the range."""
-    low, high = bounds
-    return low + (high - low) * float(torch.rand(1, generator=generator, device=generator.device))
-
-
-def sample_haze(generator: torch.Generator, ranges: HazeRange = RESIDE_INDOOR) -> dict[str, float]:
+def sample_haze(generator: torch.Generator, ranges: Ranges = RESIDE_INDOOR) -> dict[str, float]:
     """Random arguments for `haze`: beta and airlight."""
-    return {name: _uniform(bounds, generator) for name, bounds in asdict(ranges).items()}
+    return _uniform(ranges, generator)
 
 
-def sample_rain(generator: torch.Generator, ranges: RainRange | None = None) -> dict[str, float]:
+def sample_rain(generator: torch.Generator, ranges: Ranges = RAIN) -> dict[str, float]:
     """Random arguments for `rain`: density, length, angle, brightness and width."""
-    return {name: _uniform(bounds, generator) for name, bounds in asdict(ranges or RainRange()).items()}
+    return _uniform(ranges, generator)
 
 
-def sample_blur_kernel(generator: torch.Generator, ranges: BlurRange | None = None) -> torch.Tensor:
+def sample_blur_kernel(generator: torch.Generator, sizes: range = KERNEL_SIZES) -> torch.Tensor:
     """A camera-shake kernel of random odd size, for `motion_blur`."""
-    low, high = (ranges or BlurRange()).size
-    steps = int(torch.randint(0, (high - low) // 2 + 1, (1,), generator=generator, device=generator.device))
-    return camera_shake_kernel(low + 2 * steps, generator=generator)
+    drawn = torch.randint(0, len(sizes), (1,), generator=generator, device=generator.device)
+    return camera_shake_kernel(sizes[int(drawn)], generator=generator)

@@ -62,7 +62,6 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
         path: the file.
         upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together as
             stored. (A TIFF is always turned, by Pillow.)
-
     Raises:
         ValueError: naming the file and what is wrong with it.
     """

@@ -134,9 +134,9 @@ class Found:
     gt_alone: list[Path] = field(default_factory=list)
     twice: list[Path] = field(default_factory=list)
 
-    @property
-    def what(self) -> str:
-        return "pairs" if self.packing.paired else "pictures"
+    def counted(self, number: int) -> str:
+        """So many of what it holds: "1 pair", "1,800 pictures"."""
+        return f"{number:,} {'pair' if self.packing.paired else 'picture'}{'s' * (number != 1)}"
 
     @property
     def unpaired(self) -> list[Path]:

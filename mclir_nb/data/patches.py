@@ -1,8 +1,7 @@
 """Patches for training and whole pictures for scoring, as lq and gt.
 
-Every random choice is drawn from a generator that is a pure function of (seed, purpose, step, index):
-`stream`. Nothing depends on how many workers load, on what was drawn before, or on where a run was
-interrupted.
+Every random choice is drawn from a generator that is a pure function of (seed, purpose, step, index): `stream`. Nothing
+depends on how many workers load, on what was drawn before, or on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ Batch = tuple[Tensor, Tensor, list[str]]
 
 def patch(sample: Sample, task: Task, patch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One random patch: position, one of the eight flips and rotations, and a fresh degradation.
-
-    Returns: gt (3,P,P) and lq (3,P/scale,P/scale), float32 in [0,1], lq on the 8-bit grid as a file would be.
+    Returns:
+        gt (3,P,P) and lq (3,P/scale,P/scale), float32 in [0,1], lq on the 8-bit grid as a file would be.
     """
     scale, margin = task.scale, 0 if sample.lq is not None or sample.noise is not None else task.margin
     height, width = sample.gt.shape[1:]
@@ -133,10 +132,9 @@ class Patches(torch.utils.data.Dataset):
         Args:
             first_step: counted from 1.
             last_step: the last one included.
-            workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a
-                GPU up to 8, for a CPU none (its processors are busy training).
+            workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a GPU
+                up to 8, for a CPU none (its processors are busy training).
             device: where the network trains; None: the CPU. The batches themselves come in main memory.
-
         Raises:
             ValueError: naming a file that cannot be used, from whichever process met it.
         """
@@ -184,9 +182,9 @@ def _order(count: int, seed: int, turn: int) -> list[int]:
 class Benchmark:
     """Whole pictures for scoring: (name, gt (3,H,W), lq (3,H/scale,W/scale)), float32 in [0,1].
 
-    The degradation of a picture depends on its name alone, so every network and seed sees the same inputs.
-    Sizes are cut to a multiple of the scale; `side` cuts the centre square of that many gt pixels. Can be iterated as
-    often as wanted and holds one picture at a time: `list(...)` holds all of them.
+    The degradation of a picture depends on its name alone, so every network and seed sees the same inputs. Sizes are
+    cut to a multiple of the scale; `side` cuts the centre square of that many gt pixels. Can be iterated as often as
+    wanted and holds one picture at a time: `list(...)` holds all of them.
     """
 
     def __init__(self, images: ImageSet, task: Task, side: int | None = None):

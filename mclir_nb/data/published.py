@@ -1,16 +1,16 @@
 """The public data sets: who publishes them, how their files lie, how many there are. Pictures they share: `overlaps`.
 
-One row per set, in `LAYOUTS`. The packings are those of the repositories named in brackets; a count is left
-out where no source states it; "*" marks counts that are commonly quoted but were not found in a source file.
+One row per set, in `LAYOUTS`. The packings are those of the repositories named in brackets; a count is left out where
+no source states it; "*" marks counts that are commonly quoted but were not found in a source file.
 
-Pairing is always by name. IDT and Restormer score by position in two directory listings instead, which
-mispairs unpadded numbers ("10.png" sorts before "2.png") and needs DDN's clean pictures repeated 14 times.
+Pairing is always by name. IDT and Restormer score by position in two directory listings instead, which mispairs
+unpadded numbers ("10.png" sorts before "2.png") and needs DDN's clean pictures repeated 14 times.
 
 Sources (repository @ commit): [FFA] zhilin007/FFA-Net 6651bcf, [GDN] proteus1991/GridDehazeNet, [DF]
-IDKiro/DehazeFormer 5af7c34, [AIR] XLearning-SCU/2022-CVPR-AirNet bedea82, [PIR] va1shn9v/PromptIR 49a78a3,
-[PRE] csdwren/PReNet 6d908d1, [RST] swz30/Restormer, [IDT] jiexiaou/IDT d72510c, [DID]
-hezhangsprinter/DID-MDN 2c1fc92, [SPA] stevewongv/SPANet 24e6950, [BSR] XPixelGroup/BasicSR 8d56e3a, [SWI]
-JingyunLiang/SwinIR 6545850, [SelfExSR] jbhuang0604/SelfExSR 8f6dd8c, [NAF] megvii-research/NAFNet 2b4af71.
+IDKiro/DehazeFormer 5af7c34, [AIR] XLearning-SCU/2022-CVPR-AirNet bedea82, [PIR] va1shn9v/PromptIR 49a78a3, [PRE]
+csdwren/PReNet 6d908d1, [RST] swz30/Restormer, [IDT] jiexiaou/IDT d72510c, [DID] hezhangsprinter/DID-MDN 2c1fc92, [SPA]
+stevewongv/SPANet 24e6950, [BSR] XPixelGroup/BasicSR 8d56e3a, [SWI] JingyunLiang/SwinIR 6545850, [SelfExSR]
+jbhuang0604/SelfExSR 8f6dd8c, [NAF] megvii-research/NAFNet 2b4af71.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def to_uint8(image: Tensor) -> Tensor:
 TASKS = {
     "dehaze": Task("dehaze", _haze, "ffanet", "basicsr-rgb", "RESIDE SOTS", needs_depth=True),
     "derain": Task("derain", _rain, "nafnet", "idt", "Rain200L/H, DID, DDN, SPA-Data"),
-    "deblur": Task("deblur", _blur, "nafnet", "nafnet", "GoPro", margin=degrade.BlurRange().size[1] // 2),
+    "deblur": Task("deblur", _blur, "nafnet", "nafnet", "GoPro", margin=max(degrade.KERNEL_SIZES) // 2),
     "sr": Task("sr", _bicubic, "edsr", "basicsr-y", "Set14, B100, Urban100, Manga109"),
     "denoise": Task("denoise", _noise, "promptir", "basicsr-rgb", "CBSD68"),
 }
@@ -96,7 +96,8 @@ def get(name: str, scale: int | None = None) -> Task:
     Args:
         name: one of `names()`.
         scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
-    Raises: ValueError naming what is accepted.
+    Raises:
+        ValueError: naming what is accepted.
     """
     check_choice("task", name, TASKS)
     task = TASKS[name]

@@ -26,14 +26,10 @@ def pixels(path):
     return np.array(Image.open(path))
 
 
-# --- haze ---
-
-
 def test_haze_by_hand():
     gt = torch.tensor([0.5, 0.2, 0.0]).view(3, 1, 1)
     half = torch.tensor([[np.log(2.0)]])  # with beta 1 half of the light arrives
-    lq = degrade.haze(gt, half, 1.0, 0.8)
-    assert torch.allclose(lq.flatten(), torch.tensor([0.65, 0.5, 0.4]))
+    assert torch.allclose(degrade.haze(gt, half, 1.0, 0.8).flatten(), torch.tensor([0.65, 0.5, 0.4]))
     coloured = degrade.haze(gt, half, 1.0, (1.0, 0.8, 0.6))
     assert torch.allclose(coloured.flatten(), torch.tensor([0.75, 0.5, 0.3]))
 
@@ -45,11 +41,6 @@ def test_haze_limits_and_direction():
     thin, thick = (degrade.haze(gt, depth, beta, 0.9) for beta in (0.5, 1.5))
     assert ((thick - gt).abs() >= (thin - gt).abs() - 1e-6).all()
     assert torch.equal(degrade.haze(gt, depth[0], 0.5, 0.9), thin)
-    near, far = degrade.transmission(torch.tensor([0.1, 0.9]), 1.0)
-    assert near > far
-
-
-def test_haze_keeps_float64():
     assert degrade.haze(picture(dtype=torch.float64), torch.zeros(64, 64), 1.0, 1.0).dtype == torch.float64
 
 
@@ -61,22 +52,14 @@ def test_outdoor_range_covers_a_real_pair():
     sure = np.abs(clear - 0.8) > 0.25
     t = (hazy - 0.8)[sure] / (clear - 0.8)[sure]
     low, high = np.percentile(-np.log(t.clip(1e-3)), [1, 99])
-    assert 0.4 < low < high < 1.03 * degrade.RESIDE_OUTDOOR.beta[1]
+    assert 0.4 < low < high < 1.03 * degrade.RESIDE_OUTDOOR["beta"][1]
 
 
-# --- rain ---
-
-
-def test_rain_is_deterministic_and_seeded():
-    gt = picture()
-    one, two, other = (degrade.rain(gt, generator=seeded(s)) for s in (3, 3, 4))
-    assert torch.equal(one, two) and not torch.equal(one, other)
-
-
-def test_rain_only_brightens_and_stays_in_range():
+def test_rain_is_seeded_only_brightens_and_stays_in_range():
     gt = picture(50, 70)
-    lq = degrade.rain(gt, density=60, brightness=1.0, generator=seeded())
-    assert lq.shape == gt.shape and (lq >= gt - 1e-6).all() and lq.max() <= 1
+    one, two, other = (degrade.rain(gt, density=60, brightness=1.0, generator=seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.shape == gt.shape and (one >= gt - 1e-6).all() and one.max() <= 1
     assert torch.equal(degrade.rain(gt, density=0, generator=seeded()), gt)
     assert torch.equal(degrade.rain(gt, brightness=0, generator=seeded()), gt)
 
@@ -112,11 +95,7 @@ def test_sampled_rain_is_as_strong_as_in_the_data_sets():
     gt = torch.from_numpy(pixels(DATA / "rain100l_sample" / "target" / "1.png")).permute(2, 0, 1) / 255
     generator = seeded()
     errors = [degrade.rain(gt, **degrade.sample_rain(generator), generator=generator) - gt for _ in range(12)]
-    psnr = [-10 * float((e**2).mean().log10()) for e in errors]
-    assert 20 < np.mean(psnr) < 27
-
-
-# --- camera shake and noise ---
+    assert 20 < np.mean([-10 * float((e**2).mean().log10()) for e in errors]) < 27
 
 
 def test_srgb_curve():
@@ -146,22 +125,11 @@ def test_blur_equals_a_direct_sum_in_linear_light():
         assert torch.allclose(degrade.srgb_to_linear(lq), torch.from_numpy(total), atol=1e-9)
 
 
-def test_blur_in_linear_light_keeps_bright_points_bright():
-    """Half black, half white under one kernel pixel each: 0.735 in sRGB, not 0.5."""
-    gt = torch.zeros(3, 5, 8)
-    gt[:, :, 4:] = 1
-    lq = degrade.motion_blur(gt, torch.tensor([[0, 0, 0], [0.5, 0.5, 0], [0, 0, 0.0]]))
-    assert float(lq[0, 2, 3]) == pytest.approx(0.7354, abs=1e-3)
-
-
 def test_blur_of_a_flat_picture_and_the_identity_kernel():
-    delta = torch.zeros(5, 5)
+    delta, gt, flat = torch.zeros(5, 5), picture(), torch.full((3, 32, 32), 0.3)
     delta[2, 2] = 1
-    gt = picture()
     assert torch.allclose(degrade.motion_blur(gt, delta), gt, atol=2e-5)
-    flat = torch.full((3, 32, 32), 0.3)
-    kernel = degrade.sample_blur_kernel(seeded())
-    assert torch.allclose(degrade.motion_blur(flat, kernel), flat, atol=1e-5)
+    assert torch.allclose(degrade.motion_blur(flat, degrade.sample_blur_kernel(seeded())), flat, atol=1e-5)
 
 
 def spread(kernel):
@@ -173,7 +141,7 @@ def spread(kernel):
     return float((rows * (at - y) ** 2 + columns * (at - x) ** 2).sum().sqrt()) / len(kernel), (float(y), float(x))
 
 
-@pytest.mark.parametrize("size", [3, 9, 15, 27])
+@pytest.mark.parametrize("size", [3, 9, 27])
 def test_shake_kernels_are_kernels(size):
     for seed in range(10):
         kernel = degrade.camera_shake_kernel(size, generator=seeded(seed))
@@ -182,7 +150,7 @@ def test_shake_kernels_are_kernels(size):
         assert np.abs(spread(kernel)[1]).max() < 1e-3  # centred: blurring moves nothing
         reach = (kernel > 0).nonzero().sub(size // 2).abs().max()
         assert 0.5 * (size // 2) <= reach <= size // 2
-    assert torch.equal(kernel, degrade.camera_shake_kernel(size, generator=seeded(seed)))
+        assert torch.equal(kernel, degrade.camera_shake_kernel(size, generator=seeded(seed)))
 
 
 @needs_data
@@ -206,9 +174,6 @@ def test_noise_has_the_named_strength():
     assert degrade.noise(dark, 25, generator=seeded(), clip=False).min() < 0
 
 
-# --- bicubic ---
-
-
 def test_bicubic_by_hand():
     """Doubling [0, 1]: each output pixel lies a quarter pixel beside an input one; Keys' weights."""
     row = torch.tensor([0.0, 1.0], dtype=torch.float64).view(1, 1, 2)
@@ -217,19 +182,15 @@ def test_bicubic_by_hand():
     assert float(wide[1]) == pytest.approx(next_ + farther)  # taps at 0 | 0 1 | 1: pixel 0 and its mirror are 0
     assert float(wide[2]) == pytest.approx(near + far)
     assert torch.allclose(wide + wide.flip(0), torch.ones(4, dtype=torch.float64))
-    assert degrade.bicubic(row, 2).shape == (1, 2, 4)
 
 
-def test_bicubic_keeps_flat_pictures_and_ramps():
+def test_bicubic_keeps_flat_pictures_and_ramps_and_has_exact_sizes():
     assert torch.allclose(degrade.bicubic(torch.full((3, 31, 45), 0.7), 1 / 3), torch.tensor(0.7))
     ramp = torch.arange(48.0).expand(1, 8, 48)
     for scale in (0.25, 0.5, 2, 3):
         inner = degrade.bicubic(ramp, scale)[0, 0]
         steps = inner.diff()[6:-6] if scale > 1 else inner.diff()[2:-2]
         assert torch.allclose(steps, torch.tensor(1 / scale), atol=1e-4)
-
-
-def test_bicubic_sizes_are_exact_thirds():
     for side in range(3, 300, 3):
         assert degrade.bicubic(torch.zeros(1, 1, side), 1 / 3).shape[-1] == side // 3
     assert degrade.bicubic(torch.zeros(3, 31, 45), 0.25).shape == (3, 8, 12)  # ceil
@@ -242,11 +203,6 @@ def test_bicubic_takes_batches_arrays_and_grey():
     array = degrade.bicubic(batch[0].permute(1, 2, 0).numpy(), 0.5)
     assert np.array_equal(array, small[0].permute(1, 2, 0).numpy())
     assert np.array_equal(degrade.bicubic(batch[0, 0].numpy(), 0.5), small[0, 0].numpy())
-    eight = (batch[0] * 255).round().to(torch.uint8)
-    assert degrade.bicubic(eight, 2).dtype == torch.uint8
-    read_only = eight.numpy()
-    read_only.flags.writeable = False
-    assert np.array_equal(degrade.bicubic(read_only[0], 2), degrade.bicubic(eight, 2)[0].numpy())
 
 
 def test_bicubic_rounds_between_only_when_told():
@@ -274,24 +230,19 @@ def check_low_resolution(pairs, scale, border):
     pairs = list(pairs)
     assert pairs
     for high, low in pairs:
+        high = pixels(high)
         high = high[: high.shape[0] // scale * scale, : high.shape[1] // scale * scale]
-        assert np.array_equal(degrade.bicubic(high, 1 / scale, border=border), low)
+        assert np.array_equal(degrade.bicubic(high, 1 / scale, border=border), pixels(low))
 
 
 @needs_data
 @pytest.mark.parametrize("scale", [2, 4])
-def test_bicubic_reproduces_set5(scale):
+def test_bicubic_reproduces_set5_and_set14(scale):
     low = DATA / "Set5" / "LR_bicubic" / f"X{scale}"
     high = sorted((DATA / "Set5" / "HR").glob("*.png"))
-    check_low_resolution(((pixels(p), pixels(low / f"{p.stem}x{scale}.png")) for p in high), scale, "symmetric")
-
-
-@needs_data
-@pytest.mark.parametrize("scale", [2, 4])
-def test_bicubic_reproduces_set14(scale):
+    check_low_resolution(((p, low / f"{p.stem}x{scale}.png") for p in high), scale, "symmetric")
     high = sorted((DATA / "Set14" / f"image_SRF_{scale}").glob("*_HR.png"))
-    pairs = ((pixels(p), pixels(p.with_name(p.name.replace("_HR", "_LR")))) for p in high)
-    check_low_resolution(pairs, scale, "replicate")
+    check_low_resolution(((p, p.with_name(p.name.replace("_HR", "_LR"))) for p in high), scale, "replicate")
 
 
 ALL2, ALL4 = (pytest.param(scale, 1, marks=pytest.mark.slow) for scale in (2, 4))
@@ -302,13 +253,9 @@ ALL2, ALL4 = (pytest.param(scale, 1, marks=pytest.mark.slow) for scale in (2, 4)
 def test_bicubic_reproduces_b100(scale, every):
     with open(DATA / "B100_LR" / "id_map.csv", newline="") as file:
         names = [(row["b100_name"], row["bsds500_val_file"]) for row in csv.DictReader(file)][::every]
-    low = DATA / "B100_LR" / f"image_SRF_{scale}"
-    high = DATA / "BSDS500" / "images" / "val"
-    pairs = ((pixels(high / file), pixels(low / f"{name}_SRF_{scale}_LR.png")) for name, file in names)
+    low, high = DATA / "B100_LR" / f"image_SRF_{scale}", DATA / "BSDS500" / "images" / "val"
+    pairs = ((high / file, low / f"{name}_SRF_{scale}_LR.png") for name, file in names)
     check_low_resolution(pairs, scale, "replicate")
-
-
-# --- samplers, errors, devices ---
 
 
 def test_samplers_stay_in_their_ranges():
@@ -317,69 +264,42 @@ def test_samplers_stay_in_their_ranges():
         for ranges, drawn in (
             (degrade.RESIDE_INDOOR, degrade.sample_haze(generator)),
             (degrade.RESIDE_OUTDOOR, degrade.sample_haze(generator, degrade.RESIDE_OUTDOOR)),
-            (degrade.RainRange(), degrade.sample_rain(generator)),
+            (degrade.RAIN, degrade.sample_rain(generator)),
         ):
-            for name, value in drawn.items():
-                low, high = getattr(ranges, name)
-                assert low <= value <= high
-        side = len(degrade.sample_blur_kernel(generator))
-        assert side % 2 == 1 and 5 <= side <= 11
+            assert set(drawn) == set(ranges)
+            assert all(low <= drawn[name] <= high for name, (low, high) in ranges.items())
+        assert len(degrade.sample_blur_kernel(generator)) in degrade.KERNEL_SIZES
     assert degrade.sample_rain(seeded(1)) == degrade.sample_rain(seeded(1))
 
 
 GT, FLAT, SEED = picture(16, 16), torch.zeros(16, 16), seeded()
-DELTA = torch.zeros(3, 3).index_put((torch.tensor(1), torch.tensor(1)), torch.tensor(1.0))
-WRONG = {
-    "gt is torch.uint8": lambda: degrade.haze(GT.to(torch.uint8), FLAT, 1, 1),
-    "gt is ndarray": lambda: degrade.noise(GT.numpy(), 1, generator=SEED),
-    "gt has shape": lambda: degrade.haze(GT[None], FLAT, 1, 1),
-    "gt has values from 0": lambda: degrade.rain(255 * GT.round(), generator=SEED),
-    "gt has values from nan": lambda: degrade.noise(GT * float("nan"), 1, generator=SEED),
-    "beta is -1": lambda: degrade.haze(GT, FLAT, -1, 1),
-    "beta is nan": lambda: degrade.transmission(FLAT, float("nan")),
-    "depth is no float tensor": lambda: degrade.haze(GT, FLAT.byte(), 1, 1),
-    "depth has values from -1": lambda: degrade.haze(GT, FLAT - 1, 1, 1),
-    "depth has values from 0 to inf": lambda: degrade.haze(GT, FLAT.clone().index_fill(0, SECOND, torch.inf), 1, 1),
-    "depth has shape": lambda: degrade.haze(GT, torch.zeros(16, 15), 1, 1),
-    "airlight is 1.5": lambda: degrade.haze(GT, FLAT, 1, 1.5),
-    "airlight is .0.5, 0.5.": lambda: degrade.haze(GT, FLAT, 1, (0.5, 0.5)),
-    "density is -1": lambda: degrade.rain(GT, density=-1, generator=SEED),
-    "length is 0": lambda: degrade.rain(GT, length=0, generator=SEED),
-    "angle is 91": lambda: degrade.rain(GT, angle=91, generator=SEED),
-    "brightness is nan": lambda: degrade.rain(GT, brightness=float("nan"), generator=SEED),
-    "width is 0": lambda: degrade.rain(GT, width=0, generator=SEED),
-    "kernel has shape .4, 4.": lambda: degrade.motion_blur(GT, torch.full((4, 4), 1 / 16)),
-    "kernel has minimum 1 and sum 9": lambda: degrade.motion_blur(GT, torch.ones(3, 3)),
-    "kernel has minimum nan": lambda: degrade.motion_blur(GT, DELTA * float("nan")),
-    "kernel .3, 3. is too large": lambda: degrade.motion_blur(GT[:, :1], DELTA),
-    "border is 'wrap'": lambda: degrade.motion_blur(GT, DELTA, "wrap"),
-    "size is 8": lambda: degrade.camera_shake_kernel(8, generator=SEED),
-    "sigma is -1": lambda: degrade.noise(GT, -1, generator=SEED),
-    "image is torch.int32": lambda: degrade.bicubic(GT.int(), 2),
-    "image is list": lambda: degrade.bicubic([1], 2),
-    "image has shape .16, 16.": lambda: degrade.bicubic(FLAT, 2),
-    "image has NaN": lambda: degrade.bicubic(GT * float("nan"), 2),
-    "scale is 0": lambda: degrade.bicubic(GT, 0),
-    "border is 'reflect'": lambda: degrade.bicubic(GT, 2, border="reflect"),
-    "round_between=True needs a uint8": lambda: degrade.bicubic(GT, 2, round_between=True),
-}
-SECOND = torch.tensor([1])
+WRONG = [  # the argument at fault, and a call
+    ("gt", lambda: degrade.haze(GT.to(torch.uint8), FLAT, 1, 1)),
+    ("gt", lambda: degrade.haze(GT[None], FLAT, 1, 1)),
+    ("gt", lambda: degrade.rain(255 * GT, generator=SEED)),
+    ("gt", lambda: degrade.noise(GT * float("nan"), 1, generator=SEED)),
+    ("beta", lambda: degrade.haze(GT, FLAT, float("nan"), 1)),
+    ("depth", lambda: degrade.haze(GT, FLAT - 1, 1, 1)),
+    ("depth", lambda: degrade.haze(GT, torch.zeros(16, 15), 1, 1)),
+    ("airlight", lambda: degrade.haze(GT, FLAT, 1, (0.5, 0.5))),
+    ("angle", lambda: degrade.rain(GT, angle=91, generator=SEED)),
+    ("kernel", lambda: degrade.motion_blur(GT, torch.full((4, 4), 1 / 16))),
+    ("kernel", lambda: degrade.motion_blur(GT, torch.ones(3, 3))),
+    ("kernel", lambda: degrade.motion_blur(GT[:, :1], torch.full((3, 3), 1 / 9))),
+    ("border", lambda: degrade.motion_blur(GT, torch.full((3, 3), 1 / 9), "wrap")),
+    ("size", lambda: degrade.camera_shake_kernel(8, generator=SEED)),
+    ("sigma", lambda: degrade.noise(GT, -1, generator=SEED)),
+    ("image", lambda: degrade.bicubic([1], 2)),
+    ("image", lambda: degrade.bicubic(GT * float("nan"), 2)),
+    ("scale", lambda: degrade.bicubic(GT, 0)),
+    ("round_between", lambda: degrade.bicubic(GT, 2, round_between=True)),
+]
 
 
-@pytest.mark.parametrize("message", WRONG)
-def test_bad_input_is_named(message):
-    with pytest.raises(ValueError, match=message):
-        WRONG[message]()
-
-
-def test_inputs_are_not_changed():
-    gt, kernel = picture(), degrade.sample_blur_kernel(seeded())
-    kept = gt.clone()
-    degrade.rain(gt, generator=seeded())
-    degrade.motion_blur(gt, kernel)
-    degrade.haze(gt, torch.ones(64, 64), 1, 1)
-    degrade.bicubic(gt, 0.5)
-    assert torch.equal(gt, kept)
+@pytest.mark.parametrize("argument, call", WRONG)
+def test_bad_input_is_named(argument, call):
+    with pytest.raises(ValueError, match=f"^{argument}\\b"):
+        call()
 
 
 @pytest.mark.gpu
