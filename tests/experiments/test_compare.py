@@ -249,7 +249,7 @@ def test_scores_of_another_version_are_refused(copy, done):
 def test_a_recipe_of_another_version_is_refused(copy, done):
     file = copy / done[1][0].name / "recipe.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"momentum": 0.9}))
-    with pytest.raises(ValueError, match="not a recipe of this version"):
+    with pytest.raises(ValueError, match="momentum"):
         compare.collect(copy)
 
 
