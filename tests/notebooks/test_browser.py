@@ -83,11 +83,12 @@ return texts.filter(e => e.offsetParent && e.textContent.trim()).map(e => {
   return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.textContent.trim().slice(0, 40)]; })"""
 
 
-def with_widgets() -> list[Path]:
-    """Of every notebook that uses our widgets, the version that stands first in tests/trims.toml."""
+def with_widgets() -> list:
+    """Of every notebook that uses our widgets the version that stands first in tests/trims.toml; one is not slow."""
     table = tomllib.loads((ROOT / "tests" / "trims.toml").read_text())
     first = [TRIMMED / f"{name}-{next(iter(variants))}.ipynb" for name, variants in sorted(table.items())]
-    return [path for path in first if path.exists() and re.search(r"\bwidgets\.\w+\(", path.read_text())]
+    found = [path for path in first if path.exists() and re.search(r"\bwidgets\.\w+\(", path.read_text())]
+    return [pytest.param(path, marks=[] if path.stem.startswith("02") else pytest.mark.slow) for path in found]
 
 
 PATIENCE = 90  # seconds for what takes a fraction of one on an idle machine
@@ -251,7 +252,7 @@ def test_play_button(lab, browser, tmp_path):
 
 
 @pytest.mark.parametrize("path", with_widgets(), ids=lambda path: path.stem)
-def test_notebook(lab, browser, tmp_path, path):
+def test_a_notebook_in_jupyterlab(lab, browser, tmp_path, path):
     outputs = run_all(browser, lab, path)
     assert explore(browser, outputs) > 0
     assert browser.execute_script(ERRORS) == []
