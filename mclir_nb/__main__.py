@@ -20,7 +20,7 @@ from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate
 from mclir_nb.evaluation.restore import restore_file
 from mclir_nb.experiments import evidence, paper
-from mclir_nb.training import distributed, recipes, records, train
+from mclir_nb.training import distributed, machine, recipes, records, train
 from mclir_nb.training.recipes import Recipe
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
-        if distributed.is_first():
+        if distributed.is_first_rank():
             print(str(stop) or "stopped; run the same command to go on from what was saved.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
@@ -114,7 +114,7 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
     resume, how = not arguments.no_resume, dict(device=arguments.device, tensorboard=arguments.tensorboard)
     run = train.train(recipe, arguments.out, resume, **how)
-    if distributed.is_first():
+    if distributed.is_first_rank():
         print(run.scores.to_string(index=False, float_format="%.3f"))
         print(f"written to {run.dir}")
 
@@ -189,7 +189,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe | None]:
     """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
-    device = train.pick_device(arguments.device)
+    device = machine.pick_device(arguments.device)
     which = {name: getattr(arguments, name) for name in ("network", "scale", "entry")}
     network, recipe = records.open_checkpoint(arguments.checkpoint, **which)
     return network.to(device), recipe

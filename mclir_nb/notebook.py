@@ -41,7 +41,7 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     Raises:
         ValueError: for a wrong seed or device.
     """
-    from mclir_nb.training.train import pick_device  # here, so that figures and widgets do without the training code
+    from mclir_nb.training.machine import pick_device  # here, so that figures and widgets do without the training code
 
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}")

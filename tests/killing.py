@@ -13,7 +13,7 @@ import sys
 import torch
 
 from mclir_nb import files
-from mclir_nb.training import recipes, records, train
+from mclir_nb.training import build, recipes, records, train
 
 CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 
@@ -43,13 +43,13 @@ def finish(call, *arguments) -> int:
 
 def work(recipe, folder, threads=1):
     """Train; the test pictures are cut to their middle, which saves most of the time."""
-    real = train.Benchmark
-    train.Benchmark = lambda images, task, side=48: real(images, task, side)
+    real = build.Benchmark
+    build.Benchmark = lambda images, task, side=48: real(images, task, side)
     torch.set_num_threads(threads)
     try:
         train.train(recipe, folder, device="cpu", quiet=True)
     finally:
-        train.Benchmark = real
+        build.Benchmark = real
 
 
 def die_at_write(recipe, folder, moment, name=""):

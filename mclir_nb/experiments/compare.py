@@ -34,8 +34,7 @@ from mclir_nb.experiments.intervals import (
 from mclir_nb.experiments.run_tables import collect, curves, images, is_finished, seconds_per_step
 from mclir_nb.method import losses
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed as processes_  # `processes` is an argument here
-from mclir_nb.training import records, train
+from mclir_nb.training import distributed, machine, records, train
 from mclir_nb.training.recipes import Recipe
 
 __all__ = ["Arm", "Job", "arms", "by_image", "collect", "conclusion", "costs", "curves", "differences"]
@@ -162,7 +161,7 @@ def run(
     Raises: ValueError if a folder holds a run of another recipe or the cluster cannot be used; RuntimeError naming
         the runs that failed; KeyboardInterrupt after saving.
     """
-    processes_.refuse("a comparison")
+    distributed.require_one_process("a comparison")
     out_dir = Path(out_dir).expanduser().resolve()
     left = [job for job in jobs if not _is_done(job, out_dir)]
     for wave in (
@@ -216,7 +215,7 @@ def _work(job: Job, out_dir: Path, device: str, alone: bool = False) -> str:
     facts: dict = {"arm": job.arm} | ({"as_long_as": job.as_long_as} if job.twin else {})
     files.write_json(folder / "arm.json", facts)
     recipe = _settled(job, out_dir)
-    where = train.pick_device(device)
+    where = machine.pick_device(device)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     try:

@@ -6,7 +6,7 @@
 
 All three only set the variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; nothing else is asked of
 them. A recipe's batch is that of all processes together, so their number does not change the experiment: every
-process holds the same weights, EMA, history models and optimiser, and takes the same step. Process 0 alone writes,
+process holds the same weights, EMA, history models and optimiser, and takes the same step. Rank 0 alone writes,
 validates and prints. Without these variables there is one process, and every function here does nothing.
 
 Equal to one process up to the rounding of sums, except where a loss or a layer looks at the batch as a whole:
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -25,18 +25,23 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-COUPLED = {  # objectives that are no mean over pictures: what each process takes from its own share instead
+# objectives that are no mean over pictures: what each process takes from its own share instead
+COUPLED = {
     "cr": "its ratio of feature distances is formed",
     "c2r": "its ratio of feature distances is formed",
     "spn-uncertainty": "its mean spread of the histories is taken",
 }
-PATIENCE = timedelta(days=1)  # others wait while process 0 scores a whole benchmark
+PATIENCE = timedelta(minutes=10)  # until all processes have come, and for the slowest of them in a step
+WHILE_FIRST_WORKS = timedelta(days=1)  # the others wait while rank 0 scores a whole benchmark
 Result = TypeVar("Result")
+_store: dist.Store | None = None  # where a process that fails says why
+_first_works: dist.ProcessGroup | None = None
 
 
-def world() -> int:
-    """The number of processes that share this training; 1 before `join`."""
+def world_size() -> int:
+    """The number of processes that share this training; 1 before `init_process_group`."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -45,17 +50,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes, before `join` as well."""
+def is_first_rank() -> bool:
+    """Whether this process is the one that prints and writes, before `init_process_group` as well."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def join() -> None:
+def init_process_group(patience: timedelta = PATIENCE) -> None:
     """Join the processes that a launcher started, once and until this process ends.
 
     Once, because a second group on the same port could meet the first one's store in another process.
-    Raises: ValueError if the variables of a launcher are there in part.
+
+    Raises:
+        ValueError: the variables of a launcher are there in part.
+        RuntimeError: not all processes came.
     """
+    global _store, _first_works
     size = int(os.environ.get("WORLD_SIZE") or 1)
     if size == 1 or dist.is_initialized():
         return
@@ -65,11 +74,20 @@ def join() -> None:
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes with `accelerate launch` "
             "or `torchrun`, or unset WORLD_SIZE to train in one."
         )
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        _store, number, size = next(dist.rendezvous("env://", timeout=patience))
+        dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=patience)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the {size} processes of WORLD_SIZE did not come together at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} within {patience}: start all of them, or unset WORLD_SIZE to train in one."
+        ) from error
+    _first_works = dist.new_group(backend="gloo", timeout=WHILE_FIRST_WORKS)
     atexit.register(dist.destroy_process_group)
 
 
-def refuse(what: str) -> None:
+def require_one_process(what: str) -> None:
     """Raise ValueError if a launcher started several processes for something that one of them does alone."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise ValueError(
@@ -77,98 +95,122 @@ def refuse(what: str) -> None:
         )
 
 
-def place(device: torch.device) -> torch.device:
+def rank_device(device: torch.device) -> torch.device:
     """The device of this process: with several, cuda means the GPU of its number on this machine.
 
-    Raises: ValueError if there are fewer GPUs than processes.
+    Raises:
+        ValueError: there are fewer GPUs than processes.
     """
-    if world() == 1 or device.type != "cuda":
+    if device.type != "cuda":
         return device
-    number = int(os.environ.get("LOCAL_RANK") or rank())
-    if number >= torch.cuda.device_count():
-        raise ValueError(
-            f"process {number} of this machine has no GPU of its own: {torch.cuda.device_count()} are here. Start as "
-            "many processes as there are GPUs."
-        )
+    number = device.index or 0
+    if world_size() > 1:
+        number = int(os.environ.get("LOCAL_RANK") or rank())
+        if number >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {number} of this machine has no GPU of its own: {torch.cuda.device_count()} are here. Start "
+                "as many processes as there are GPUs."
+            )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 
 
-def share(batch_size: int) -> range:
-    """Which patches of a batch are this process's. Raises: ValueError if they cannot be shared evenly."""
-    if batch_size % world():
-        lower = batch_size // world() * world()
+def batch_share(batch_size: int) -> range:
+    """Which patches of a batch are this process's. Raises ValueError if they cannot be shared evenly."""
+    size = world_size()
+    if batch_size % size:
+        lower = batch_size // size * size
         raise ValueError(
-            f"batch_size {batch_size} cannot be shared evenly by {world()} processes; use a multiple, such as "
-            f"{lower or world()} or {lower + world()}."
+            f"batch_size {batch_size} cannot be shared evenly by {size} processes; use a multiple, such as "
+            f"{lower or size} or {lower + size}."
         )
-    part = batch_size // world()
+    part = batch_size // size
     return range(rank() * part, (rank() + 1) * part)
 
 
-def caution(objective: str) -> str:
+def coupling_note(objective: str) -> str:
     """One sentence if the objective is another one on several processes; else empty."""
-    if world() == 1 or objective not in COUPLED:
+    if world_size() == 1 or objective not in COUPLED:
         return ""
     return (
-        f"{objective} looks at a batch as a whole: on {world()} processes {COUPLED[objective]} within each process's "
-        "share, so the run is close to that of one process, not equal."
+        f"{objective} looks at a batch as a whole: on {world_size()} processes {COUPLED[objective]} within each "
+        "process's share, so the run is close to that of one process, not equal."
     )
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes, in one message; call after `backward`.
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model as a step calls it: on several processes its gradients are the means over them.
 
-    The mean of the shares' mean losses is the mean loss of the batch, so this is the gradient of one process. One
-    message after the backward pass is simple and exact; these networks have few parameters for their work.
+    The mean of the shares' mean losses is the mean loss of the batch, so these are the gradients of one process.
     """
-    if world() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(together)
-    together /= world()
-    parts = together.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)])
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, static_graph=True)
 
 
 def mean(values: Tensor) -> Tensor:
     """The mean of a tensor over the processes."""
-    if world() > 1:
+    if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
-        values /= world()
+        values /= world_size()
     return values
 
 
-def any_of(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set in any process; all of them must ask."""
-    if world() == 1:
+    if world_size() == 1:
         return flag
     flags = torch.tensor(float(flag))  # on the CPU: no device has to finish first
     dist.all_reduce(flags)
     return bool(flags)
 
 
-@contextmanager
-def held_by_first(context: AbstractContextManager):
-    """Enter a context, such as a lock, in process 0 alone; all wait until it is entered."""
-    with ExitStack() as stack:
-        on_first(lambda: [stack.enter_context(context)] and None)
-        yield
-
-
-def on_first(work: Callable[..., Result], *arguments) -> Result:
-    """Do `work` in process 0 while the others wait; its result, or its error, is that of all of them."""
-    if world() == 1:
+def on_first_rank(work: Callable[..., Result], *arguments) -> Result:
+    """Do `work` in rank 0 while the others wait; its result, or its error, is that of all of them."""
+    if world_size() == 1:
         return work(*arguments)
     outcome: list = [None, None]
     if rank() == 0:
         try:
             outcome[0] = work(*arguments)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(outcome, src=0, group=_first_works, device=torch.device("cpu"))
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+@contextmanager
+def entered_on_first_rank(context: AbstractContextManager):
+    """Enter a context, such as a lock, in rank 0 alone; the others wait until it is entered."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        on_first_rank(enter)
+        yield
+
+
+@contextmanager
+def fail_together():
+    """An error in one process is that of all: the others would wait for it in vain, and say whose it was.
+
+    They notice when this process ends, which it therefore does without waiting for them, or after `PATIENCE`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        atexit.unregister(dist.destroy_process_group)
+        own = f"process {rank()}: {error}"
+        try:
+            first = _store.compare_set("failed", "", own).decode()
+        except RuntimeError:  # with the process that kept the store
+            first = "process 0, without a word"
+        if first == own:
+            raise
+        raise RuntimeError(f"stopped, because another process did: {first}") from error

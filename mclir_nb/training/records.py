@@ -76,14 +76,6 @@ def remove_stale_lock(run_dir: Path) -> None:
             pass
 
 
-def make(run_dir: Path) -> None:
-    """Make the run folder. Raises: OSError if that cannot be."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
-
-
 def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     """Raises: ValueError if the folder holds another recipe's run, somebody's files or, without `resume`, any run."""
     if not (run_dir / "recipe.json").exists():
@@ -104,17 +96,29 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def adopt(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Make a folder this recipe's, and remove what a killed process was writing. Raises: as `check`."""
-    check(run_dir, recipe, resume)
-    if not (run_dir / "recipe.json").exists():
-        files.write_json(run_dir / "recipe.json", recipe.model_dump())
-    for name in FILES:
-        for left in run_dir.glob(f".{name}.*.part"):
-            left.unlink()
+@contextmanager
+def claim(run_dir: Path, recipe: Recipe, resume: bool):
+    """Make a folder this recipe's, and keep other processes out of it while the block runs.
+
+    Raises:
+        ValueError: as `check` and `acquire_lock`.
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
+    with acquire_lock(run_dir):
+        check(run_dir, recipe, resume)  # once more: another process may have begun here
+        if not (run_dir / "recipe.json").exists():
+            files.write_json(run_dir / "recipe.json", recipe.model_dump())
+        for name in FILES:
+            for part in run_dir.glob(f".{name}.*.part"):  # of a killed process
+                part.unlink()
+        yield
 
 
-def note_provenance(run_dir: Path, facts: dict, step: int) -> None:
+def write_provenance(run_dir: Path, facts: dict, step: int) -> None:
     """Keep where and with what a run was begun; what differs when it goes on is added to its list `continued`."""
     file = run_dir / "provenance.json"
     try:
@@ -158,7 +162,7 @@ def provenance(device: torch.device, features_source: str) -> dict:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
         "features": features_source,
     }
 

@@ -10,7 +10,7 @@ import copy
 import math
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -18,29 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from mclir_nb import files
-from mclir_nb.data import checks, datasets, tasks
-from mclir_nb.data.patches import Benchmark, Patches
+from mclir_nb.data import tasks
 from mclir_nb.evaluation import evaluate
-from mclir_nb.method import features, losses, precision
-from mclir_nb.method.history import HistoryModels, error_spread
-from mclir_nb.method.negatives import Negatives, Window
+from mclir_nb.method import losses, precision
+from mclir_nb.method.history import error_spread
 from mclir_nb.progress import Progress
 from mclir_nb.seeds import stream
-from mclir_nb.training import (
-    checkpoint,
-    distributed,
-    frames,
-    interrupt,
-    memory,
-    records,
-    tensorboard_log,
-    trouble,
-    user_code,
-)
+from mclir_nb.training import build, checkpoint, distributed, frames, machine, records, tensorboard_log, user_code
+from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.recipes import Recipe
 
 LOG_ROWS = 10_000  # at most, beside those of validations; a row covers all steps since the one before
+SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
 
 
 def train(
@@ -62,70 +52,35 @@ def train(
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
         quiet: print nothing.
         tensorboard: write the log as TensorBoard scalars as well, see `tensorboard_log`.
-    Returns: the finished run.
-    Raises: ValueError for a folder or data that do not fit, or a folder that another process is training into; OSError
-        for a folder that cannot be written; Diverged; KeyboardInterrupt after saving.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: a folder or data that do not fit, or a folder that another process is training into.
+        OSError: a folder that cannot be written.
+        Diverged: going on would only do damage; the last good checkpoint is kept.
+        OutOfMemory: the message says which field of the recipe to turn down.
+        KeyboardInterrupt: after saving.
     """
-    distributed.join()
-    first, run_dir, quiet = distributed.on_first, Path(run_dir).expanduser(), quiet or not distributed.is_first()
-    records.check(run_dir, recipe, resume)
-    if records.Run(run_dir).is_finished:
-        first(records.remove_stale_lock, run_dir)
-        user_code.keep_definitions(run_dir, recipe)
-        return records.Run(run_dir)
-    trainer = Trainer(recipe, distributed.place(pick_device(device)))
-    for images, smallest in ((trainer.validation.images, 1), (trainer.test, checks.SMALLEST_SCORED)):
-        first(checks.check_scored, images, trainer.task, smallest)  # a bad picture is better met now than at the end
-    first(records.make, run_dir)
-    with distributed.held_by_first(records.acquire_lock(run_dir)):
-        first(records.adopt, run_dir, recipe, resume)
-        first(user_code.keep_definitions, run_dir, recipe)
-        sets = (trainer.patches.images, trainer.validation.images, trainer.test)
-        notes = (*(images.note for images in sets), trainer.restore(run_dir))
-        for note in (*notes, distributed.caution(recipe.objective)):
-            if note and not quiet:
-                print(note)
-        facts = records.provenance(trainer.device, trainer.features_source)
-        first(records.note_provenance, run_dir, facts, trainer.step)
-        shown = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and distributed.is_first())
-        with interrupt.noticed() as interrupted, trouble.explained(trainer, run_dir), closing(shown):
-            _loop(trainer, run_dir, interrupted, quiet, shown)
-        first(_finish, trainer, run_dir, quiet)
-    del trainer
-    memory.return_freed_memory()
-    return records.Run(run_dir)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`. Raises: ValueError if there is none like it here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    distributed.init_process_group()
+    run, quiet = records.Run(Path(run_dir).expanduser()), quiet or not is_first_rank()
+    records.check(run.dir, recipe, resume)
+    if run.is_finished:
+        on_first_rank(records.remove_stale_lock, run.dir)
+        user_code.keep_definitions(run.dir, recipe)
+        return run
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
-    return device
-
-
-def log_interval(recipe: Recipe) -> int:
-    """Steps between two rows of the log: the recipe's, or a multiple that keeps a long run below `LOG_ROWS` rows."""
-    return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * LOG_ROWS))
-
-
-def make_negatives(recipe: Recipe, history: HistoryModels | None, net: nn.Module | None) -> Negatives:
-    """The negatives that a recipe asks for, of these history models and this feature network."""
-    return Negatives(
-        history,
-        net,
-        seed=recipe.seed,
-        draw=recipe.history_draw,
-        precision=recipe.history_precision,
-        synthetic=recipe.negatives == "synthetic",
-    )
+        with distributed.fail_together():
+            trainer = Trainer(recipe, distributed.rank_device(machine.pick_device(device)))
+            on_first_rank(build.check_scored_pictures, trainer.validation, trainer.test)
+            with distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume)):
+                on_first_rank(user_code.keep_definitions, run.dir, recipe)
+                _run(trainer, run.dir, quiet, tensorboard)
+    finally:
+        trainer = None
+        machine.return_freed_memory()
+    return run
 
 
 class Trainer:
@@ -134,22 +89,16 @@ class Trainer:
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
         if device.type == "cpu":
-            memory.keep_freed_memory()
+            machine.keep_freed_memory()
         self.task = tasks.get(recipe.task, recipe.scale)
-        sets = datasets.open_splits(recipe.dataset, self.task, recipe.data_root)
-        checks.check_trained(sets["train"], self.task, recipe.patch_size)
-        share = distributed.share(recipe.batch_size)
-        self.patches = Patches(sets["train"], self.task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
-        self.validation = Benchmark(sets["val"], self.task, recipe.val_side)
-        self.test = sets["test"]
-        self.model = self._network("weights")
+        self.patches, self.validation, self.test = build.make_data(recipe, self.task)
+        self.model = build.make_network(recipe, device, "weights")
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        uses_history = recipe.objective in losses.USES_HISTORY and recipe.negatives == "history"
-        self.history = self._history() if uses_history else None
-        self.objective = losses.OBJECTIVES[recipe.objective]
-        self.features = self._features()
-        self.negatives, self.guard = make_negatives(recipe, self.history, self.features), Guard(recipe)
-        self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
+        self.history = build.make_history(recipe, self.model, device)
+        self.features = build.make_features(recipe, device)
+        self.negatives = build.make_negatives(recipe, self.history, self.features)
+        self.objective, self.guard = losses.OBJECTIVES[recipe.objective], Guard(recipe)
+        self.parallel = distributed.data_parallel(self.model)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
             lr=recipe.learning_rate,
@@ -161,50 +110,19 @@ class Trainer:
         # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
         self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
+        self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
         self.sums = torch.zeros(3, device=device)  # l_rec, l_neg, total since the last logged step
         self.rows: list[dict] = []
         self.clock = time.perf_counter()
 
-    # ---- parts
-
-    def _network(self, *key) -> nn.Module:
-        """A freshly initialised network whose weights depend on the seed and `key` alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(self.recipe.seed, *key).initial_seed())
-            network = records.build_network(self.recipe)
-        network = network.to(self.device)
-        for weight in network.parameters():
-            if weight.ndim == 4:  # PromptIR's prompts have five dimensions, which Module.to(memory_format=) refuses
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        return network.train()
-
-    def _history(self) -> HistoryModels:
-        recipe = self.recipe
-        numbers = iter(range(len(recipe.history_every)))
-        return HistoryModels(
-            self.model,
-            recipe.history_every,
-            recipe.history_decay,
-            recipe.history_start,
-            fresh=lambda: self._network("history", next(numbers)),
-        )
-
-    def _features(self) -> nn.Module | None:
-        if self.recipe.objective == "plain":
-            return None
-        net = features.build(self.recipe.features, self.recipe.features_weights)
-        net = net.to(self.device, memory_format=torch.channels_last)
-        side = self.recipe.features_crop
-        return net if side is None else Window(net, side, self.recipe.patch_size)
-
-    @property
-    def features_source(self) -> str:
-        return "none" if self.features is None else self.features.source
-
-    # ---- one step
-
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
-        """One optimiser step on a batch; the order of its lines is the method."""
+        """One optimiser step on a batch; the order of its lines is the method.
+
+        Args:
+            gt: (B, 3, P, P) ground truth, [0, 1].
+            lq: (B, 3, P / scale, P / scale) degraded patches, [0, 1].
+            names: of the pictures, for what there is to say about them.
+        """
         recipe, self.step = self.recipe, self.step + 1
         key = ("step", self.step, distributed.rank()) if distributed.rank() else ("step", self.step)
         torch.manual_seed(stream(recipe.seed, *key).initial_seed())  # drop path
@@ -216,7 +134,6 @@ class Trainer:
             parts, restored = self._loss(gt, lq)
             self.optimiser.zero_grad()
             self.scaler.scale(parts.total).backward()
-        distributed.average_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if recipe.clipping is not None:
@@ -231,7 +148,7 @@ class Trainer:
             self.history.adaptive_update(self.model, spread, recipe.history_threshold)
         self.scaler.step(self.optimiser)
         self.scaler.update(1.0 if self.scale == 1 else None)
-        self._average()
+        self.update_ema()
         if self.history and recipe.history_threshold is None:
             self.history.update(self.model, self.step)
         self.sums += seen
@@ -242,7 +159,7 @@ class Trainer:
         weight = recipe.weight_at(self.step) * self.guard.factor
         outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
         with precision.autocast(recipe.precision, self.device):
-            restored = self.model(lq).float()
+            restored = self.parallel(lq).float()
         curriculum = {"thresholds": self.negatives.thresholds} if recipe.objective == "c2r" and outputs else {}
         with precision.autocast(recipe.features_precision, self.device):
             parts = self.objective(
@@ -264,9 +181,10 @@ class Trainer:
         return parts, restored
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def update_ema(self) -> None:
         """The evaluation EMA: parameters averaged, buffers copied."""
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - self.recipe.ema_decay)
+        for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - self.recipe.ema_decay)
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
@@ -278,18 +196,15 @@ class Trainer:
                 "learning_rate or lambda_neg, or remove a damaged picture."
             )
 
-    # ---- looking at it
-
     def log(self) -> dict:
         """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
-        row, recipe = self._means(), self.recipe
+        row = self._means()
         self.sums.zero_()
         l_rec, l_neg, r = row["l_rec"], row["l_neg"], row["r"]
         row["lambda_neg"] = r * l_rec / l_neg if l_neg else math.nan
-        row["lr"] = recipe.learning_rate_at(self.step)
+        row["lr"] = self.recipe.learning_rate_at(self.step)
         if self.history:
-            distances = self.history.distances(self.model)
-            row |= {f"distance_{i}": float(d) for i, d in enumerate(distances)}
+            row |= {f"distance_{i}": float(d) for i, d in enumerate(self.history.distances(self.model))}
             row |= {f"signal_{i}": share for i, share in enumerate(self._signal())}
         row |= {"val_psnr": math.nan, "val_psnr_ema": math.nan}
         row["seconds"] = time.perf_counter() - self.clock
@@ -314,25 +229,15 @@ class Trainer:
 
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
-        row, task = self.rows[-1], self.task
-        for column, network in (("val_psnr", self.model), ("val_psnr_ema", self.ema)):
-            row[column] = distributed.on_first(evaluate.mean_psnr, network, self.validation, task.protocol, task.crop)
+        row = self.rows[-1]
+        row["val_psnr"], row["val_psnr_ema"] = (self._val_psnr(network) for network in (self.model, self.ema))
         if self.recipe.curriculum == "measured" and self.history:
-            known = (self.validation, task.protocol, task.crop)
-            self.negatives.set_thresholds(
-                [distributed.on_first(evaluate.mean_psnr, history, *known) for history in self.history.models]
-            )
+            self.negatives.set_thresholds([self._val_psnr(history) for history in self.history.models])
         self.guard.check_validation(row, self.best_psnr)
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 
-    # ---- keeping it
-
-    def fixed_bytes(self) -> int:
-        """Memory that does not depend on the batch: weights, gradients, moments, EMA, histories, features."""
-        own = sum(p.nbytes for p in self.model.parameters())
-        copies = 5 + (len(self.history.models) if self.history else 0)
-        looking = self.features.parameters() if self.features else ()
-        return own * copies + sum(p.nbytes for p in looking)
+    def _val_psnr(self, network: nn.Module) -> float:
+        return on_first_rank(evaluate.mean_psnr, network, self.validation, self.task.protocol, self.task.crop)
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs, see `checkpoint`."""
@@ -351,6 +256,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict) -> None:
+        """Take over what `state_dict` returned."""
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
         self.sums.copy_(run["sums"])
@@ -372,17 +278,19 @@ class Trainer:
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
 
-        Raises: Diverged rather than replace a good state by one with NaN; OSError if there is no room.
+        Raises:
+            Diverged: rather than replace a good state by one with NaN.
+            OSError: there is no room.
         """
-        sizes = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
-        if not (sizes.isfinite().all() and self.sums.isfinite().all()):
+        size = nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])
+        if not torch.isfinite(size + self.sums.sum()):
             raise Diverged(f"step {self.step}: the loss or a weight is not finite, so this state is not saved.")
         if self.rows:
             files.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
         checkpoint.save(run_dir, self.state_dict())
 
     def restore(self, run_dir: Path) -> str:
-        """Continue from the folder's checkpoint, if there is one. Returns: what a reader should know, else empty."""
+        """Continue from the folder's checkpoint, if there is one. Returns what a reader should know, else nothing."""
         file = checkpoint.restore(run_dir, self)
         if file and (run_dir / "log.csv").exists():
             self.rows = [row for row in files.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
@@ -391,17 +299,39 @@ class Trainer:
         return f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}." if damaged else ""
 
 
-def _loop(
-    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Scalars
-) -> None:
-    """All steps, from where the trainer is; after a rescue by the guard, from the last checkpoint."""
-    if trainer.recipe.guard == "lower-lambda" and trainer.step == 0:
-        distributed.on_first(trainer.save, run_dir)  # a state to go back to
-    while trainer.step < trainer.recipe.steps:
-        try:
-            _steps(trainer, run_dir, interrupted, quiet, shown)
-        except Diverged as error:
-            _go_back(trainer, run_dir, error, quiet)
+def log_interval(recipe: Recipe) -> int:
+    """Steps between two rows of the log: the recipe's, or a multiple that keeps a long run below `LOG_ROWS` rows."""
+    return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * LOG_ROWS))
+
+
+def _run(trainer: Trainer, run_dir: Path, quiet: bool, tensorboard: bool) -> None:
+    """All that is left of a run: its steps, from the last checkpoint on, and the scores."""
+    recipe, sets = trainer.recipe, (trainer.patches, trainer.validation, trainer.test)
+    notes = [*(one.images.note for one in sets), trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
+    for note in filter(None, [] if quiet else notes):
+        print(note)
+    facts = records.provenance(trainer.device, trainer.features.source if trainer.features else "none")
+    on_first_rank(records.write_provenance, run_dir, facts, trainer.step)
+    scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
+    with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
+        if recipe.guard == "lower-lambda" and trainer.step == 0:
+            on_first_rank(trainer.save, run_dir)  # a state to go back to
+        while trainer.step < recipe.steps:
+            try:
+                _steps(trainer, run_dir, stop, scalars, quiet)
+            except Diverged as error:
+                _go_back(trainer, run_dir, error, quiet)
+    on_first_rank(_finish, trainer, run_dir, quiet)
+
+
+@contextmanager
+def _with_last_state(recipe: Recipe, run_dir: Path):
+    """Say with every trouble of a run's steps where its last good state is."""
+    try:
+        with machine.explain_out_of_memory(recipe):
+            yield
+    except (Diverged, machine.OutOfMemory) as error:
+        raise type(error)(f"{error} {checkpoint.last_saved(run_dir)}") from error
 
 
 def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> None:
@@ -411,42 +341,54 @@ def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> N
     factor, trainer.rows = trainer.guard.factor, []
     trainer.restore(run_dir)
     trainer.guard.factor = factor
-    distributed.on_first(trainer.save, run_dir)
+    on_first_rank(trainer.save, run_dir)
     if not quiet:
         lowered = trainer.recipe.weight * factor
         print(f"{error} Going on from step {trainer.step} with lambda_neg {lowered:g}, as guard says.")
 
 
 def _steps(
-    trainer: Trainer, run_dir: Path, interrupted: threading.Event, quiet: bool, shown: tensorboard_log.Scalars
+    trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: tensorboard_log.Scalars, quiet: bool
 ) -> None:
-    recipe, first = trainer.recipe, distributed.on_first
+    """Step after step to the end, with what is to be kept, logged, validated and saved between them."""
+    recipe = trainer.recipe
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
-    kept = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
+    moments = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
-        trouble.check_batch(trainer.step + 1, gt, lq, names)
+        _check_batch(trainer.step + 1, gt, lq, names)
         trainer.advance(gt, lq, names)
-        if trainer.step in kept:
-            picture = frames.centre(trainer.validation[0])
-            first(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         last = trainer.step == recipe.steps
+        if trainer.step in moments:
+            picture = frames.centre(trainer.validation[0])
+            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % log_interval(recipe) == 0 or validating:
             row = trainer.log()
             if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
-            shown.add(row)
-        stop = distributed.any_of(interrupted.is_set())
-        if trainer.step % recipe.save_every == 0 or last or stop:
+            scalars.add(row)
+        stopping = distributed.any_rank(stop.is_set())
+        if trainer.step % recipe.save_every == 0 or last or stopping:
             trainer.sums = distributed.mean(trainer.sums)
             if trainer.step > (trainer.rows[-1]["step"] if trainer.rows else 0):
                 trainer.guard.check(trainer._means())  # what is saved is a state to go back to
-            first(trainer.save, run_dir)
-        if stop:
+            on_first_rank(trainer.save, run_dir)
+        if stopping:
             raise KeyboardInterrupt(f"stopped after step {trainer.step} and saved; run the same command to go on.")
+
+
+def _check_batch(step: int, gt: Tensor, lq: Tensor, names: list[str]) -> None:
+    """Refuse a batch with a NaN or an infinite value; gt and lq are on the CPU."""
+    for what, image in (("gt", gt), ("lq", lq)):
+        if not torch.isfinite(image.sum()):
+            bad = sorted({name for name, one in zip(names, image, strict=True) if not one.isfinite().all()})
+            raise ValueError(
+                f"step {step}: {what} holds NaN or infinite values (pictures: {', '.join(bad)}). Nothing was trained "
+                "on them. Repair the pictures, or the degradation that makes lq, then run the same command again."
+            )
 
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
@@ -459,9 +401,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     if (run_dir / "scores.csv").exists():
         return
     task = trainer.task
-    pairs = Benchmark(trainer.test, task)
-    raw = evaluate.evaluate(trainer.model, pairs, task.protocol, task.crop, quiet).drop(columns="seconds")
-    ema = evaluate.evaluate(trainer.ema, pairs, task.protocol, task.crop, quiet=True)
+    raw = evaluate.evaluate(trainer.model, trainer.test, task.protocol, task.crop, quiet)
+    ema = evaluate.evaluate(trainer.ema, trainer.test, task.protocol, task.crop, quiet=True)
     scores = raw.assign(psnr_ema=ema.psnr_restored, ssim_ema=ema.ssim_restored)
-    order = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
-    files.write_file(run_dir / "scores.csv", scores[order].to_csv(index=False))
+    files.write_file(run_dir / "scores.csv", scores[SCORES].to_csv(index=False))

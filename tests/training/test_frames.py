@@ -114,7 +114,8 @@ def test_a_killed_run_keeps_the_same_moments(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_moments_says_why(tmp_path):
-    records.adopt(tmp_path, recipes.get("tiny", objective="plain"), resume=True)
+    with records.claim(tmp_path, recipes.get("tiny", objective="plain"), resume=True):
+        pass
     with pytest.raises(ValueError, match="objective plain"):
         frames.read(tmp_path)
     with pytest.raises(ValueError, match="not a run folder"):

@@ -169,13 +169,6 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
         train.train(_short(), tmp_path / "file" / "run", quiet=True)
 
 
-def test_unknown_devices_are_refused():
-    with pytest.raises(ValueError, match="use auto, cpu, cuda or cuda:N"):
-        train.pick_device("gpu")
-    with pytest.raises(ValueError, match="is not here"):
-        train.pick_device("cuda:99")
-
-
 def test_an_unfinished_run_says_how_to_finish(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(recipes.get("tiny").model_dump()))
     with pytest.raises(ValueError, match="the run is not finished"):

@@ -85,7 +85,8 @@ def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
-    records.adopt(tmp_path, mine(), resume=True)
+    with records.claim(tmp_path, mine(), resume=True):
+        pass
     user_code.keep_definitions(tmp_path, mine())
     user_code.keep_definitions(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
@@ -101,7 +102,8 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
 
 def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
     recipe = mine()
-    records.adopt(tmp_path, recipe, resume=True)
+    with records.claim(tmp_path, recipe, resume=True):
+        pass
     for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
         with monkeypatch.context() as elsewhere:
             elsewhere.delitem(table, name)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mclir_nb.experiments import evidence, plans
-from mclir_nb.training import recipes, train
+from mclir_nb.training import recipes, records, train
 
 
 def recipe(**changes):
@@ -55,9 +55,8 @@ def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     whole = train.train(recipe(**changes), tmp_path / "whole", quiet=True)
     half = advanced(trainer(**changes), 3)
     assert half.history.turn == 1  # three refreshes of two histories in turn
-    train.records.make(tmp_path / "half")
-    train.records.adopt(tmp_path / "half", half.recipe, True)
-    half.save(tmp_path / "half")
+    with records.claim(tmp_path / "half", half.recipe, resume=True):
+        half.save(tmp_path / "half")
     train.train(recipe(**changes), tmp_path / "half", quiet=True)
     one, other = (load_file(tmp_path / run / "history.safetensors") for run in ("whole", "half"))
     assert all(torch.equal(one[name], other[name]) for name in one) and whole.log["distance_0"].iloc[-1] > 0

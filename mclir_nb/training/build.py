@@ -1,0 +1,79 @@
+"""The parts of a run, built from its recipe: data, networks, history models, features, negatives."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mclir_nb.data import checks, datasets
+from mclir_nb.data.patches import Benchmark, Patches
+from mclir_nb.data.tasks import Task
+from mclir_nb.method import features
+from mclir_nb.method.history import HistoryModels
+from mclir_nb.method.negatives import Negatives, Window
+from mclir_nb.seeds import stream
+from mclir_nb.training import distributed, records
+from mclir_nb.training.recipes import Recipe
+
+
+def make_data(recipe: Recipe, task: Task) -> tuple[Patches, Benchmark, Benchmark]:
+    """Patches to train on (on several processes, this one's share), pictures to validate and pictures to score."""
+    sets = datasets.open_splits(recipe.dataset, task, recipe.data_root)
+    checks.check_trained(sets["train"], task, recipe.patch_size)
+    share = distributed.batch_share(recipe.batch_size)
+    patches = Patches(sets["train"], task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
+    return patches, Benchmark(sets["val"], task, recipe.val_side), Benchmark(sets["test"], task)
+
+
+def check_scored_pictures(validation: Benchmark, test: Benchmark) -> None:
+    """Read every picture that will be scored: a bad one is better met before the first step than after the last."""
+    checks.check_scored(validation.images, validation.task, 1)
+    checks.check_scored(test.images, test.task, checks.SMALLEST_SCORED)
+
+
+def make_network(recipe: Recipe, device: torch.device, *key) -> nn.Module:
+    """A freshly initialised network whose weights depend on the seed and `key` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(recipe.seed, *key).initial_seed())
+        network = records.build_network(recipe)
+    network = network.to(device)
+    for weight in network.parameters():
+        if weight.ndim == 4:  # PromptIR's prompts have five dimensions, which Module.to(memory_format=) refuses
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network.train()
+
+
+def make_history(recipe: Recipe, model: nn.Module, device: torch.device) -> HistoryModels | None:
+    """The history models, copies of the model with a share of fresh networks; None for objectives without."""
+    if not recipe.uses_history:
+        return None
+    numbers = iter(range(len(recipe.history_every)))
+    return HistoryModels(
+        model,
+        recipe.history_every,
+        recipe.history_decay,
+        recipe.history_start,
+        fresh=lambda: make_network(recipe, device, "history", next(numbers)),
+    )
+
+
+def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
+    """The network in whose features distances are measured; None for the plain objective."""
+    if recipe.objective == "plain":
+        return None
+    network = features.build(recipe.features, recipe.features_weights)
+    network = network.to(device, memory_format=torch.channels_last)
+    side = recipe.features_crop
+    return network if side is None else Window(network, side, recipe.patch_size)
+
+
+def make_negatives(recipe: Recipe, history: HistoryModels | None, network: nn.Module | None) -> Negatives:
+    """The negatives that a recipe asks for, of these history models and this feature network."""
+    return Negatives(
+        history,
+        network,
+        seed=recipe.seed,
+        draw=recipe.history_draw,
+        precision=recipe.history_precision,
+        synthetic=recipe.negatives == "synthetic",
+    )
