@@ -16,6 +16,7 @@ see `COUPLED`, and random depth (drop path), whose draws differ per process.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -38,6 +39,7 @@ WHILE_FIRST_WORKS = timedelta(days=1)  # the others wait while rank 0 scores a w
 Result = TypeVar("Result")
 _store: dist.Store | None = None  # where a process that fails says why
 _first_works: dist.ProcessGroup | None = None
+_trainings = itertools.count()  # the same in all processes
 
 
 def world_size() -> int:
@@ -145,7 +147,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, static_graph=True)
+    return DistributedDataParallel(model, static_graph=True)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -200,17 +202,18 @@ def fail_together():
 
     They notice when this process ends, which it therefore does without waiting for them, or after `PATIENCE`.
     """
+    key = f"error in training {next(_trainings)}"
     try:
         yield
     except Exception as error:
         if world_size() == 1:
             raise
         atexit.unregister(dist.destroy_process_group)
-        own = f"process {rank()}: {error}"
         try:
-            first = _store.compare_set("failed", "", own).decode()
+            first = _store.compare_set(key, "", f"{rank()}: {error}").decode()
         except RuntimeError:  # with the process that kept the store
-            first = "process 0, without a word"
-        if first == own:
+            first = "0: it ended without a word"
+        number, _, message = first.partition(": ")
+        if message == str(error):  # its own, or the same in all
             raise
-        raise RuntimeError(f"stopped, because another process did: {first}") from error
+        raise RuntimeError(f"stopped, because process {number} did: {message}") from error

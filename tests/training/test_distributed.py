@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,40 @@ def test_two_processes_resume_to_the_same_bits(runs):
     for file in FILES[:3]:
         whole, stopped = (load_file(runs / run / file) for run in ("whole", "stopped"))
         assert all(torch.equal(whole[name], stopped[name]) for name in whole), file
+
+
+def _fails(rank: int, folder: Path, failing: int, outcomes) -> None:
+    """A run in which one process alone meets an error in step 3; what each of them says."""
+    advance = Trainer.advance
+
+    def dies(self, *batch):
+        if self.step == 2 and rank == failing:
+            raise ValueError("a picture is damaged")
+        advance(self, *batch)
+
+    Trainer.advance = dies
+    try:
+        train.train(recipe(), folder / "run", quiet=True)
+    except Exception as error:
+        outcomes[rank] = str(error)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one_process_ends_all(failing, tmp_path):
+    with torch.multiprocessing.Manager() as manager:
+        outcomes, began = manager.dict(), time.monotonic()
+        in_two(_fails, tmp_path, failing, outcomes)
+        assert time.monotonic() - began < 120
+        assert outcomes[failing] == "a picture is damaged" and "stopped" in outcomes[1 - failing]
+
+
+def test_a_process_that_never_comes_is_not_waited_for_long(monkeypatch):
+    own = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match="2 processes of WORLD_SIZE"):
+        distributed.init_process_group(timedelta(seconds=1))
 
 
 def test_one_process_needs_nothing(monkeypatch):
