@@ -13,6 +13,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,20 +34,24 @@ NOT_WEIGHTS = {
 }
 
 
+# What trainers save beside the weights: scores as NumPy's numbers (under the names of NumPy 1 and 2), options, paths.
+# All are read as blanks, not as what they name: NumPy's own `scalar` unpickles, and so runs, what it is given.
+BESIDE_WEIGHTS = (
+    *("numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.dtype", "numpy.ndarray"),
+    *("numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
+    *("argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath", "datetime.datetime"),
+)
+DICTIONARIES = (  # read as plain ones
+    *("lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict"),
+    *("pytorch_lightning.utilities.parsing.AttributeDict", "easydict.EasyDict"),
+)
+
+
 def _blank(path: str) -> type:
     """A class that calls itself `path`, accepts anything and does nothing."""
     module, _, name = path.rpartition(".")
-    ignore = {"__init__": lambda self, *args: None, "__setstate__": lambda self, state: None}
-    return type(name, (), {"__module__": module, **ignore})
-
-
-# Files such as FFA-Net's hold NumPy scores beside the weights, under the names that NumPy 1 and 2 give them. They are
-# read as blanks, because NumPy's own `scalar` unpickles, and so runs, what it is given.
-BLANKS = [
-    _blank(f"numpy.{name}")
-    for core in ("core", "_core")
-    for name in (f"{core}.multiarray.scalar", f"{core}.multiarray._reconstruct")
-] + [_blank("numpy.dtype"), _blank("numpy.ndarray")]
+    ignored = dict.fromkeys(("__init__", "__setstate__"), lambda self, *args: None)
+    return type(name, (), {"__module__": module, **ignored})
 
 
 def printable(name: str | Path) -> str:
@@ -188,10 +193,12 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
 
 
 def _load_pickle(path: Path) -> object:
-    """torch.load that builds tensors, numbers, text and containers, and blanks for NumPy's numbers."""
-    with warnings.catch_warnings(), torch.serialization.safe_globals(BLANKS):
+    """torch.load that builds tensors, numbers, text and containers, and blanks for `BESIDE_WEIGHTS`."""
+    stand_ins = [_blank(path) for path in BESIDE_WEIGHTS] + [(OrderedDict, path) for path in DICTIONARIES]
+    # an open file: by its name torch.load would take anything called .safetensors for one
+    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # about pickle protocols and storage classes of old files
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _why_unreadable(error: Exception) -> str:

@@ -7,7 +7,6 @@ own from a notebook, `NETWORKS["mine"] = own(MyClass)` is enough.
 """
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +83,9 @@ NETWORKS = {
     "nafnet-64": Network(nafnet, nafnet.NAFNet, "64", X1, "deblur", 2022, "NAFNet width 64, arXiv:2204.04676"),
     "promptir": Network(promptir, promptir.PromptIR, "paper", X1, "denoise", 2023, "PromptIR, arXiv:2306.13090"),
 }
+
+
+_SHAPES: dict[tuple, checkpoints.Shapes] = {}  # what `_shapes` has counted
 
 
 class Restorer(nn.Module):
@@ -210,14 +212,15 @@ def table() -> pd.DataFrame:
 def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:
     """Copy the weights of an official or own checkpoint into a network; the file is data and never runs.
 
-    Reads PyTorch files in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR, and
-    safetensors. Names and shapes must match; only SwinIR's masks, which follow from img_size, may differ.
+    Reads PyTorch files and safetensors, in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR and
+    in any other where all names of the network stand together. Names and shapes must match; only SwinIR's masks, which
+    follow from img_size, may differ. Tensors beside the network, such as a profiler's counts, are left out and listed.
 
     Args:
         network: a `Restorer`, or a bare core; changed in place, and only if the whole file fits.
         path: the file.
-        entry: which part to use if there are several, for instance "params" rather than "params_ema" (which
-            is taken first, as the official test scripts do).
+        entry: which network to take if there are several, for instance "params" rather than "params_ema" (which is
+            taken first, as the official test scripts do): the name of a dictionary, or what stands before the names.
     Returns:
         The network.
     Raises:
@@ -227,19 +230,26 @@ def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = No
     return checkpoints.load(network, path, entry, known=_known)
 
 
-@functools.cache
 def _known() -> list[tuple[str, checkpoints.Shapes]]:
     """Every network, scale and size: how to build it, and the names and shapes of its tensors."""
     listing = []
     for name, network in NETWORKS.items():
         for scale in network.scales:
             for size in ("paper", "demo", "tiny"):
-                with torch.device("meta"):
-                    core = build(name, scale, **options(name, size)).core
                 call = f"build({name!r}" + (f", scale={scale}" if scale > 1 else "")
                 call += ")" if size == "paper" else f", **options({name!r}, {size!r}))"
-                listing.append((call, {k: tuple(t.shape) for k, t in core.state_dict().items()}))
+                listing.append((call, _shapes(name, scale, options(name, size))))
     return listing
+
+
+def _shapes(name: str, scale: int, wanted: dict) -> checkpoints.Shapes:
+    """Names and shapes of a core's tensors, counted once: building the large ones takes a second, even without data."""
+    key = (NETWORKS[name].core, scale, repr(wanted))
+    if key not in _SHAPES:
+        with torch.device("meta"):
+            core = build(name, scale, **wanted).core
+        _SHAPES[key] = {k: tuple(t.shape) for k, t in core.state_dict().items()}
+    return _SHAPES[key]
 
 
 def _network(name: str) -> Network:

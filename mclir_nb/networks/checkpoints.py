@@ -1,26 +1,54 @@
 """Reading published and own checkpoints into a network: as data, and checked before any weight changes.
 
-Layouts read (see the official loading code of each project):
+Layouts of the official projects (see their loading code):
     FFA-Net      {"model": {"module.*"}, "step", "psnrs", ...: NumPy numbers}
     DehazeFormer {"state_dict": {"module.*"}}
     IDT          {"module.*"}
     BasicSR      {"params": {...}, "params_ema": {...}}: EDSR, SwinIR, NAFNet, MCLIR
     PromptIR     {"state_dict": {"net.*"}, ...}: PyTorch Lightning
     own runs     safetensors with "core.*", or "<entry>/core.*" when one file holds several networks
+
+Any other layout is read as well if somewhere in it all names of the network stand together, whatever comes before them:
+the names decide, not a list of wrappers. What is beside them is left out, and said.
 """
 
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mclir_nb import files
 
-ENTRIES = ("params_ema", "params", "state_dict", "model")  # looked for in this order
-PREFIXES = ("module.", "_orig_mod.", "net.", "core.")  # DataParallel, torch.compile, Lightning, ours
+ENTRIES = ("params_ema", "params", "state_dict", "model")  # taken in this order where several fit
 DERIVED = ("attn_mask", "relative_position_index", "relative_positions")  # buffers that follow from the options
+# what torch.compile, activation checkpoints and FSDP put into the middle of names
+WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module)\.")
+DEPTH = 4  # of dictionaries in dictionaries that are searched
 Shapes = dict[str, tuple[int, ...]]
+
+
+class Part(NamedTuple):
+    """Tensors that may be one network: those of an entry of the file whose names begin alike."""
+
+    entry: str
+    prefix: str
+    tensors: dict[str, Tensor]  # by their names without the prefix
+    beside: list[str]  # other names of the entry
+
+    @property
+    def name(self) -> str:
+        return "/".join(filter(None, (self.entry, self.prefix.rstrip("."))))
+
+    @property
+    def rank(self) -> tuple:
+        """Where several fit: the known entries, then averages, then what comes first."""
+        known = ENTRIES.index(self.entry) if self.entry in ENTRIES else len(ENTRIES)
+        return known, "ema" not in self.name
 
 
 def load(
@@ -31,50 +59,71 @@ def load(
 ) -> nn.Module:
     """`networks.load_checkpoint`; `known` lists networks to suggest: (how to build it, names and shapes)."""
     core = getattr(network, "core", network)
-    tensors = choose(read(path), entry, path)
+    label = f"{network.name} at scale {network.scale}" if core is not network else type(network).__name__
     own = {k: v for k, v in core.state_dict().items() if not _derived(k)}
-    found = {k: v for k, v in tensors.items() if not _derived(k)}
-    problems = differences(own, found)
-    if problems:
-        shapes = {k: tuple(v.shape) for k, v in found.items()}
-        fitting = [label for label, wanted in known() if shapes == {k: wanted[k] for k in wanted if not _derived(k)}]
-        advice = f"it fits {' or '.join(fitting)}" if fitting else "it fits no network this package knows"
-        raise ValueError(f"{path} does not fit {_label(network)}: {', '.join(problems)}; {advice}")
-    core.load_state_dict(found | {k: v for k, v in core.state_dict().items() if _derived(k)}, strict=True)
+    parts = [part for name, tensors in read(path).items() for part in _parts(name, tensors, own)]
+    asked = [part for part in parts if entry in (None, part.entry, part.prefix.rstrip("."), part.name)]
+    if not asked:
+        names = dict.fromkeys(repr(part.name) for part in parts if not differences(own, part.tensors))
+        raise ValueError(f"{path} has no entry {entry!r}; {label} fits {_listed(names, 8) or 'nothing in it'}")
+    fitting = sorted((part for part in asked if not differences(own, part.tensors)), key=lambda part: part.rank)
+    nearest = fitting or sorted(asked, key=lambda part: (-len(own.keys() & part.tensors.keys()), part.rank))
+    extras = [k for k in nearest[0].tensors if k not in own]
+    others = _suggestions(nearest[0].tensors, known) if not fitting or _large(nearest[0].tensors, extras) else []
+    if not fitting or others:
+        problems = differences(own, nearest[0].tensors) or [f"{len(extras)} unknown ({_listed(extras)})"]
+        advice = f"it fits {' or '.join(others)}" if others else "it fits no network this package knows"
+        raise ValueError(f"{path} does not fit {label}: {', '.join(problems)}; {advice}")
+    if entry is None and len(fitting) > 1:
+        names = _listed([repr(part.name) for part in fitting], 8)
+        print(f"{path} holds {len(fitting)} networks that fit: {names}; the first is taken, entry names another.")
+    if extras := extras + nearest[0].beside:
+        print(f"{path}: {len(extras)} tensors that are not of {label} are left out: {_listed(extras)}")
+    weights = {k: nearest[0].tensors[k] for k in own}
+    core.load_state_dict({k: weights.get(k, v) for k, v in core.state_dict().items()}, strict=True)
     return network
 
 
 def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file by entry; "" is the top level. Raises: ValueError if it holds none."""
-    content = files.read_weights(path)
-    entries: dict[str, dict[str, Tensor]] = {}
-    for name, value in content.items():
-        if isinstance(value, Tensor):
-            entry, _, key = str(name).rpartition("/")
-            entries.setdefault(entry, {})[key] = value
-        elif isinstance(value, Mapping):
-            inner = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
-            entries |= {str(name): inner} if inner else {}
+    """The tensors of a file by entry: dictionaries within dictionaries have names such as "ema/module".
+
+    Args:
+        path: as for `files.read_weights`.
+    Returns:
+        Tensors by name by entry; "" is the top level.
+    Raises:
+        ValueError: it cannot be read, or holds no tensors.
+    """
+    content, entries = files.read_weights(path), {}
+
+    def collect(items: Mapping, place: str, depth: int) -> None:
+        for name, value in items.items():
+            if isinstance(value, Tensor):
+                entry, _, key = f"{place}{name}".rpartition("/")
+                entries.setdefault(entry, {})[WRAPPERS.sub("", key)] = value
+            elif isinstance(value, (list, tuple)) and depth:
+                collect(dict(enumerate(value)), f"{place}{name}/", depth - 1)
+            elif isinstance(value, Mapping) and depth:
+                collect(value, f"{place}{name}/", depth - 1)
+
+    collect(content, "", DEPTH)
     if not entries:
-        names = ", ".join(repr(k) for k in list(content)[:5]) or "nothing"
-        raise ValueError(f"{path} holds no weights, only {names}; a state_dict of tensors is needed")
+        found = _listed([repr(k) for k in content]) or "nothing"
+        raise ValueError(f"{path} holds no weights, only {found}; a state_dict of tensors is needed")
     return entries
 
 
-def choose(entries: dict[str, dict[str, Tensor]], entry: str | None, path: str | Path) -> dict[str, Tensor]:
-    """The weights of one entry, without the prefixes that wrappers put before every name."""
-    if entry is None:
-        entry = next((e for e in (*ENTRIES, "") if e in entries), None if len(entries) > 1 else next(iter(entries)))
-    if entry not in entries:
-        raise ValueError(f"{path} holds {', '.join(map(repr, entries))}; choose one of them with entry=")
-    tensors = entries[entry]
-    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), None):
-        tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
-    return tensors
-
-
 def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `found` from being copied into `own`: counts and the first few names of each kind."""
+    """What keeps `found` from being copied into `own`: counts and the first few names of each kind.
+
+    Names that `own` does not have are no hindrance where they are beside the network (its first level has no such
+    name) or hold a single number, such as the counts that profilers and averages keep.
+    """
+    tops = {k.partition(".")[0] for k in own}
+    missing = [k for k in own if k not in found]
+    unknown = [k for k in found if k not in own]
+    if not missing:
+        unknown = [k for k in _large(found, unknown) if k.partition(".")[0] in tops]
     shapes = [
         f"{k} is {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
         for k in own
@@ -82,19 +131,58 @@ def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[
     ]
     kinds = [f"{k} is {_kind(found[k])}, not {_kind(own[k])}" for k in own if k in found and _odd(own[k], found[k])]
     listed = {
-        f"of {len(own)} tensors missing": [k for k in own if k not in found],
-        "unknown": [k for k in found if k not in own],
+        f"of {len(own)} tensors missing": missing,
+        "unknown": unknown,
         "of another shape": shapes,
         "of another kind": kinds,
     }
-    return [f"{len(v)} {what} ({'; '.join(v[:3])}{'; ...' if len(v) > 3 else ''})" for what, v in listed.items() if v]
+    return [f"{len(names)} {what} ({_listed(names)})" for what, names in listed.items() if names]
 
 
-def _label(network: nn.Module) -> str:
-    """The network's name as `build` knows it, or its class."""
-    if hasattr(network, "core"):
-        return f"{network.name} at scale {network.scale}"
-    return type(network).__name__
+def _parts(entry: str, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[Part]:
+    """The entry as a whole, and what stands in it behind a prefix if that has names of the network."""
+    plain = {k: v for k, v in tensors.items() if not _derived(k)}
+    prefixes = Counter({"": 0})
+    for name in plain:
+        words = name.split(".")
+        prefixes.update(name[: -len(end)] for i in range(len(words)) if (end := ".".join(words[i:])) in own)
+    best = max(prefixes.values())
+    return [
+        Part(
+            entry,
+            prefix,
+            {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)},
+            [k for k in plain if not k.startswith(prefix)],
+        )
+        for prefix, count in prefixes.items()
+        if count == best or not prefix
+    ]
+
+
+def _suggestions(found: Mapping[str, Tensor], known: Callable[[], Iterable[tuple[str, Shapes]]]) -> list[str]:
+    """How to build the known networks that have exactly these tensors, behind whatever prefix all have in common."""
+
+    def of_size(shapes: Shapes) -> Shapes:
+        return {k: shape for k, shape in shapes.items() if math.prod(shape) > 1 and not _derived(k)}
+
+    shapes, fitting = of_size({k: tuple(v.shape) for k, v in found.items()}), []
+    while shapes and not fitting:
+        fitting = [call for call, wanted in known() if of_size(wanted) == shapes]
+        first, *others = (k.partition(".")[0] + "." for k in shapes)
+        alike = all(other == first for other in others) and all(k.startswith(first) for k in shapes)
+        shapes = {k.removeprefix(first): shape for k, shape in shapes.items()} if alike else {}
+    return fitting
+
+
+def _large(tensors: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    """Those of the names whose tensor holds more than a single number."""
+    return [k for k in names if tensors[k].numel() > 1]
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    """The first few."""
+    names = list(names)
+    return "; ".join(names[:most]) + ("; ..." if len(names) > most else "")
 
 
 def _derived(key: str) -> bool:
