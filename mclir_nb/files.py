@@ -63,7 +63,12 @@ def printable(name: str | Path) -> str:
 def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
     """Write a file so that a crash leaves either the old or the new content, never a part.
 
-    Args: keep: where the old content is moved to, if there is any.
+    Args:
+        path: where; its folder exists.
+        content: text is written as UTF-8.
+        keep: where the old content is moved to, if there is any.
+    Raises:
+        OSError: it cannot be written; the old content is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -106,13 +111,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict | None = N
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
+    """The tensors and facts of a safetensors file.
+
+    Raises:
+        ValueError: it is not one.
+    """
     with _safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
 
 
 def read_facts(path: Path) -> dict:
-    """The facts of a safetensors file alone. Raises: ValueError if it is not one."""
+    """The facts of a safetensors file alone.
+
+    Raises:
+        ValueError: it is not one.
+    """
     with _safetensors(path) as file:
         return _facts(file)
 
@@ -216,7 +229,11 @@ def _why_unreadable(error: Exception) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A table of numbers, every digit as it was written; an empty cell is NaN. Raises: ValueError for anything else."""
+    """A table of numbers, every digit as it was written; an empty cell is NaN.
+
+    Raises:
+        ValueError: anything else.
+    """
     try:
         with open(path, newline="") as file:
             rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
@@ -226,7 +243,11 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Any table. Raises: ValueError if the file is none."""
+    """Any table.
+
+    Raises:
+        ValueError: the file is none.
+    """
     try:
         return pd.read_csv(path)
     except (ValueError, OSError, OverflowError) as error:  # the parser's own errors are ValueErrors
@@ -249,7 +270,11 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def read_json(file: Path) -> dict:
-    """A small JSON file with an object in it. Raises: ValueError if it is anything else."""
+    """A small JSON file with an object in it.
+
+    Raises:
+        ValueError: it is anything else.
+    """
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it is larger than {LARGEST_JSON} bytes")
