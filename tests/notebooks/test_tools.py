@@ -4,8 +4,10 @@ import textwrap
 
 import findings
 import nbformat
+import papermill
 import pytest
 import run_notebooks
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mclir_nb import root
@@ -93,6 +95,13 @@ def test_normalise_removes_what_a_second_run_would_change(workbook, tmp_path):
     assert text.text == f"100%\n.\n{tmp_path}-other\n"
     assert set(picture.data) == {"text/plain", "image/jpeg"} and picture.metadata["image/jpeg"]["alt"]
     assert result.data["text/html"] == "<b>runs</b>" and result.execution_count == 1
+
+
+def test_a_page_made_of_a_papermill_run_shows_the_still_of_a_widget(workbook, tmp_path):
+    path = workbook("01_one", "from mclir_nb.views import widgets\nwidgets.spn_playground((0.0, 0.1), steps=5)")
+    papermill.execute_notebook(path, tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False)
+    page, _ = HTMLExporter().from_filename(tmp_path / "out.ipynb")
+    assert "data:image/jpeg;base64" in page and "model_id" not in page
 
 
 def test_the_readme_says_what_the_records_say(tmp_path):
