@@ -243,13 +243,14 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Any table.
+    """Any table; the names in a column `image` stay as they are: 0001 is no number and NA not missing.
 
     Raises:
         ValueError: the file is none.
     """
     try:
-        return pd.read_csv(path)
+        numbers = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != "image"}
+        return pd.read_csv(path, dtype={"image": str}, keep_default_na=False, na_values=numbers)
     except (ValueError, OSError, OverflowError) as error:  # the parser's own errors are ValueErrors
         raise ValueError(f"{path} cannot be read as a table ({error}).") from error
 

@@ -44,7 +44,7 @@ REPAIR = {
     "shared": "clean pictures of training that are also in testing: remove them from training",
     "mixed": "clean and degraded pictures in one folder: move them to gt/ and lq/, under equal names",
     "unread": "pictures that belong to no split: move them into one, or out of the folder",
-    "unscorable": "smaller than what scores need: remove them from testing",
+    "unscorable": "too small for the metrics: remove them from testing",
     "too_small": "smaller than the patch: training passes them over; use a smaller patch_size to include them",
     "refused": "a run would stop at its start with these words",
 }
@@ -300,9 +300,11 @@ def _check_pictures(
 
 
 def _try_to_open(report: Report, survey: Survey) -> None:
+    """Open the splits as a run does, and say how pictures are shared out among them."""
     try:
         for split in datasets.SPLITS if survey.layout.train else ("test",):
-            survey.open(split, "off")
+            images = survey.open(split, "off")
+            report.counts += [images.note] if survey.held_out else []
     except ValueError as error:
         report.problems["refused"].append(str(error))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mclir_nb import files
 from mclir_nb.training import records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
@@ -88,7 +89,7 @@ def _labelled(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 def _scores(folder: Path) -> pd.DataFrame:
     """scores.csv with the names that say which weights. Raises: ValueError for one of another version."""
-    table = pd.read_csv(folder / "scores.csv")
+    table = files.read_table(folder / "scores.csv")
     missing = [name for name in SCORES if name not in table]
     if missing:
         raise ValueError(

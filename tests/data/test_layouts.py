@@ -4,11 +4,13 @@ import os
 import unicodedata
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from golden import SHARED
 from pictures import fill, noise, pairs, write
 
+from mclir_nb import files
 from mclir_nb.data import datasets, layouts, published, tasks
 from mclir_nb.data.datasets import Survey
 
@@ -152,6 +154,17 @@ def test_any_file_name_works_and_can_be_printed(tmp_path, raw):
     (name,) = [entry.name for entry in test.entries]
     assert name.encode().isascii() and name.isprintable()
     assert test[0].gt.shape[0] == 3 and test.fingerprint()
+
+
+def test_names_stay_names_in_a_table(tmp_path):
+    names = ["0001", "NA", "nan", "1e5", "", "a,b", 'say "x"', "雾"]
+    table = pd.DataFrame({"image": names, "psnr": [20.0, float("nan"), float("inf"), *range(5)], "note": ""})
+    files.write_file(tmp_path / "scores.csv", table.to_csv(index=False))
+    back = files.read_table(tmp_path / "scores.csv")
+    assert back.image.tolist() == names
+    assert (
+        back.psnr.dtype == float and back.psnr.isna().tolist() == [False, True] + [False] * 6 and back.note.isna().all()
+    )
 
 
 def test_names_sort_as_numbers(tmp_path):
