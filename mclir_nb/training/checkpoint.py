@@ -80,6 +80,18 @@ def read(file: Path) -> dict[str, Any]:
     return state
 
 
+def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]) -> None:
+    """Give an optimiser the state of each of its weights, by number: laid out in memory as the weights are."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    optimiser.state.clear()
+    for number, moments in state.items():
+        weight = weights[int(number)]
+        optimiser.state[weight] = {
+            key: torch.empty_like(weight.detach()).copy_(value) if value.dim() else value.to(weight.device)
+            for key, value in moments.items()
+        }
+
+
 def last_saved(run_dir: Path) -> str:
     """A sentence on the last state that was saved."""
     for file in filter(Path.exists, (run_dir / FILE, run_dir / PREVIOUS)):

@@ -3,7 +3,7 @@
 A subtracted term has no lower bound: once it outweighs the reconstruction, the network is rewarded for leaving the
 images. The guard looks at three things where a run looks anyway, so that no step waits for it:
 
-    the loss and the weights   finite
+    the loss and the gradient  finite
     r = lambda l_neg / l_rec   at most `guard_r` (1; the authors keep it between 0.01 and 0.1)
     validation PSNR            no more than `guard_drop` dB below the best so far (`HIGHEST` at most), with a
                                subtracted term
@@ -16,6 +16,9 @@ checkpoint, so a resumed run continues bit for bit.
 from __future__ import annotations
 
 import math
+
+import torch
+from torch import Tensor
 
 from mclir_nb.training.recipes import Recipe
 
@@ -36,6 +39,37 @@ class Guard:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.factor = recipe, 1.0
+        self._bad_step: Tensor | None = None  # the first with a loss that is not finite, 0: none; on the device
+        self._names: dict[int, list[str]] = {}  # of the pictures, by step, since somebody looked
+
+    def watch(self, step: int, losses: Tensor, names: list[str]) -> None:
+        """Note whether a step's losses are finite. On a GPU nothing waits: the next `check_finite` tells.
+
+        Raises:
+            Diverged: on a CPU, before the weights are changed.
+        """
+        if self._bad_step is None:
+            self._bad_step = torch.zeros((), dtype=torch.int64, device=losses.device)
+        bad = ~losses.isfinite().all() & (self._bad_step == 0)
+        self._bad_step = torch.where(bad, step, self._bad_step)
+        self._names[step] = names
+        if losses.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Look at the steps since the last look.
+
+        Raises:
+            Diverged: the losses or the gradient of a step were not finite.
+        """
+        step = 0 if self._bad_step is None else int(self._bad_step)
+        names, self._bad_step, self._names = self._names.get(step, []), None, {}
+        if step:
+            raise Diverged(
+                f"step {step}: the loss or a gradient is not finite (pictures of the batch: "
+                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
+                "learning_rate or lambda_neg, or remove a damaged picture."
+            )
 
     def check(self, row: dict) -> None:
         """Look at a row of the log.
@@ -92,3 +126,18 @@ class Guard:
 def _subtracts(row: dict) -> bool:
     """Whether the second term is subtracted, by the numbers: so an objective of one's own is known too."""
     return row["total"] < row["l_rec"]
+
+
+def check_batch(step: int, gt: Tensor, lq: Tensor, names: list[str]) -> None:
+    """Refuse a batch on the CPU with a NaN or an infinite value.
+
+    Raises:
+        ValueError: naming the pictures.
+    """
+    for what, image in (("gt", gt), ("lq", lq)):
+        if not torch.isfinite(image.sum()):
+            bad = sorted({name for name, one in zip(names, image, strict=True) if not one.isfinite().all()})
+            raise ValueError(
+                f"step {step}: {what} holds NaN or infinite values (pictures: {', '.join(bad)}). Nothing was trained "
+                "on them. Repair the pictures, or the degradation that makes lq, then run the same command again."
+            )

@@ -7,13 +7,10 @@ of (seed, step), so a resumed run needs no random states and no place in the dat
 from __future__ import annotations
 
 import copy
-import math
 import threading
-import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +23,10 @@ from mclir_nb.progress import Progress
 from mclir_nb.seeds import stream
 from mclir_nb.training import build, checkpoint, distributed, frames, machine, records, tensorboard_log, user_code
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
-from mclir_nb.training.guard import Diverged, Guard
+from mclir_nb.training.guard import Diverged, Guard, check_batch
+from mclir_nb.training.log import Log, history_columns, interval
 from mclir_nb.training.recipes import Recipe
 
-LOG_ROWS = 10_000  # at most, beside those of validations; a row covers all steps since the one before
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
 
 
@@ -57,10 +54,8 @@ def train(
         The finished run.
 
     Raises:
-        ValueError: a folder or data that do not fit, or a folder that another process is training into.
-        OSError: a folder that cannot be written.
-        Diverged: going on would only do damage; the last good checkpoint is kept.
-        OutOfMemory: the message says which field of the recipe to turn down.
+        ValueError, OSError: a folder or data that do not fit; a folder that is in use, or cannot be written.
+        Diverged, OutOfMemory: with what to turn down; the last good checkpoint is kept.
         KeyboardInterrupt: after saving.
     """
     distributed.init_process_group()
@@ -111,9 +106,7 @@ class Trainer:
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
         self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
         self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
-        self.sums = torch.zeros(3, device=device)  # l_rec, l_neg, total since the last logged step
-        self.rows: list[dict] = []
-        self.clock = time.perf_counter()
+        self.log = Log(recipe, device)
 
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method.
@@ -141,8 +134,7 @@ class Trainer:
         seen = torch.stack([part.detach() for part in parts])
         if self.scale == 1:  # else a gradient may be infinite: the step is left out and the scale lowered
             seen += 0 * norm
-        if self.device.type == "cpu":  # a GPU would have to wait; there the next row of the log shows it
-            self._check_finite(seen, names)
+        self.guard.watch(self.step, seen, names)
         if self.history and recipe.history_threshold is not None:
             spread = distributed.mean(error_spread(restored, gt)).item()
             self.history.adaptive_update(self.model, spread, recipe.history_threshold)
@@ -151,7 +143,7 @@ class Trainer:
         self.update_ema()
         if self.history and recipe.history_threshold is None:
             self.history.update(self.model, self.step)
-        self.sums += seen
+        self.log.sums += seen
 
     def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
         """Negatives, forward pass and objective, each in its precision."""
@@ -160,7 +152,6 @@ class Trainer:
         outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
         with precision.autocast(recipe.precision, self.device):
             restored = self.parallel(lq).float()
-        curriculum = {"thresholds": self.negatives.thresholds} if recipe.objective == "c2r" and outputs else {}
         with precision.autocast(recipe.features_precision, self.device):
             parts = self.objective(
                 restored,
@@ -170,8 +161,8 @@ class Trainer:
                 lambda_neg=weight,
                 lq=lq,
                 best_psnr=self.best_psnr,
+                thresholds=self.negatives.thresholds if outputs else None,
                 generator=stream(recipe.seed, "objective", self.step),
-                **curriculum,
             )
         self.last = (restored.detach(), outputs) if outputs else None
         if recipe.lambda_ratio is not None and outputs:
@@ -188,48 +179,20 @@ class Trainer:
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
-    def _check_finite(self, seen: Tensor, names: list[str]) -> None:
-        if not seen.isfinite().all():
-            raise Diverged(
-                f"step {self.step}: the loss or a gradient is not finite (pictures of the batch: "
-                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
-                "learning_rate or lambda_neg, or remove a damaged picture."
-            )
-
-    def log(self) -> dict:
-        """Close a logging interval: the means of the very numbers that were optimised, and the guard on them."""
-        row = self._means()
-        self.sums.zero_()
-        l_rec, l_neg, r = row["l_rec"], row["l_neg"], row["r"]
-        row["lambda_neg"] = r * l_rec / l_neg if l_neg else math.nan
-        row["lr"] = self.recipe.learning_rate_at(self.step)
+    def log_row(self) -> dict:
+        """Close a logging interval, and the guard looks at it."""
+        self.guard.check_finite()
+        columns = {}
         if self.history:
-            row |= {f"distance_{i}": float(d) for i, d in enumerate(self.history.distances(self.model))}
-            row |= {f"signal_{i}": share for i, share in enumerate(self._signal())}
-        row |= {"val_psnr": math.nan, "val_psnr_ema": math.nan}
-        row["seconds"] = time.perf_counter() - self.clock
+            columns = history_columns(self.recipe, self.model, self.history, self.last, self.features)
+        row = self.log.close(self.step, columns)
         self.guard.check(row)
-        self.rows.append(row)
+        self.log.rows.append(row)
         return row
-
-    def _means(self) -> dict:
-        """The losses since the last row of the log."""
-        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
-        l_rec, l_neg, total = (distributed.mean(self.sums) / steps).tolist()
-        r = abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan  # lambda l_neg / l_rec
-        return {"step": self.step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
-
-    @precision.full_float32()
-    def _signal(self) -> list[float]:
-        """Share of the gradient above rounding, per history, if all of them took part in the step just made."""
-        if self.last is None or len(self.last[1]) < len(self.history.models):
-            return []
-        coarsest = max(precision.ROUNDING[p] for p in (self.recipe.history_precision, self.recipe.features_precision))
-        return precision.signal(*self.last, self.features, coarsest).tolist()
 
     def validate(self) -> None:
         """Validation PSNR of both kinds of weights, into the last log row."""
-        row = self.rows[-1]
+        row = self.log.rows[-1]
         row["val_psnr"], row["val_psnr_ema"] = (self._val_psnr(network) for network in (self.model, self.ema))
         if self.recipe.curriculum == "measured" and self.history:
             self.negatives.set_thresholds([self._val_psnr(history) for history in self.history.models])
@@ -243,7 +206,7 @@ class Trainer:
         """Everything a resumed run needs, see `checkpoint`."""
         turn = self.history.turn if self.history else 0
         state = {
-            "run": {"step": self.step, "best_psnr": self.best_psnr, "sums": self.sums, "turn": turn},
+            "run": {"step": self.step, "best_psnr": self.best_psnr, "sums": self.log.sums, "turn": turn},
             "guard": self.guard.state_dict(),
             "negatives": self.negatives.state_dict(),
             "model": self.model.state_dict(),
@@ -259,21 +222,13 @@ class Trainer:
         """Take over what `state_dict` returned."""
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
-        self.sums.copy_(run["sums"])
+        self.log.sums.copy_(run["sums"])
         for name in ("guard", "negatives", "model", "ema", "scaler"):
             getattr(self, name).load_state_dict(state[name])
         if self.history:
             self.history.turn = run["turn"]
             nn.ModuleList(self.history.models).load_state_dict(state["history"])
-        self.optimiser.state.clear()
-        weights = list(self.model.parameters())
-        for number, moments in state.get("optimiser", {}).items():  # none before the first step
-            weight = weights[int(number)].detach()
-            self.optimiser.state[weights[int(number)]] = {
-                # the fused optimiser wants its moments laid out in memory as the weights are
-                key: torch.empty_like(weight).copy_(value) if value.dim() else value.to(self.device)
-                for key, value in moments.items()
-            }
+        checkpoint.load_moments(self.optimiser, state.get("optimiser", {}))  # none before the first step
 
     def save(self, run_dir: Path) -> None:
         """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
@@ -282,26 +237,19 @@ class Trainer:
             Diverged: rather than replace a good state by one with NaN.
             OSError: there is no room.
         """
-        size = nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])
-        if not torch.isfinite(size + self.sums.sum()):
-            raise Diverged(f"step {self.step}: the loss or a weight is not finite, so this state is not saved.")
-        if self.rows:
-            files.write_file(run_dir / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
+        self.guard.check_finite()
+        if not torch.isfinite(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])):
+            raise Diverged(f"step {self.step}: a weight is not finite, so this state is not saved.")
+        self.log.write(run_dir)
         checkpoint.save(run_dir, self.state_dict())
 
     def restore(self, run_dir: Path) -> str:
         """Continue from the folder's checkpoint, if there is one. Returns what a reader should know, else nothing."""
         file = checkpoint.restore(run_dir, self)
-        if file and (run_dir / "log.csv").exists():
-            self.rows = [row for row in files.read_rows(run_dir / "log.csv") if row["step"] <= self.step]
-            self.clock = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        if file:
+            self.log.read(run_dir, self.step)
         damaged = file and file.name == checkpoint.PREVIOUS and (run_dir / checkpoint.FILE).exists()
         return f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}." if damaged else ""
-
-
-def log_interval(recipe: Recipe) -> int:
-    """Steps between two rows of the log: the recipe's, or a multiple that keeps a long run below `LOG_ROWS` rows."""
-    return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * LOG_ROWS))
 
 
 def _run(trainer: Trainer, run_dir: Path, quiet: bool, tensorboard: bool) -> None:
@@ -338,7 +286,7 @@ def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> N
     """To the last checkpoint with half of lambda, where the recipe asks for that; else the error stands."""
     if not trainer.guard.lower(trainer.guard.factor):
         raise error
-    factor, trainer.rows = trainer.guard.factor, []
+    factor = trainer.guard.factor
     trainer.restore(run_dir)
     trainer.guard.factor = factor
     on_first_rank(trainer.save, run_dir)
@@ -357,38 +305,27 @@ def _steps(
     moments = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
-        _check_batch(trainer.step + 1, gt, lq, names)
+        check_batch(trainer.step + 1, gt, lq, names)
         trainer.advance(gt, lq, names)
         last = trainer.step == recipe.steps
         if trainer.step in moments:
             picture = frames.centre(trainer.validation[0])
             on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
-        if trainer.step % log_interval(recipe) == 0 or validating:
-            row = trainer.log()
+        if trainer.step % interval(recipe) == 0 or validating:
+            row = trainer.log_row()
             if validating:
                 trainer.validate()
                 bar.note = f"l_rec {row['l_rec']:.4f}, validation {row['val_psnr']:.2f} dB"
             scalars.add(row)
         stopping = distributed.any_rank(stop.is_set())
         if trainer.step % recipe.save_every == 0 or last or stopping:
-            trainer.sums = distributed.mean(trainer.sums)
-            if trainer.step > (trainer.rows[-1]["step"] if trainer.rows else 0):
-                trainer.guard.check(trainer._means())  # what is saved is a state to go back to
+            trainer.log.sums = distributed.mean(trainer.log.sums)
+            if trainer.step > trainer.log.last_step:
+                trainer.guard.check(trainer.log.means(trainer.step))  # what is saved is a state to go back to
             on_first_rank(trainer.save, run_dir)
         if stopping:
             raise KeyboardInterrupt(f"stopped after step {trainer.step} and saved; run the same command to go on.")
-
-
-def _check_batch(step: int, gt: Tensor, lq: Tensor, names: list[str]) -> None:
-    """Refuse a batch with a NaN or an infinite value; gt and lq are on the CPU."""
-    for what, image in (("gt", gt), ("lq", lq)):
-        if not torch.isfinite(image.sum()):
-            bad = sorted({name for name, one in zip(names, image, strict=True) if not one.isfinite().all()})
-            raise ValueError(
-                f"step {step}: {what} holds NaN or infinite values (pictures: {', '.join(bad)}). Nothing was trained "
-                "on them. Repair the pictures, or the degradation that makes lq, then run the same command again."
-            )
 
 
 def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:

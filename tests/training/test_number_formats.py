@@ -62,7 +62,7 @@ def spn():
 
 DOORS = {
     "a step": lambda made, _: made.advance(*made.patches.batch(3)),
-    "the log": lambda made, _: made.log(),
+    "the log": lambda made, _: made.log_row(),
     "validation": lambda made, _: made.validate(),
     "frames": lambda made, folder: frames.keep(folder, 1, made.model, made.history, frames.centre(made.validation[0])),
     "scores": lambda made, _: evaluate.evaluate(made.model, made.validation, quiet=True),
@@ -97,7 +97,7 @@ def test_each_network_of_a_step_has_the_precision_it_was_given():
         made.advance(*made.patches.batch(3))
     assert seen == {torch.bfloat16, "ieee"}
     with formats_seen() as seen:
-        made.log()
+        made.log_row()
         made.validate()
     assert seen == {"ieee"}
 
@@ -143,7 +143,7 @@ def test_gradients_of_float16_are_those_of_float32(task, network):
 def test_a_float16_run_resumes_to_the_same_bits(tmp_path):
     whole = trained(precision="float16")
     whole.scaler.update(2.0**12)  # as after some steps that were left out
-    whole.log()
+    whole.log_row()
     whole.save(tmp_path)
     resumed = train.Trainer(whole.recipe, torch.device("cpu"))
     resumed.restore(tmp_path)
@@ -163,8 +163,8 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_is_seen(device, precisi
     made.advance(*made.patches.batch(1))
     before = [p.detach().clone() for p in made.model.parameters()]
     gt, lq, names = made.patches.batch(2)
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match=f"step 2: .*{names[0]}"):
         made.advance(torch.full_like(gt, float("nan")), lq, names)
-        made.log()
+        made.log_row()
     for one, other in zip(before, made.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mclir_nb.data.patches import Patches
-from mclir_nb.training import checkpoint, machine, recipes, train
+from mclir_nb.training import checkpoint, log, machine, recipes, train
 
 
 def troubled(folder, monkeypatch, at: int, trouble_itself, **changes):
@@ -77,5 +77,5 @@ def test_a_state_that_is_not_finite_never_replaces_a_good_one(tmp_path):
 def test_a_very_long_run_logs_no_more_rows_than_promised():
     for steps, rows in ((500_000, 5000), (2_000_000, 10_000), (30_000_001, 10_000)):
         recipe = recipes.get("paper", steps=steps, features_weights="random")
-        every = train.log_interval(recipe)
+        every = log.interval(recipe)
         assert every % recipe.log_every == 0 and rows * 0.9 < steps / every <= rows

@@ -22,7 +22,7 @@ def trainer(**changes) -> train.Trainer:
 def advanced(made: train.Trainer, steps: int) -> train.Trainer:
     for batch in made.patches.batches(made.step + 1, steps):
         made.advance(*batch)
-        made.log()
+        made.log_row()
     return made
 
 
@@ -37,15 +37,15 @@ def test_lambda_waits_falls_and_is_constant_otherwise():
 
 def test_before_its_step_spn_is_plain_and_asks_no_history():
     waiting, plain = advanced(trainer(lambda_from=3), 2), advanced(trainer(objective="plain"), 2)
-    assert waiting.rows[-1]["l_neg"] == 0 and waiting.rows[-1]["r"] == 0
+    assert waiting.log.rows[-1]["l_neg"] == 0 and waiting.log.rows[-1]["r"] == 0
     for one, other in zip(waiting.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert advanced(waiting, 3).rows[-1]["l_neg"] > 0
+    assert advanced(waiting, 3).log.rows[-1]["l_neg"] > 0
 
 
 def test_r_is_held():
     for objective in ("spn", "history-positive"):
-        rows = advanced(trainer(objective=objective, lambda_ratio=0.05), 4).rows
+        rows = advanced(trainer(objective=objective, lambda_ratio=0.05), 4).log.rows
         assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
         assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
 
@@ -61,7 +61,7 @@ def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     one, other = (load_file(tmp_path / run / "history.safetensors") for run in ("whole", "half"))
     assert all(torch.equal(one[name], other[name]) for name in one) and whole.log["distance_0"].iloc[-1] > 0
     never = advanced(trainer(history_threshold=1e9), 2)
-    assert math.isclose(float(never.history.distances(never.model)[0]), never.rows[-1]["distance_0"])
+    assert math.isclose(float(never.history.distances(never.model)[0]), never.log.rows[-1]["distance_0"])
     assert never.history.turn == 0
 
 
@@ -99,7 +99,7 @@ def test_c2r_counts_its_negatives_by_their_psnr():
     synthetic, again = (trainer(objective="c2r", lambda_neg=0.1, negatives="synthetic") for _ in range(2))
     again.best_psnr = 50.0  # better than all: every negative weighs more, lq less
     assert synthetic.history is None
-    assert advanced(synthetic, 1).rows[-1]["l_neg"] != advanced(again, 1).rows[-1]["l_neg"]
+    assert advanced(synthetic, 1).log.rows[-1]["l_neg"] != advanced(again, 1).log.rows[-1]["l_neg"]
     own = advanced(trainer(objective="c2r", lambda_neg=0.1, curriculum="measured"), 3)
     own.validate()
     assert len(own.negatives.thresholds) == 2 and min(own.negatives.thresholds) > 0

@@ -1,0 +1,92 @@
+"""The log of a run, log.csv: means of the very numbers that were optimised, between one row and the next."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mclir_nb import files
+from mclir_nb.method import precision
+from mclir_nb.method.history import HistoryModels
+from mclir_nb.training import distributed
+from mclir_nb.training.recipes import Recipe
+
+FILE = "log.csv"
+ROWS = 10_000  # at most, beside those of validations
+
+
+def interval(recipe: Recipe) -> int:
+    """Steps between two rows: the recipe's, or a multiple that keeps a long run below `ROWS` rows."""
+    return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * ROWS))
+
+
+class Log:
+    """The rows of a run.
+
+    Attributes:
+        sums: l_rec, l_neg and total, summed over the steps since the last row; on the device, so that no step waits.
+        rows: one dictionary per row, the columns of the file.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.sums = recipe, torch.zeros(3, device=device)
+        self.rows: list[dict] = []
+        self.clock = time.perf_counter()
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last row, 0 before the first."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    def means(self, step: int) -> dict:
+        """Mean losses since the last row, and r = lambda * l_neg / l_rec."""
+        l_rec, l_neg, total = (distributed.mean(self.sums) / (step - self.last_step)).tolist()
+        r = abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan
+        return {"step": step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
+
+    def close(self, step: int, columns: dict[str, float]) -> dict:
+        """The row of the steps since the last one, with more columns; whoever finds it good appends it to `rows`."""
+        row = self.means(step)
+        self.sums.zero_()
+        row["lambda_neg"] = row["r"] * row["l_rec"] / row["l_neg"] if row["l_neg"] else math.nan
+        row["lr"] = self.recipe.learning_rate_at(step)
+        row |= columns | {"val_psnr": math.nan, "val_psnr_ema": math.nan}
+        row["seconds"] = time.perf_counter() - self.clock
+        return row
+
+    def write(self, run_dir: Path) -> None:
+        """The file with all rows so far. Raises OSError if there is no room."""
+        if self.rows:
+            files.write_file(run_dir / FILE, pd.DataFrame(self.rows).to_csv(index=False))
+
+    def read(self, run_dir: Path, step: int) -> None:
+        """Take over the rows up to a step; those after it are of a life that was cut off."""
+        rows = files.read_rows(run_dir / FILE) if (run_dir / FILE).exists() else []
+        self.rows = [row for row in rows if row["step"] <= step]
+        self.clock = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+
+
+def history_columns(
+    recipe: Recipe, model: nn.Module, history: HistoryModels, last: tuple[Tensor, list[Tensor]] | None, features
+) -> dict[str, float]:
+    """Distance of each history's weights, and the share of its gradient above rounding in the step just made.
+
+    Args:
+        recipe: for the precisions in which features and histories were computed.
+        model: the network that is trained.
+        history: the history models.
+        last: output and negatives of the step; None, or fewer negatives than histories: no second kind of column.
+        features: the feature network.
+    """
+    columns = {f"distance_{i}": float(d) for i, d in enumerate(history.distances(model))}
+    if last is None or len(last[1]) < len(history.models):
+        return columns
+    coarsest = max(precision.ROUNDING[p] for p in (recipe.history_precision, recipe.features_precision))
+    with precision.full_float32():
+        shares = precision.signal(*last, features, coarsest).tolist()
+    return columns | {f"signal_{i}": share for i, share in enumerate(shares)}
