@@ -1,7 +1,7 @@
 """Decoded pictures on disk, for a training set that memory does not hold: a patch then reads only its rows.
 
-One .npy file per picture, (H,W,3) uint8, named after the path, size and modification time of the original, so that a
-changed original is decoded again. Several processes may share a folder. Deleting it is always safe.
+One .npy file per picture, (H,W,3) uint8, named after the path, size and times of the original, so that a changed
+original is decoded again. Several processes may share a folder. Deleting it is always safe.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Cache:
             facts = path.stat()
         except OSError:
             return read_image(path)  # which says what is wrong
-        identity = os.fsencode(os.path.abspath(path)) + f"|{facts.st_size}|{facts.st_mtime_ns}".encode()
+        times = f"|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}"  # a replaced file may keep its mtime
+        identity = os.fsencode(os.path.abspath(path)) + times.encode()
         key = hashlib.sha256(identity).hexdigest()[:32]
         place = self.folder / key[:2] / f"{key}.npy"
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from mclir_nb.data import datasets, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
 from mclir_nb.data.image_set import FITS, ImageSet, shape
-from mclir_nb.data.images import read_image, read_orientation
+from mclir_nb.data.images import read_image, read_picture, read_size
 from mclir_nb.data.layouts import Entry, Found
 from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.patches import Patches
@@ -29,6 +30,7 @@ SMALLEST_PATCH = 16  # gt pixels, at scale 1
 SMALLEST_SCORED = 11  # gt pixels a side inside the border that is left out: the window of SSIM
 SHOWN = 20  # files named per kind of problem in the text; the lists of the report hold all
 CHUNK = 16  # pictures read by one process in turn; neighbours often share their gt, which is then read once
+COUNTED = 20_000  # training pictures up to which the size of each is looked at before a run
 FEW = 300  # pictures up to which starting worker processes is not worth while
 
 REPAIR = {
@@ -39,7 +41,8 @@ REPAIR = {
     "unreadable": "copy or download these files again, or remove the pair",
     "differently_sized": "take lq and gt from one packing, or remove the pair",
     "lq_equals_gt": "a network would learn to copy: check that the two folders are not one and the same",
-    "turned": "lq and gt have other EXIF orientations, which are not applied to data sets: save both upright",
+    "turned": "lq and gt fit only when turned as their EXIF says, which is not done here: save both upright",
+    "exif": "lq and gt say other EXIF orientations; they are read as stored, where they fit: remove the entries",
     "duplicate": "the same picture again: remove all but one",
     "shared": "clean pictures of training that are also in testing: remove them from training",
     "mixed": "clean and degraded pictures in one folder: move them to gt/ and lq/, under equal names",
@@ -49,6 +52,7 @@ REPAIR = {
     "refused": "a run would stop at its start with these words",
 }
 HARMLESS = ("too_small",)  # worth knowing, but nothing is wrong
+BEARABLE = ("too_small", "exif")  # nothing to stop a run for
 SIDE_WORDS = "gt|hr|clean|clear|target|groundtruth|sharp|norain|lq|lr|input|hazy|haze|rain|rainy|blur|blurry|noisy"
 SIDE = re.compile(rf"(?i)(?<![a-z0-9])({SIDE_WORDS})(?![a-z0-9])")
 
@@ -89,16 +93,16 @@ class Inspection(torch.utils.data.Dataset):
 
     def _judged(self, entry: Entry) -> Finding:
         try:
-            gt = _read(entry.gt)
-            lq = None if entry.lq is None else gt if entry.lq == entry.gt else _read(entry.lq)
-            turned = lq is not None and read_orientation(entry.lq) != read_orientation(entry.gt)
+            gt, orientation = _read(entry.gt)
+            lq, lq_orientation = (None, orientation) if entry.lq is None else _read(entry.lq)
+            turned = lq_orientation != orientation and _turned(entry, gt, lq)
         except ValueError as error:
             return Finding("unreadable", str(error))
         gt, lq = FITS[entry.fit](gt, lq, entry.scale)
-        kind, text = self._problem(entry, gt, lq) or (("turned", printable(entry.lq)) if turned else ("", ""))
+        kind, text = (turned, printable(entry.lq)) if turned else self._problem(entry, gt, lq)
         return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
 
-    def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str] | None:
+    def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str]:
         where, scale, crop = printable(entry.gt), self.task.scale, self.task.crop
         if lq is not None and tuple(gt.shape[1:]) != (scale * lq.shape[1], scale * lq.shape[2]):
             sizes = f"{printable(entry.lq)} is {shape(lq)} but {where} is {shape(gt)}"
@@ -111,12 +115,25 @@ class Inspection(torch.utils.data.Dataset):
             return "unscorable", f"{where} is {shape(gt)}; scores need {self.smallest} pixels a side{border}"
         if side < self.patch_size:
             return "too_small", f"{where} is {shape(gt)}, smaller than the patch of {self.patch_size}"
-        return None
+        return "", ""
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path) -> Tensor:
-    return read_image(path)
+def _read(path: Path) -> tuple[Tensor, int]:
+    picture = read_picture(path)
+    return picture.image(), picture.orientation
+
+
+def _turned(entry: Entry, gt: Tensor, lq: Tensor) -> str:
+    """Whether lq and gt are alike only when both are turned upright ("turned") or already as stored ("exif")."""
+    upright = read_image(entry.gt, upright=True), read_image(entry.lq, upright=True)
+    errors = []
+    for pair in ((gt, lq), upright):
+        clean, degraded = FITS[entry.fit](*pair, entry.scale)
+        clean = clean[:, :: entry.scale, :: entry.scale]
+        fits = clean.shape == degraded.shape
+        errors.append(float((clean.float() - degraded.float()).abs().mean()) if fits else math.inf)
+    return "turned" if errors[1] < errors[0] else "exif"
 
 
 def _digest(image: Tensor) -> bytes:
@@ -126,19 +143,27 @@ def _digest(image: Tensor) -> bytes:
 
 
 def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None:
-    """Decode the first pictures of a training set and refuse what training could not use.
+    """Decode the first pictures of a training set, look at the sizes of all, and refuse what training could not use.
 
-    A picture smaller than the patch is passed over in training (as in FFA-Net), so it is refused only when none of
-    those looked at is large enough.
+    A picture smaller than the patch is passed over in training (as in FFA-Net): their number is added to the note of
+    the set. Sets of more than 20,000 pictures are not counted.
     Raises:
         ValueError: for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than the patch.
     """
     findings = list(Inspection(images.entries[:first], task, patch_size))
-    for finding in findings:
-        if finding.kind and finding.kind not in HARMLESS:
-            raise ValueError(f"{finding.text.removesuffix('.')} ({REPAIR[finding.kind]}).")
-    if all(finding.kind == "too_small" for finding in findings):
+    _raise_first(findings)
+    clean = list(dict.fromkeys(entry.gt for entry in images.entries))
+    small = sum(min(read_size(file)) < patch_size for file in clean) if len(clean) <= COUNTED else 0
+    if small == len(clean) or (not small and all(finding.kind == "too_small" for finding in findings)):
         raise ValueError(_too_small(max(findings, key=lambda finding: finding.side)))
+    if small:
+        images.note += f" {small} of {len(clean)} clean pictures are passed over: smaller than the patch."
+
+
+def _raise_first(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        if finding.kind and finding.kind not in BEARABLE:
+            raise ValueError(f"{finding.text.removesuffix('.')} ({REPAIR[finding.kind]}).")
 
 
 def _too_small(largest: Finding) -> str:
@@ -157,9 +182,7 @@ def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) 
     Raises:
         ValueError: naming a file that cannot be read or scored.
     """
-    for finding in Inspection(images.entries, task, smallest=smallest):
-        if finding.kind:
-            raise ValueError(f"{finding.text.removesuffix('.')} ({REPAIR[finding.kind]}).")
+    _raise_first(Inspection(images.entries, task, smallest=smallest))
 
 
 @dataclass

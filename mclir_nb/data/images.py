@@ -44,12 +44,18 @@ class Picture:
         alpha: (H,W) of the same type, the largest value opaque; None when the file has none.
         grey: whether the file holds one channel.
         profile: its ICC profile, as bytes, where it describes RGB or grey values.
+        orientation: its EXIF orientation, 1 to 8; 1 is upright.
     """
 
     colour: np.ndarray
     alpha: np.ndarray | None = None
     grey: bool = False
     profile: bytes | None = None
+    orientation: int = 1
+
+    def image(self) -> Tensor:
+        """The colours as (3,H,W) uint8."""
+        return torch.from_numpy(np.array(to_8_bits(self.colour).transpose(2, 0, 1), order="C"))
 
 
 def read_image(path: str | Path, upright: bool = False) -> Tensor:
@@ -65,8 +71,7 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
     Raises:
         ValueError: naming the file and what is wrong with it.
     """
-    colour = to_8_bits(read_picture(path, upright).colour)
-    return torch.from_numpy(np.array(colour.transpose(2, 0, 1), order="C"))
+    return read_picture(path, upright).image()
 
 
 def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -76,7 +81,8 @@ def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_
         values = pixels(image)
         if low is not None and low.shape == values.shape:
             values = values.astype(np.uint16) << 8 | low
-        return _picture(_turned(values, _orientation(image)) if upright else values, image)
+        orientation = _orientation(image)
+        return _picture(_turned(values, orientation) if upright else values, image, orientation)
 
 
 def read_depth(path: str | Path) -> Tensor:
@@ -89,12 +95,6 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the header alone; a file that has one may still be damaged further on."""
     with _opened(Path(path), MAX_PIXELS) as image:
         return image.height, image.width
-
-
-def read_orientation(path: str | Path) -> int:
-    """The EXIF orientation of a file, 1 to 8; 1 is upright."""
-    with _opened(Path(path), MAX_PIXELS) as image:
-        return _orientation(image)
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
@@ -212,13 +212,14 @@ def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
-def _picture(values: np.ndarray, image: Image.Image) -> Picture:
+def _picture(values: np.ndarray, image: Image.Image, orientation: int) -> Picture:
     layers = np.ascontiguousarray(np.atleast_3d(values))
     grey = layers.shape[2] <= 2
     alpha = layers[:, :, -1] if layers.shape[2] in (2, 4) else None
     colour = np.repeat(layers[:, :, :1], 3, axis=2) if grey else layers[:, :, :3]
     profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
-    return Picture(np.ascontiguousarray(colour), alpha, grey, profile if isinstance(profile, bytes) else None)
+    profile = profile if isinstance(profile, bytes) else None
+    return Picture(np.ascontiguousarray(colour), alpha, grey, profile, orientation)
 
 
 def encode_png(picture: Picture) -> bytes:

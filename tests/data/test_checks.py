@@ -1,5 +1,6 @@
 """The report on a download, and the check before a run: what would stop or spoil it is named, and nothing else."""
 
+import numpy as np
 import pytest
 from pictures import fill, noise, pairs, write
 from PIL import Image
@@ -98,14 +99,21 @@ def test_nothing_there(tmp_path):
             checked(root, name, None)
 
 
-def exif(path, orientation):
+def exif(path, pixels, orientation):
     tag = Image.Exif()
     tag[0x0112] = orientation
-    Image.fromarray(noise(32, 40, orientation)).save(path, "PNG", exif=tag)
+    Image.fromarray(pixels).save(path, "PNG", exif=tag)
 
 
 def turned_on_one_side(root):
-    exif(root / "train/lq/1.png", 3)
+    upright = noise(40, 40)
+    Image.fromarray(upright // 2).save(root / "train/gt/1.png")
+    exif(root / "train/lq/1.png", np.rot90(upright), 6)
+
+
+def exif_on_one_side(root):
+    Image.fromarray(noise(40, 40) // 2).save(root / "train/gt/1.png")
+    exif(root / "train/lq/1.png", noise(40, 40), 6)
 
 
 def a_picture_too_small_for_scores(root):
@@ -132,6 +140,7 @@ def other_formats(root):
 
 SPOILT = {
     turned_on_one_side: ("turned", "train/lq/1.png"),
+    exif_on_one_side: ("exif", "train/lq/1.png"),
     a_picture_too_small_for_scores: ("unscorable", "test/gt/2.png"),
     a_truncated_test_picture: ("unreadable", "test/lq/2.png"),
     pictures_beside_the_splits: ("unread", "screenshot.png"),
@@ -187,6 +196,26 @@ def test_before_a_run_the_first_training_pictures_are_read(tmp_path):
     write(tmp_path / "train/lq/1.png", (6, 5))
     with pytest.raises(ValueError, match="lq/1.png is 5x6"):
         checks.check_trained(train, DERAIN, 6)
+
+
+def test_training_stops_for_turned_pictures_only(album):
+    train = datasets.open_set("folder", DERAIN, "train", album)
+    exif_on_one_side(album)
+    checks.check_trained(train, DERAIN, 32)
+    turned_on_one_side(album)
+    with pytest.raises(ValueError, match="lq/1.png"):
+        checks.check_trained(train, DERAIN, 32)
+
+
+def test_how_many_pictures_training_passes_over_is_said(tmp_path):
+    for i in range(12):
+        write(tmp_path / f"{i}.png", (32, 40) if i else (20, 40), i)
+    train = datasets.open_splits("folder", DENOISE, tmp_path)["train"]
+    checks.check_trained(train, DENOISE, 32)
+    assert "1 of 10" in train.note
+    write(tmp_path / "9.png", (20, 20)).write_text("404")
+    with pytest.raises(ValueError, match="9.png"):
+        checks.check_trained(train, DENOISE, 32)
 
 
 def test_many_pictures_are_read_by_several_processes_with_one_result(album, monkeypatch):
