@@ -249,7 +249,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     experiment = evidence.get(arguments.name)
     how = {name: getattr(arguments, name) for name in ("seeds", "data_root", "device", "processes", "scheduler")}
     folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
-    print(evidence.outcome(evidence.read_record(arguments.name, folder), experiment.baseline))
+    print(evidence.outcome(evidence.read_record(arguments.name, folder)))
     print(f"written to {folder}")
 
 

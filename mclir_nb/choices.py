@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 def did_you_mean(word: object, accepted: Iterable[str]) -> str:
     """' (did you mean ...?)' if an accepted name is close to `word`, else nothing."""
-    known = [name for name in accepted if isinstance(name, str)]
+    known = {name.lower(): name for name in accepted if isinstance(name, str)}
     near = difflib.get_close_matches(str(word).lower(), known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""
 
 
 def check_choice(what: str, word: object, accepted: Iterable[str]) -> None:

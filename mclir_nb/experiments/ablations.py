@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mclir_nb.choices import check_choice
 from mclir_nb.experiments.compare import Arm
 from mclir_nb.training.recipes import Recipe
 
@@ -26,11 +27,14 @@ def names() -> list[str]:
 def arms(name: str, recipe: Recipe) -> list[Arm]:
     """Plain, SPN as the recipe has it, and what the sweep changes.
 
-    Args: name: one of `names()`; recipe: whose lambda and intervals the arms are multiples of.
-    Raises: ValueError naming the sweeps.
+    Args:
+        name: one of `names()`.
+        recipe: whose lambda and intervals the arms are multiples of.
+
+    Raises:
+        ValueError: an unknown name.
     """
-    if name not in QUESTIONS:
-        raise ValueError(f"unknown sweep {name!r}; the sweeps are {', '.join(QUESTIONS)}.")
+    check_choice("sweep", name, QUESTIONS)
     spn = recipe.replace(objective="spn")
     changed = {arm: {"objective": "spn"} | changes for arm, changes in _changes(spn)[name].items()}
     if name == "sign":

@@ -1,6 +1,6 @@
 """Statistics of paired runs: differences to a baseline seed by seed, their intervals, what they could have shown.
 
-A table of runs has one row per run, as `compare.collect` makes it: task, scale, network, arm, seed and scores. A run
+A table of runs has one row per run, as `run_tables.collect` makes it: task, scale, network, arm, seed and scores. A run
 that diverged has no score (NaN) and makes every statement about its arm impossible; nothing is left out silently.
 """
 
@@ -22,7 +22,7 @@ SCORES = {  # score: (what it is, unit)
     "ssim_ema": ("SSIM, EMA weights", ""),
 }
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
-COST = ["steps", "seconds_per_step", "peak_memory_mb"]
+COST = ["steps", "macs", "seconds_per_step", "peak_memory_mb"]
 
 
 def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
@@ -32,8 +32,12 @@ def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_
         runs: one row per run.
         baseline: the arm that the others are compared with.
         score: a key of `SCORES`.
-    Returns: columns task, scale, network, arm, seed, difference (NaN if either run diverged).
-    Raises: ValueError for missing columns, an unknown baseline, two runs of one arm and seed, unequal seeds.
+
+    Returns:
+        Columns task, scale, network, arm, seed, difference (NaN if either run diverged).
+
+    Raises:
+        ValueError: missing columns, an unknown baseline, two runs of one arm and seed, unequal seeds.
     """
     check(runs, score)
     parts = []
@@ -54,11 +58,16 @@ def paired(
 
     Args:
         runs, baseline, score: as in `differences`.
-        draws: bootstrap samples of the seeds; seed: of these draws, so that the same table gives the same numbers.
-    Returns: one row per setting and arm: task, scale, network, arm, baseline, score, seeds (n), stopped (pairs
-        without a difference), mean, sd, low, high (t, 95 %), boot_low, boot_high (percentiles of resampled means; too
-        narrow with few seeds), detectable (smallest difference that n seeds of this sd show with 80 % power).
-    Raises: ValueError as `differences`, and for fewer than two seeds.
+        draws: bootstrap samples of the seeds.
+        seed: of these draws, so that the same table gives the same numbers.
+
+    Returns:
+        One row per setting and arm: task, scale, network, arm, baseline, score, seeds (n), stopped (pairs without a
+        difference), mean, sd, low, high (t, 95 %), boot_low, boot_high (percentiles of resampled means; too narrow
+        with few seeds), detectable (smallest difference that n seeds of this sd show with 80 % power).
+
+    Raises:
+        ValueError: as `differences`, and for fewer than two seeds.
     """
     pairs = differences(runs, baseline, score)
     rows = []
@@ -98,14 +107,18 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_r
     it says nothing about another seed, so it must never stand for that of `paired`.
 
     Args:
-        images: one row per run and test picture, as `compare.images` makes it.
+        images: one row per run and test picture, as `run_tables.images` makes it.
         baseline, score: as in `differences`.
-    Returns: one row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, sd, low,
-        high (t, 95 %; NaN for one picture), worst, best (pictures' differences).
-    Raises: ValueError as `differences`.
+
+    Returns:
+        One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, sd, low, high
+        (t, 95 %; NaN for one picture), worst, best (pictures' differences).
+
+    Raises:
+        ValueError: as `differences`.
     """
     if "image" not in images:
-        raise ValueError("the table has no column image; give compare.images(out_dir), or a record's images.csv")
+        raise ValueError("the table has no column image; give run_tables.images(out_dir), or a record's images.csv")
     parts = [
         differences(group, baseline, score).assign(image=image) for image, group in images.groupby("image", sort=False)
     ]
@@ -119,25 +132,33 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_r
 
 
 def costs(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
-    """What every arm costs: means over seeds, and the paired ratio of seconds per step to the baseline.
+    """What every arm costs: means over seeds, and the cost of its run beside that of the baseline's.
 
-    Returns: one row per setting and arm: task, scale, network, arm, steps, seconds_per_step, peak_memory_mb (NaN where
-        it was not measured), ratio (of seconds per step, mean of the seeds' ratios).
+    Args:
+        runs: one row per run.
+        baseline: the arm that the others are compared with.
+
+    Returns:
+        One row per setting and arm: task, scale, network, arm, steps, macs (counted multiply-accumulates of the run),
+        seconds_per_step and peak_memory_mb (NaN where they were not measured), run_cost (macs / those of the baseline).
     """
     check(runs, *COST)
     rows = []
     for setting, group in runs.groupby(SETTING, sort=False):
-        seconds = _by_seed(group, baseline, "seconds_per_step", setting)
+        macs = _by_seed(group, baseline, "macs", setting)
         for arm, part in group.groupby("arm", sort=False):
             row = dict(zip(SETTING, setting, strict=True)) | {"arm": arm} | dict(part[COST].mean())
-            rows.append(row | {"ratio": (seconds[arm] / seconds[baseline]).mean()})
+            rows.append(row | {"run_cost": (macs[arm] / macs[baseline]).mean()})
     return pd.DataFrame(rows)
 
 
 def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
     """The true difference that a paired t test at 5 % over this many seeds shows with this probability.
 
-    Args: seeds: at least 2; sd: standard deviation of the paired differences, >= 0.
+    Args:
+        seeds: at least 2.
+        sd: standard deviation of the paired differences, >= 0.
+        power: the probability.
     """
     low, high = 0.0, 1.0
     while _power(high, seeds) < power:
@@ -151,8 +172,13 @@ def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
 def seeds_needed(difference: float, sd: float, power: float = POWER) -> int:
     """How many paired seeds show a true difference of this size with this probability (two-sided, 5 %).
 
-    Args: difference: not 0, in the unit of sd; sd: of the paired differences, >= 0.
-    Raises: ValueError for a difference of 0, which no number of seeds can show.
+    Args:
+        difference: not 0, in the unit of sd.
+        sd: standard deviation of the paired differences, >= 0.
+        power: the probability.
+
+    Raises:
+        ValueError: a difference of 0, which no number of seeds can show.
     """
     if not difference or not math.isfinite(difference) or not sd >= 0:
         raise ValueError(f"difference {difference!r} with sd {sd!r}: give a difference other than 0 and an sd >= 0")
@@ -177,9 +203,6 @@ def conclusion(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-# --- checking and counting ------------------------------------------------------------------------------
-
-
 def check(table: pd.DataFrame, *columns: str) -> None:
     """Raise ValueError if a table of runs is empty or lacks columns."""
     if table.empty:
@@ -194,7 +217,7 @@ def check(table: pd.DataFrame, *columns: str) -> None:
 
 
 def _by_seed(group: pd.DataFrame, baseline: str, column: str, setting: tuple) -> pd.DataFrame:
-    """One row per seed, one column per arm, arms in the order of the runs. Raises: ValueError if unbalanced."""
+    """One row per seed, one column per arm, arms in the order of the runs; ValueError if that is not balanced."""
     where, arms = _place(setting), list(group["arm"].unique())
     if baseline not in arms:
         raise ValueError(f"{where}: there is no arm {baseline!r} to compare with; arms: {', '.join(arms)}")
@@ -259,7 +282,10 @@ def _sentence(row) -> str:
     """One row of `paired` in words."""
     what, unit = SCORES.get(row.score, (row.score, ""))
     number = "{:+.4f}" if not unit else "{:+.3f}"
-    amount = lambda value: number.format(value) + f" {unit}" * bool(unit)  # noqa: E731
+
+    def amount(value: float) -> str:
+        return f"{number.format(value)} {unit}".rstrip()
+
     head = f"{_place((row.task, row.scale, row.network))}, {row.arm} against {row.baseline} ({what})"
     if row.stopped:
         return f"{head}: {row.stopped} of {row.seeds} pairs have no score, because a run diverged."

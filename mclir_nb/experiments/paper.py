@@ -9,12 +9,14 @@ called. What is not known stays in `UNKNOWN`.
     tables()["dehazing"]    gains()    arithmetic()    retrainings()    claims()
 """
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 import pandas as pd
 
 from mclir_nb import root
 from mclir_nb.evaluation import evaluate
+from mclir_nb.experiments import evidence
 
 RESULTS = ("dehazing", "deraining", "super_resolution", "deblurring")  # base networks with and without SPN
 HEAD_TO_HEAD = "losses_head_to_head"  # one network under several losses
@@ -140,16 +142,32 @@ def retrainings() -> pd.DataFrame:
 def claims() -> pd.DataFrame:
     """What the paper says, beside arithmetic, the official code, and the records of this workbook.
 
-    Index: a short key. Columns, all text, "" where there is nothing to say: claim | paper_says |
-    arithmetic_says | code_says | measured (the committed records under `data/records/` that bear on it) |
-    note | source.
+    Index: a short key. Columns, all text, "" where there is nothing to say: claim | paper_says | arithmetic_says |
+    code_says | measured (the committed records that hold the arms, tasks, network and data of the claim, with the size
+    of their networks) | note | source.
     """
     table = _read("claims").set_index("key")
     computed = _arithmetic_says()
     table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
-    table["measured"] = [", ".join(filter(_recorded, ids.split())) for ids in table["experiments"]]
+    records = [evidence.read_record(name) for name in evidence.recorded()]
+    table["measured"] = [_measured(claim, records) for claim in table.itertuples()]
     columns = ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
     return table[columns]
+
+
+def _measured(claim, records: Sequence[evidence.Record]) -> str:
+    """Which records compared the arms of a claim in its tasks, with its network and on its data."""
+    found = []
+    for record in records:
+        runs = record.runs
+        for column, wanted in (("network", claim.network), ("dataset", claim.dataset)):
+            runs = runs[runs[column] == wanted] if wanted else runs
+        arms = runs.groupby("task")["arm"].agg(set)
+        tasks = claim.tasks.split() or list(arms.index)
+        if claim.arms and tasks and all(set(claim.arms.split()) <= arms.get(task, set()) for task in tasks):
+            sizes, data = (" and ".join(runs[column].unique()) for column in ("network_size", "dataset"))
+            found.append(f"{record.name} ({sizes} networks, {data} pictures)")
+    return ", ".join(found)
 
 
 def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 1) -> pd.DataFrame:
@@ -199,11 +217,6 @@ def _read(name: str, **options) -> pd.DataFrame:
     if "dataset" in table and "scale" not in table:
         table.insert(table.columns.get_loc("dataset"), "scale", "")
     return table
-
-
-def _recorded(experiment: str) -> bool:
-    """Whether an experiment's runs are committed."""
-    return (root() / "data" / "records" / experiment / "runs.csv").is_file()
 
 
 def _average(printed: Decimal, cells: list[Decimal]) -> tuple[float, float, float, str]:

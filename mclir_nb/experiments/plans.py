@@ -1,16 +1,19 @@
-"""The experiments, as they were decided before their first run; `experiments` runs and records them.
+"""The experiments, as they were decided before their first run; `evidence` runs and records them.
 
-C1, A1 and B1 fit a laptop. E1 to E7 need a GPU, in this order; one that does not fit is cut in seeds, never in arms.
-A decision is not changed once a run of it has been started: give the changed experiment another name.
+They fit a laptop. A decision is not changed once a run of it has been started: give the changed experiment another
+name. B2 takes the place of B1, whose control at equal time rested on timings of a busy machine.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
+from mclir_nb.data import tasks
 from mclir_nb.experiments import compare
 from mclir_nb.experiments.compare import Arm, Job
 from mclir_nb.training import recipes
+from mclir_nb.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,13 @@ class Experiment:
     """What is compared, decided beforehand.
 
     Attributes:
-        name: of the record. question: what it is to answer.
-        recipe: name of a recipe; changes: fields in which all arms differ from it.
-        tasks: one plan for each. arms, seeds: as in `compare.plan`. baseline: name of an arm.
+        name: of the record.
+        question: what it is to answer.
+        recipe: name of a recipe.
+        tasks: one plan for each.
+        arms, seeds: as in `compare.plan`.
+        changes: recipe fields in which all arms differ from the named recipe.
+        baseline: name of the arm that the others are compared with.
         scores: keys of `intervals.SCORES`, compared each for itself.
     """
 
@@ -39,16 +46,55 @@ class Experiment:
         if seeds is not None and not 1 <= seeds <= len(self.seeds):
             raise ValueError(f"{self.name} has {len(self.seeds)} decided seeds; {seeds} is not one to that many")
         jobs: list[Job] = []
-        for task in self.tasks:
-            recipe = recipes.get(self.recipe, task, **self.changes | changes)
+        for recipe in self.recipes(**changes):
             jobs += compare.plan(recipe, self.arms, self.seeds[:seeds])
         return sorted(jobs, key=lambda job: job.recipe.seed)
 
+    def recipes(self, **changes) -> list[Recipe]:
+        """What the arms have in common, one recipe per task."""
+        return [recipes.get(self.recipe, task, **self.changes | changes) for task in self.tasks]
+
+    def decision(self) -> dict:
+        """What is fixed before the first run, as facts that JSON can hold; a record is of one decision."""
+        shared = self.recipes()
+        arms = []
+        for arm in self.arms:
+            own = shared[0].replace(**arm.changes)
+            weight = own.weight if own.lambda_ratio is None else None  # None: another in each step
+            arms.append({"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of})
+            arms[-1]["lambda_neg"] = weight
+        facts = {
+            "question": self.question,
+            "recipe": self.recipe,
+            "changes": self.changes,
+            "settings": [_setting(recipe) for recipe in shared],
+            "arms": arms,
+            "seeds": self.seeds,
+            "baseline": self.baseline,
+            "scores": self.scores,
+        }
+        return json.loads(json.dumps(facts))  # lists for tuples, as they come back from a file
+
+
+def _setting(recipe: Recipe) -> dict:
+    """What is trained on what, and how it is scored."""
+    task = tasks.get(recipe.task, recipe.scale)
+    return {
+        "task": f"{recipe.task} x{recipe.scale}" if recipe.scale > 1 else recipe.task,
+        "network": f"{recipe.network} ({recipe.network_size})",
+        "data": recipe.dataset,
+        "steps": recipe.steps,
+        "batch": recipe.batch_size,
+        "patch": recipe.patch_size,
+        "histories every": recipe.history_every,
+        "features": recipe.features,
+        "protocol": f"{task.protocol}, border {task.crop}",
+    }
+
 
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), Arm("spn", {"objective": "spn"})
-EQUAL_TIME = Arm("plain at equal time", {"objective": "plain"}, as_long_as="spn")
+EQUAL_COST = Arm("plain at equal cost", {"objective": "plain"}, at_cost_of="spn")
 POSITIVE = Arm("history-positive", {"objective": "history-positive"})
-HELD = Arm("r held at 0.05", {"objective": "spn", "lambda_ratio": 0.05})
 
 # The ablation at CPU size. Intervals of the tiny recipe are 50, 25, 10, 5 steps, lambda is 0.0003; lambda x 0 is plain.
 _ABLATED = (
@@ -75,26 +121,6 @@ _BEYOND = (
     Arm("huber distance", {"objective": "spn-huber"}),
     Arm("weighted by uncertainty", {"objective": "spn-uncertainty"}),
 )
-# E1 to E5, of which the recipe `gpu` decides the rest. Haze needs depth layers, so it is made on the embedded
-# photographs; everything else trains on BSDS500. Features are the embedded ones, so that no file has to be fetched.
-_SR = {"dataset": "bsds500", "steps": 20_000, "batch_size": 16, "patch_size": 192}
-_HAZE = {"network_size": "gpu", "steps": 20_000, "batch_size": 8, "patch_size": 128}
-_PHOTO = {"network": "nafnet", "network_size": "gpu", "dataset": "bsds500", "steps": 20_000, "batch_size": 8}
-_RIVALS = (*compare.arms(["vgg", "cr"]), POSITIVE, EQUAL_TIME)
-_FIVE, _THREE = (0, 1, 2, 3, 4), (0, 1, 2)
-_BEYOND_GPU = (
-    Arm("one random history", {"history_draw": True}),
-    Arm("geometric ages", {"history_every": (1000, 100, 10, 1)}),
-    Arm("switched on half way", {"lambda_from": 10_001}),
-    *_BEYOND[3:],
-)
-_ABLATED_GPU = (
-    *_ABLATED[:2],
-    Arm("one history", {"history_every": (200,), "history_decay": (0.1,)}),
-    Arm("two histories", {"history_every": (500, 100), "history_decay": (0.1, 0.1)}),
-    Arm("slow average", {"history_every": (1,), "history_decay": (0.999,)}),
-    *_ABLATED[7:],
-)
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -116,84 +142,12 @@ EXPERIMENTS = {
             seeds=(0, 1, 2),
         ),
         Experiment(
-            name="B1",
-            question="Does a variant of SPN give more than SPN in a very small derain run?",
+            name="B2",
+            question="Does a variant of SPN give more than SPN, or than plain at its cost, in a very small derain run?",
             recipe="tiny",
             tasks=("derain",),
-            arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND),
+            arms=(PLAIN, SPN, EQUAL_COST, *_BEYOND),
             seeds=(0, 1, 2),
-        ),
-        Experiment(
-            name="E1",
-            question="Does SPN help EDSR at paper size, and is it the history that helps?",
-            recipe="gpu",
-            tasks=("sr",),
-            arms=(PLAIN, SPN, HELD, *_RIVALS),
-            seeds=_FIVE,
-            changes=_SR,
-        ),
-        Experiment(
-            name="E2",
-            question="Does SPN help FFA-Net, and is it the history that helps?",
-            recipe="gpu",
-            tasks=("dehaze",),
-            arms=(PLAIN, SPN, HELD, *_RIVALS, Arm("c2r with own histories", {"objective": "c2r", "lambda_neg": 0.2})),
-            seeds=_FIVE,
-            changes=_HAZE,
-        ),
-        Experiment(
-            name="E3",
-            question="Does SPN help NAFNet of width 16 against rain?",
-            recipe="gpu",
-            tasks=("derain",),
-            arms=(PLAIN, SPN, POSITIVE),
-            seeds=_FIVE,
-            changes=_PHOTO,
-        ),
-        Experiment(
-            name="E4",
-            question="Does SPN help NAFNet of width 16 against camera shake?",
-            recipe="gpu",
-            tasks=("deblur",),
-            arms=(PLAIN, SPN, POSITIVE),
-            seeds=_FIVE,
-            changes=_PHOTO,
-        ),
-        Experiment(
-            name="E5",
-            question="Does SPN help SwinIR-light?",
-            recipe="gpu",
-            tasks=("sr",),
-            arms=(PLAIN, SPN),
-            seeds=_THREE,
-            changes=_SR | {"network": "swinir-light"},
-        ),
-        Experiment(
-            name="E6",
-            question="Which of SPN's settings matters?",
-            recipe="gpu",
-            tasks=("dehaze",),
-            arms=(PLAIN, SPN, *_ABLATED_GPU),
-            seeds=_THREE,
-            changes=_HAZE | {"steps": 8_000},
-        ),
-        Experiment(
-            name="E7-sr",
-            question="Does a variant of SPN give more than SPN, for EDSR?",
-            recipe="gpu",
-            tasks=("sr",),
-            arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND_GPU),
-            seeds=_THREE,
-            changes=_SR,
-        ),
-        Experiment(
-            name="E7-dehaze",
-            question="Does a variant of SPN give more than SPN, for FFA-Net?",
-            recipe="gpu",
-            tasks=("dehaze",),
-            arms=(PLAIN, SPN, EQUAL_TIME, *_BEYOND_GPU),
-            seeds=_THREE,
-            changes=_HAZE,
         ),
     )
 }

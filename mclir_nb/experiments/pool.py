@@ -13,7 +13,6 @@ On a cluster under SLURM, start a scheduler with dask-jobqueue and hand its addr
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,16 +27,18 @@ PATIENCE = 10  # seconds that a scheduler may take to answer
 
 
 def in_processes(work: Callable, jobs: Sequence, processes: int) -> Iterator:
-    """Results of jobs, so many at once, each in a new process of its own (`alone=True`) with its share of the cores.
+    """Results of jobs, so many at once, each in a new process of its own with its share of the cores.
 
-    Raises: ValueError for a number below 1; RuntimeError naming the jobs that failed.
+    Raises:
+        ValueError: a number below 1.
+        RuntimeError: naming the jobs that failed.
     """
     if processes < 1:
         raise ValueError(f"processes is {processes}; it must be at least 1, or None for none of their own")
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes))
     spawn = get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     pool = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (threads,), max_tasks_per_child=1)
-    names = {pool.submit(functools.partial(work, alone=True), job): job.name for job in jobs}
+    names = {pool.submit(work, job): job.name for job in jobs}
     try:
         yield from _finish(names, as_completed(names))
     finally:
@@ -47,8 +48,15 @@ def in_processes(work: Callable, jobs: Sequence, processes: int) -> Iterator:
 def on_cluster(work: Callable, jobs: Sequence, scheduler: str, workers: int) -> Iterator:
     """Results of jobs done by the workers of a Dask scheduler.
 
-    Args: scheduler: "local" starts a cluster of `workers` single-threaded processes on this machine; else an address.
-    Raises: ValueError if dask is not installed or no scheduler answers; RuntimeError naming the jobs that failed.
+    Args:
+        work: called with a job.
+        jobs: what is to be done.
+        scheduler: "local" starts a cluster of `workers` single-threaded processes on this machine; else an address.
+        workers: of a local cluster.
+
+    Raises:
+        ValueError: dask is not installed, or no scheduler answers.
+        RuntimeError: naming the jobs that failed.
     """
     try:
         import distributed
@@ -69,7 +77,7 @@ def on_cluster(work: Callable, jobs: Sequence, scheduler: str, workers: int) -> 
 
 
 def _client(distributed, address: str):
-    """A connection to the scheduler. Raises: ValueError if none answers."""
+    """A connection to the scheduler."""
     try:
         return distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from mclir_nb import files
+from mclir_nb.experiments import cost
 from mclir_nb.training import records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
@@ -27,10 +28,15 @@ def collect(out_dir: str | Path, names: Sequence[str] | None = None, *, finished
         out_dir: as given to `run`; run folders made otherwise count too, with their objective as the arm.
         names: of the run folders; None: all.
         finished_only: leave unfinished runs out instead of refusing.
-    Returns: columns run, arm, every field of the recipe (its name as `recipe`), lambda_used; psnr_input, ssim_input,
-        psnr_raw, ssim_raw, psnr_ema, ssim_ema (means over the test pictures); seconds_per_step, peak_memory_mb (NaN
-        where it is not known), stopped (why a run diverged, else ""), feature_network, device and versions.
-    Raises: ValueError for a folder without runs, half-written runs, files of another version.
+
+    Returns:
+        Columns run, arm, every field of the recipe (its name as `recipe`), lambda_used; psnr_input, ssim_input,
+        psnr_raw, ssim_raw, psnr_ema, ssim_ema (means over the test pictures); macs, the counted multiply-accumulates
+        of the run; seconds_per_step, peak_memory_mb of a training step (NaN where it is not known), stopped (why a run
+        diverged, else ""), feature_network, device and versions.
+
+    Raises:
+        ValueError: a folder without runs, half-written runs, files of another version.
     """
     return pd.DataFrame([_row(folder) for folder in _folders(out_dir, names, finished_only)])
 
@@ -109,6 +115,7 @@ def _row(folder: Path) -> dict:
     stopped = note.get("stopped", "")
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
     row |= dict(means)
+    row["macs"] = cost.run_macs(recipe)
     timed = (folder / "log.csv").is_file()
     row["seconds_per_step"] = seconds_per_step(run.log) if timed else float("nan")
     row |= {"peak_memory_mb": note.get("peak_memory_mb", float("nan")), "stopped": stopped}

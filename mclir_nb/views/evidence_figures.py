@@ -68,7 +68,7 @@ def _interval(axes, values: pd.Series, y: float, colour: str, kind) -> None:
 
 @styled
 def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "dB") -> Figure:
-    """Every arm at its cost: mean paired gain with its 95 % interval against the time of a step.
+    """Every arm at its cost: mean paired gain with its 95 % interval against the cost of the run.
 
     Args:
         gains: rows of `intervals.paired` of one setting; several scores are drawn in different colours.
@@ -83,8 +83,8 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
     """
     if len(gains[["task", "scale", "network"]].drop_duplicates()) != 1:
         raise ValueError("the table of gains holds more than one setting; give the rows of one task and network")
-    ratio = costs.set_index("arm")["ratio"]
-    lost = sorted(set(gains["arm"]) - set(ratio.index))
+    price = costs.set_index("arm")["run_cost"]
+    lost = sorted(set(gains["arm"]) - set(price.index))
     if lost:
         raise ValueError(f"no costs are known for {', '.join(lost)}; give intervals.costs of the same runs")
     figure = Figure((8, 3.8), layout="constrained")
@@ -93,11 +93,13 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
     arms = list(dict.fromkeys(gains["arm"]))
     for row in gains.itertuples():
         ema = row.score.endswith("ema")
-        place = ratio[row.arm] * (1.006 if ema else 0.994)  # side by side
+        place = price[row.arm] * (1.006 if ema else 0.994)  # side by side
         half = [[row.mean - row.low], [row.high - row.mean]]
         look = {"color": COLOURS["ema" if ema else "restored"], "fmt": MARKERS[arms.index(row.arm) % len(MARKERS)]}
         axes.errorbar(place, row.mean, yerr=half, capsize=3, markersize=5, label=None if ema else row.arm, **look)
-    axes.set(xlabel=f"seconds of a step / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})")
+    axes.set(
+        xlabel=f"multiplications of the run / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})"
+    )
     title = "raw weights, and beside them EMA weights; bars: 95 % over seeds"
     if max(gains["high"].max(), -gains["low"].min()) > 1:
         title += "; logarithmic beyond 0.1"

@@ -42,7 +42,8 @@ def test_a_run_costs_what_its_networks_and_its_objective_are_asked():
     ("objective", "passes"), [("plain", 0), ("spn", 6), ("vgg", 3), ("cr", 4), ("c2r", 8), ("pcl", 10)]
 )
 def test_every_objective_is_counted_by_itself(objective, passes):
-    counts = cost.count(tiny(objective=objective))
+    known = {} if objective in ("plain", "spn") else {"lambda_neg": 0.1}
+    counts = cost.count(tiny(objective=objective, **known))
     assert counts.term == passes * counts.features
 
 
@@ -208,7 +209,7 @@ def test_float32_keeps_the_gradient_where_16_bits_lose_it(late):
 
 
 def test_what_approximations_save_and_what_they_do_to_the_gradient():
-    table = gradient_fidelity.approximations(tiny(steps=200), steps=12, draws=16, rounds=2).set_index("name")
+    table = gradient_fidelity.approximations(tiny(steps=200), steps=12, draws=16, rounds=5).set_index("name")
     assert table.cost["exact"] == 1 and (table.cost[["one random history", "every 4th step"]] < 0.95).all()
     assert table.one_draw["exact"] == pytest.approx(1) and table.one_draw["every 4th step"] == pytest.approx(1)
     assert table.one_draw["one random history"] < table.mean_of_draws["one random history"]

@@ -1,10 +1,166 @@
-"""Findings from records, ablations by name, and what a row would take."""
+"""Experiments: decided before, run seed by seed, recorded as they turned out, and what their records allow to say."""
+
+import dataclasses
 
 import pandas as pd
 import pytest
 
-from mclir_nb.experiments import ablations, compare, evidence, paper, reproduce
-from mclir_nb.training import recipes
+from mclir_nb import files, root
+from mclir_nb.__main__ import main
+from mclir_nb.experiments import compare, evidence, intervals, plans, run_tables
+from mclir_nb.experiments.plans import Experiment
+from mclir_nb.training import records
+
+SMALL = Experiment(
+    name="X1",
+    question="Does it work at all?",
+    recipe="tiny",
+    tasks=("sr",),
+    arms=tuple(compare.arms(["plain", "spn"])),
+    seeds=(0, 1, 2),
+    changes=dict(scale=2, steps=3, patch_size=32, log_every=1, val_every=3, history_every=(2, 1, 1, 1)),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two of three decided seeds, run and recorded; (folder of the record, folder of the runs)."""
+    folder, out_dir = tmp_path_factory.mktemp("record") / "X1", tmp_path_factory.mktemp("runs")
+    assert evidence.run(SMALL, out_dir, seeds=2, folder=folder, quiet=True) == folder
+    return folder, out_dir
+
+
+@pytest.fixture
+def runs_copy(made, tmp_path):
+    """The small files of the runs, to be changed."""
+    for file in made[1].glob("*/*"):
+        if file.suffix in (".csv", ".json"):
+            (tmp_path / "runs" / file.parent.name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "runs" / file.parent.name / file.name).write_bytes(file.read_bytes())
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("name", plans.EXPERIMENTS)
+def test_every_experiment_can_be_planned_seed_by_seed(name):
+    experiment = evidence.get(name)
+    jobs = experiment.plan()
+    each = len(experiment.tasks) * len(experiment.arms)
+    assert len({job.name for job in jobs}) == len(jobs) == each * len(experiment.seeds)
+    assert [job.recipe.seed for job in jobs] == sorted(job.recipe.seed for job in jobs)
+    assert len(experiment.plan(seeds=2)) == 2 * each
+    assert all(f"`{arm.name}`" in evidence.decision(experiment) for arm in experiment.arms)
+
+
+def test_the_decision_is_written_before_the_first_run(tmp_path):
+    page = evidence.begin(SMALL, tmp_path / "X1") / "README.md"
+    text = page.read_text()
+    for part in (SMALL.question, "Seeds: 0, 1, 2", "edsr (tiny)", "`spn`", "psnr_raw", "No seed is finished yet"):
+        assert part in text
+    evidence.begin(SMALL, tmp_path / "X1")
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seeds": (0, 1)}, {"scores": ("psnr_ema",)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}}],
+)
+def test_a_decision_cannot_be_changed_afterwards(made, change):
+    with pytest.raises(ValueError, match="another decision"):
+        evidence.begin(dataclasses.replace(SMALL, **change), made[0])
+
+
+def test_words_may_be_written_better_afterwards(made):
+    """Facts decide: neither another question nor another page locks a record."""
+    page = made[0] / "README.md"
+    text = page.read_text()
+    page.write_text("A page in other words.")
+    assert evidence.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0]) == made[0]
+    page.write_text(text)
+
+
+def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
+    folder, out_dir = made
+    record = evidence.read_record("X1", folder)
+    assert sorted(set(record.runs["seed"])) == [0, 1] and len(record.runs) == 6
+    assert len(record.images) == 6 * record.images["image"].nunique()
+    assert set(record.curves["run"]) == set(record.runs["run"])
+    collected = run_tables.collect(out_dir).set_index("run").loc[record.runs["run"]]
+    assert record.runs["psnr_raw"].to_numpy() == pytest.approx(collected["psnr_raw"].to_numpy(), abs=1e-5)
+    text = (folder / "README.md").read_text()
+    assert text.startswith(evidence.decision(SMALL)) and "2 of 3 decided seeds" in text
+    assert all(f"- {line}" in text for line in evidence.outcome(record).splitlines())
+
+
+def test_a_seed_that_is_not_whole_is_left_out(runs_copy, tmp_path):
+    (runs_copy / "sr-x2-edsr-spn-1" / "scores.csv").unlink()
+    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, tmp_path / "record"))
+    assert set(record.runs["seed"]) == {0} and evidence.outcome(record).startswith("No conclusion")
+    (runs_copy / "sr-x2-edsr-spn-0" / "scores.csv").unlink()
+    with pytest.raises(ValueError, match="X1"):
+        evidence.write_record(SMALL, runs_copy, tmp_path / "record")
+
+
+def test_what_is_withdrawn_is_shown_no_more_and_said(made, tmp_path):
+    for file in made[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    taken = {"arms": ["plain at equal cost"], "columns": ["peak_memory_mb"], "why": "The scales were broken."}
+    files.write_json(tmp_path / "withdrawn.json", taken)
+    record = evidence.read_record("X1", tmp_path)
+    assert set(record.runs["arm"]) == set(record.images["arm"]) == {"plain", "spn"}
+    assert record.runs["peak_memory_mb"].isna().all() and record.withdrawn == taken["why"]
+    assert "equal cost" not in evidence.outcome(record)
+    evidence.write_page("X1", tmp_path)
+    assert taken["why"] in (tmp_path / "README.md").read_text()
+
+
+def test_records_of_another_version_or_none_are_refused(made, tmp_path):
+    with pytest.raises(ValueError, match="runs.csv"):
+        evidence.read_record("X1", tmp_path)
+    for file in made[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    old = pd.read_csv(tmp_path / "runs.csv").drop(columns=["psnr_ema", "scale"])
+    old.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(ValueError, match="scale, psnr_ema"):
+        evidence.read_record("X1", tmp_path)
+
+
+def test_no_folder_of_the_machine_is_written(runs_copy, tmp_path):
+    private = dict(dataset="bsds500", data_root=str(tmp_path / "private/bsds"))
+    for run in runs_copy.iterdir():
+        files.write_json(run / "recipe.json", records.read_recipe(run).replace(**private).model_dump())
+    one = dataclasses.replace(SMALL, seeds=(0,))
+    folder = evidence.write_record(one, runs_copy, tmp_path / "record")
+    assert set(pd.read_csv(folder / "runs.csv")["data_root"]) == {"bsds"}
+
+
+def test_the_command_line_runs_and_records(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(plans.EXPERIMENTS, "X1", SMALL)
+    folder, out_dir = made
+    arguments = ["compare", "X1", "--out", str(out_dir), "--record", str(tmp_path / "X1"), "--seeds", "2"]
+    assert main(arguments) == 0  # its runs are there
+    assert "spn against plain" in capsys.readouterr().out
+    assert (tmp_path / "X1" / "runs.csv").read_bytes() == (folder / "runs.csv").read_bytes()
+    assert main(["compare", "c1"]) == 1 and "'C1'" in capsys.readouterr().err
+    assert main(["compare", "X1", "--seeds", "4"]) == 1 and "3 decided seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", evidence.recorded())
+def test_committed_records_say_what_their_numbers_say(name):
+    record, folder = evidence.read_record(name), root() / "data" / "records" / name
+    if name in plans.EXPERIMENTS:
+        decided = plans.EXPERIMENTS[name].decision()
+        assert {key: record.decision[key] for key in decided} == decided
+    text = (folder / "README.md").read_text()
+    assert record.withdrawn in text and all(line in text for line in evidence.outcome(record).splitlines())
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
+    assert "/home/" not in text + (folder / "runs.csv").read_text()
+
+
+def test_a_control_that_rested_on_timings_is_not_shown():
+    b1, c1 = evidence.read_record("B1"), evidence.read_record("C1")
+    assert "plain at equal time" not in set(b1.runs["arm"]) and b1.runs["seconds_per_step"].isna().all()
+    assert c1.runs["peak_memory_mb"].isna().all()
+    assert b1.withdrawn in evidence.summary() and c1.withdrawn in evidence.summary()
 
 
 def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
@@ -13,100 +169,52 @@ def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
     for seed in range(seeds):
         for number, arm in enumerate(("plain", *arms)):
             score = 20 + seed + (gain + 0.01 * seed * (-1) ** number if number else 0)
-            run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", steps=9)
-            scores = dict(psnr_raw=score, psnr_ema=score)
-            rows.append(run | scores | dict(seconds_per_step=1.0 + number, peak_memory_mb=9.0))
+            run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", psnr_raw=score)
+            rows.append(run | dict(psnr_ema=score))
     return pd.DataFrame(rows)
 
 
 @pytest.fixture
 def record(monkeypatch):
-    """Make `experiments` answer with records of these tables."""
+    """Make `evidence` answer with records of these tables."""
+    decided = {"question": "Does it?", "seeds": [0, 1, 2, 3, 4], "baseline": "plain", "scores": ["psnr_raw"]}
 
     def known(**tables):
-        records = {name: evidence.Record(name, runs, runs, runs) for name, runs in tables.items()}
-        monkeypatch.setattr(evidence, "recorded", lambda: sorted(records))
-        monkeypatch.setattr(evidence, "read_record", lambda name: records[name])
+        there = {name: evidence.Record(name, decided, runs, runs, runs) for name, runs in tables.items()}
+        monkeypatch.setattr(evidence, "recorded", lambda: sorted(there))
+        monkeypatch.setattr(evidence, "read_record", lambda name: there[name])
 
     return known
 
 
-# --- findings ---
-
-
-def test_without_records_nothing_is_claimed(record):
-    record()
-    assert "nothing is claimed" in evidence.summary() and evidence.committed("C1") is None
-
-
-def test_a_finding_is_computed(record):
+def test_a_summary_is_computed_from_the_intervals(record):
     record(C1=table(0.5), X9=table(0.0))
+    told = evidence.summary(top="../")
+    assert "(../data/records/C1/README.md)" in told and "6 runs, 3 seeds of 5 decided, 0 diverged" in told
+    assert told.count("better by 0.4") == 2 and told.count("no effect visible at this size: ") == 2
+    assert evidence.committed("C1").name == "C1" and evidence.committed("E9") is None
+    assert "python -m mclir_nb compare E9" in evidence.summary(["E9"])
+
+
+def test_of_a_long_record_the_clear_intervals_are_listed(record):
+    clear = table(0.7, arms=["clear"]).query("arm == 'clear'")
+    record(A1=pd.concat([table(0.0, arms=[f"arm {i}" for i in range(5)]), clear]))
     told = evidence.summary()
-    assert "**[C1](data/records/C1/README.md)** Does SPN help" in told and "6 runs, 3 seeds of 5 decided, 0 div" in told
-    assert told.count("better by 0.4") == 2 and "Of 2 intervals 2 lie beside zero" in told
-    assert told.count("no effect visible at this size: ") == 2 and "none lie beside zero" in told
+    assert "Of 12 intervals 2" in told and "clear against plain" in told and "arm 3" not in told
 
 
-def test_of_a_long_record_the_clear_ones_are_listed(record):
-    record(
-        A1=pd.concat(
-            [table(0.0, arms=[f"arm {i}" for i in range(5)]), table(0.7, arms=["clear"]).query("arm=='clear'")]
-        )
-    )
-    told = evidence.summary()
-    assert "Of 12 intervals 2 lie beside zero" in told and "The other 10: no effect visible" in told
-    assert "clear against plain" in told and "arm 3" not in told
-
-
-def test_links_lead_to_the_record_from_a_notebook_and_a_missing_record_names_its_command(record):
-    record(C1=table(0.5))
-    assert "**[C1](../data/records/C1/README.md)**" in evidence.summary(["C1"], "../")
-    assert evidence.summary(["E9"]) == "- No record E9 yet: `python -m mclir_nb compare E9`"
-
-
-def test_one_seed_allows_no_finding(record):
+def test_nothing_is_claimed_without_records_or_with_one_seed(record):
+    record()
+    assert "nothing is claimed" in evidence.summary()
     record(C1=table(0.5, seeds=1))
-    assert "No conclusion: an interval needs at least 2 seeds" in evidence.summary()
+    assert "No conclusion" in evidence.summary()
 
 
-# --- sweeps ---
+def test_markdown_tables():
+    rows = pd.DataFrame({"name": ["a|b", None], "value": [0.25, float("nan")]})
+    assert files.as_markdown(rows).splitlines() == ["| name | value |", "| --- | --: |", r"| a\|b | 0.25 |", "|  |  |"]
 
 
-@pytest.mark.parametrize("name", ablations.names())
-def test_every_sweep_can_be_planned_for_every_task(name):
-    for task in ("dehaze", "derain", "deblur", "sr"):
-        recipe = recipes.get("tiny", task)
-        arms = ablations.arms(name, recipe)
-        jobs = compare.plan(recipe, arms, (0, 1))
-        assert [arm.name for arm in arms[:2]] == ["plain", "spn"] and len(arms) >= 3
-        assert len({job.recipe for job in jobs}) == len(jobs)
-
-
-def test_an_unknown_sweep_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown sweep 'lamda'; the sweeps are lambda, histories"):
-        ablations.arms("lamda", recipes.get("tiny"))
-
-
-# --- what a row would take ---
-
-
-@pytest.mark.parametrize(
-    ("network", "scale", "patch", "giga"),  # counted once at full size, with attention's products: PAPER 4.1
-    [("ffanet", 1, 128, 71.82), ("nafnet", 1, 256, 15.96), ("edsr", 4, 192, 4.57), ("dehazeformer-t", 1, 256, 6.64)],
-)
-def test_counts_at_a_small_size_are_those_of_the_full_size(network, scale, patch, giga):
-    forward, looked_at = reproduce.per_pixel(network, scale)
-    assert forward * patch**2 / 1e9 == pytest.approx(giga, rel=0.05)
-    assert looked_at * 128**2 / 1e9 == pytest.approx(3.048, rel=0.01)
-
-
-def test_every_row_of_the_paper_has_a_training(monkeypatch):
-    monkeypatch.setattr(reproduce, "per_pixel", lambda network, scale: (1e6, 1e5))
-    table = reproduce.table(10.0)
-    assert sum(len(rows.split(", ")) for rows in table["rows"]) == len(paper.gains())
-    assert (table["hours SPN"] > table["hours plain"]).all() and table["command"].is_unique
-    ffanet = table.iloc[0]
-    assert ffanet["hours plain"] == pytest.approx(3 * 1e6 * 128**2 * 4 * 500_000 / 1e13 / 3600)
-    assert reproduce.table(20.0)["hours SPN"].sum() == pytest.approx(table["hours SPN"].sum() / 2)
-    with pytest.raises(ValueError, match="tera_macs is 0"):
-        reproduce.table(0)
+def test_costs_of_a_record_are_those_of_the_run():
+    costs = intervals.costs(evidence.read_record("B1").runs).set_index("arm")
+    assert costs["run_cost"]["plain"] == 1 < costs["run_cost"]["one random history"] < costs["run_cost"]["spn"]

