@@ -149,10 +149,9 @@ def readable(tmp_path_factory) -> list:
         *((f"picture.{ending}", images.read_size) for ending in ("png", "tif")),
     ]
     for name in evidence.recorded()[:1]:
-        for table in evidence.FILES:
-            content = (root() / "data" / "records" / name / f"{table}.csv").read_bytes()
-            (folder / f"{table}.csv").write_bytes(content)
-            readers.append((f"{table}.csv", lambda file, name=name: evidence.read_record(name, folder)))
+        for file in ("decision.json", *(f"{table}.csv" for table in evidence.FILES)):
+            (folder / file).write_bytes((root() / "data" / "records" / name / file).read_bytes())
+            readers.append((file, lambda _, name=name: evidence.read_record(name, folder)))
     return [(folder / name, reader) for name, reader in readers]
 
 
