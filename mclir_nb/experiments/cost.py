@@ -31,7 +31,7 @@ from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
 from mclir_nb.method import features, losses, precision
 from mclir_nb.method.rivals import C2R_INDOOR
-from mclir_nb.training import recipes, records
+from mclir_nb.training import machine, recipes, records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.train import Trainer
 
@@ -260,7 +260,8 @@ def measure_batch(recipe: Recipe, batches: int = 8) -> float:
 def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
     """The cost of a run before it starts, one line per fact: counted, predicted from one patch here, and tried out.
 
-    If the device has too little memory for a step, that is said in place of what was to be measured.
+    Raises:
+        OutOfMemory: as training would, with the fields of the recipe to turn down.
     """
     counts, run = count(recipe), run_macs(recipe)
     ratio = run / (3 * counts.network * recipe.batch_size * recipe.steps)
@@ -276,12 +277,9 @@ def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
         "MACs of the run": f"{run:.2e}",
         "patches seen": f"{recipe.steps * recipe.batch_size:,}",
     }
-    try:
+    with machine.explain_out_of_memory(recipe):
         predicted = recipe.batch_size * one_patch(recipe, device) * ratio
         seconds, share = measure_step(recipe, device)
-    except (torch.OutOfMemoryError, MemoryError):
-        facts["measured step here"] = "out of memory: turn batch_size down first, then patch_size, then network_size"
-        return pd.Series(facts, name=recipe.name)
     busy = device.type == "cpu" and share < BUSY
     facts |= {
         "predicted step here": f"{predicted * 1000:.0f} ms",

@@ -47,12 +47,14 @@ def test_a_network_is_trained_and_scored_on_a_data_set_by_name(reside, tmp_path)
     own = dict(data_root=str(reside), seed=1, device="cpu")
     out = str(tmp_path / "run")
     shown = executed("03_train", tmp_path, recipe="tiny", dataset="reside-its", steps=4, out_dir=out, **own)
-    assert "20 of 13990 published pictures" in shown and "4/4" in shown
+    assert "20 of 13,990" in shown and "4/4" in shown and "measured step here" in shown
     run = records.Run(Path(out))
     assert run.recipe.dataset == "reside-its" and run.recipe.steps == 4
     assert list(run.scores.image) == ["1400_1", "1400_2", "1401_1", "1401_2"]  # SOTS indoor
+    shown = executed("03_train", tmp_path, recipe="tiny", dataset="reside-its", steps=4, out_dir=out, **own)
+    assert "finished already" in shown and "measured step here" not in shown  # no second trainer for a finished run
     shown = executed("06_evaluate", tmp_path, checkpoint=out, device="cpu")  # the data are known to the run
-    assert "scored as dehaze on reside-its" in shown and "4 of 500 published pictures" in shown
+    assert "scored as dehaze on reside-its" in shown and "4 of 500" in shown
     assert f"{run.scores.psnr_restored[0]:.3f}" in shown  # the same score as after training
     with pytest.raises(CellExecutionError, match="task derain.*dehaze"):
         executed("06_evaluate", tmp_path, checkpoint=out, task="derain", device="cpu")
