@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mclir_nb.data import datasets, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
-from mclir_nb.data.image_set import FITS, ImageSet, shape
+from mclir_nb.data.image_set import ImageSet, fit, shape
 from mclir_nb.data.images import read_image, read_picture, read_size
 from mclir_nb.data.layouts import Entry, Found
 from mclir_nb.data.loading import load_in_order, worker_count
@@ -98,7 +98,7 @@ class Inspection(torch.utils.data.Dataset):
             turned = lq_orientation != orientation and _turned(entry, gt, lq)
         except ValueError as error:
             return Finding("unreadable", str(error))
-        gt, lq = FITS[entry.fit](gt, lq, entry.scale)
+        gt, lq = fit(gt, lq, entry.fit, entry.scale)
         kind, text = (turned, printable(entry.lq)) if turned else self._problem(entry, gt, lq)
         return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
 
@@ -129,7 +129,7 @@ def _turned(entry: Entry, gt: Tensor, lq: Tensor) -> str:
     upright = read_image(entry.gt, upright=True), read_image(entry.lq, upright=True)
     errors = []
     for pair in ((gt, lq), upright):
-        clean, degraded = FITS[entry.fit](*pair, entry.scale)
+        clean, degraded = fit(*pair, entry.fit, entry.scale)
         clean = clean[:, :: entry.scale, :: entry.scale]
         fits = clean.shape == degraded.shape
         errors.append(float((clean.float() - degraded.float()).abs().mean()) if fits else math.inf)
@@ -147,6 +147,7 @@ def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8)
 
     A picture smaller than the patch is passed over in training (as in FFA-Net): their number is added to the note of
     the set. Sets of more than 20,000 pictures are not counted.
+
     Raises:
         ValueError: for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than the patch.
     """

@@ -111,7 +111,7 @@ def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
     """Decode an entry, bring lq and gt to one size. Raises: ValueError naming the file and what is wrong."""
     gt = read(entry.gt)
     lq = None if entry.lq is None else gt if entry.lq == entry.gt else read(entry.lq)
-    gt, lq = FITS[entry.fit](gt, lq, entry.scale)
+    gt, lq = fit(gt, lq, entry.fit, entry.scale)
     where = printable(entry.gt)
     if not gt.numel() or (lq is not None and not lq.numel()):
         raise ValueError(f"{where} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
@@ -130,46 +130,22 @@ def shape(image: Tensor) -> str:
     return f"{image.shape[-1]}x{image.shape[-2]}"
 
 
-def _fit_same(gt, lq, scale):
+def fit(gt: Tensor, lq: Tensor | None, how: str, scale: int) -> tuple[Tensor, Tensor | None]:
+    """gt and lq cut to one size as their data set prescribes; `how` is `Entry.fit`. Nothing is enlarged."""
+    if how == "centre" and lq is not None:  # SOTS indoor: hazy images have 620x460 pixels, clear ones 640x480
+        gt = _middle(gt, *lq.shape[1:])
+    elif how == "corner" and lq is not None:  # super-resolution benchmarks cut gt at the right and bottom
+        gt = gt[:, : lq.shape[1] * scale, : lq.shape[2] * scale]
+    elif how == "halves":  # one file with both: lq the left half, gt the right
+        half = gt.shape[2] // 2
+        gt, lq = gt[:, :, half : 2 * half], gt[:, :, :half]
+    elif how == "centre-16":  # AirNet and PromptIR cut the middle to multiples of 16
+        gt, lq = (None if x is None else _middle(x, *(n // 16 * 16 for n in x.shape[1:])) for x in (gt, lq))
+    elif how == "multiple-16":  # BSDS500's 481x321 become B100's 480x320
+        gt = gt[:, : gt.shape[1] // 16 * 16, : gt.shape[2] // 16 * 16]
     return gt, lq
-
-
-def _fit_centre(gt, lq, scale):
-    """gt centre-cropped to lq: SOTS indoor has 620x460 hazy and 640x480 clear images; never enlarged."""
-    return _middle(gt, *lq.shape[1:]), lq
-
-
-def _fit_corner(gt, lq, scale):
-    """gt cropped at the right and bottom to scale times lq, as super-resolution benchmarks do."""
-    return (gt if lq is None else gt[:, : lq.shape[1] * scale, : lq.shape[2] * scale]), lq
-
-
-def _fit_halves(gt, lq, scale):
-    """One file with both: lq the left half, gt the right."""
-    half = gt.shape[2] // 2
-    return gt[:, :, half : 2 * half], gt[:, :, :half]
-
-
-def _fit_centre_16(gt, lq, scale):
-    """Both centre-cropped to multiples of 16, as AirNet and PromptIR do."""
-    return tuple(None if x is None else _middle(x, *(side // 16 * 16 for side in x.shape[1:])) for x in (gt, lq))
-
-
-def _fit_multiple_16(gt, lq, scale):
-    """gt cropped at the right and bottom to multiples of 16: BSDS500's 481x321 become B100's 480x320."""
-    return gt[:, : gt.shape[1] // 16 * 16, : gt.shape[2] // 16 * 16], lq
 
 
 def _middle(image: Tensor, height: int, width: int) -> Tensor:
     top, left = max(0, (image.shape[1] - height) // 2), max(0, (image.shape[2] - width) // 2)
     return image[:, top : top + height, left : left + width]
-
-
-FITS = {
-    "same": _fit_same,
-    "centre": _fit_centre,
-    "corner": _fit_corner,
-    "halves": _fit_halves,
-    "centre-16": _fit_centre_16,
-    "multiple-16": _fit_multiple_16,
-}

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
         gt: the clean file.
         lq: the degraded file; None when the task makes it.
         depth: the depth layer, if any.
-        fit: how the two are brought to one size; a key of `image_set.FITS`.
+        fit: how the two are brought to one size; see `image_set.fit`.
         noise: the standard deviation (0..255) of Gaussian noise that makes lq, whatever the task; None: none.
         scale: gt pixels per lq pixel in the files.
     """

@@ -50,7 +50,6 @@ def load_in_order(
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
             pin_memory=pin,
-            collate_fn=_as_it_is,
             worker_init_fn=partial(_begin, begin),
             generator=torch.Generator(),  # otherwise the loader draws from the global generator
         )
@@ -75,10 +74,6 @@ def worker_count(most: int = 8) -> int:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # that torchrun started on this machine
     return max(0, min(most, processors // trainings - 1))
-
-
-def _as_it_is(item):
-    return item
 
 
 def _begin(begin: Begin | None, number: int) -> None:

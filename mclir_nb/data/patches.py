@@ -25,6 +25,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 
 def patch(sample: Sample, task: Task, patch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One random patch: position, one of the eight flips and rotations, and a fresh degradation.
+
     Returns:
         gt (3,P,P) and lq (3,P/scale,P/scale), float32 in [0,1], lq on the 8-bit grid as a file would be.
     """

@@ -11,7 +11,7 @@ from golden import SHARED
 from pictures import fill, noise, pairs, write
 
 from mclir_nb import files
-from mclir_nb.data import datasets, layouts, published, tasks
+from mclir_nb.data import datasets, layouts, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
 
 needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
@@ -108,6 +108,26 @@ def test_every_public_set_describes_itself():
         text = datasets.tree(layout, task_of(name))
         assert layout.where in text and "{" not in text and "|" not in text
     assert set(published.table().index) == set(published.names())
+
+
+def test_pictures_that_sets_share_are_known_by_both_names():
+    for trained, scored, known in (
+        ("bsds500", "rain200l", True),
+        ("bsds500", "set5", False),
+        ("reside-ots", "sots-outdoor", True),
+        ("reside-its", "sots-indoor", False),
+    ):
+        assert bool(overlaps.overlap_warnings(trained, scored)) == known
+    assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
+    assert {name for overlap in overlaps.OVERLAPS for name in overlap.trained_on + overlap.scored_on} <= set(
+        published.names()
+    )
+
+
+def test_a_benchmark_has_the_task_its_files_are_for():
+    assert datasets.fitting_task("rain200l", "deblur") == "derain"
+    assert datasets.fitting_task("embedded", "deblur") == datasets.fitting_task("bsds500", "deblur") == "deblur"
+    assert datasets.fitting_task("airnet", "derain") == "derain"
 
 
 @pytest.mark.parametrize("inside", ["", "RESIDE", "RESIDE/SOTS", "RESIDE/SOTS/outdoor"])

@@ -11,7 +11,7 @@ from torch import nn
 
 from mclir_nb import files, networks
 from mclir_nb.__main__ import main
-from mclir_nb.data import datasets, degrade, images, overlaps, tasks
+from mclir_nb.data import datasets, degrade, images, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate, metrics
 from mclir_nb.training import recipes, records
@@ -235,20 +235,3 @@ def test_an_official_nafnet_is_scored_as_its_authors_do():
     before = [network(lq) for lq in (large, small)]
     after = [evaluate.as_published(network)(lq) for lq in (large, small)]
     assert not torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
-
-
-def test_leaks_are_known_by_both_names():
-    assert overlaps.overlap_warnings("bsds500", "rain200l") and not overlaps.overlap_warnings("bsds500", "set5")
-    assert overlaps.overlap_warnings("reside-ots", "sots-outdoor") and not overlaps.overlap_warnings(
-        "reside-its", "sots-indoor"
-    )
-    assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
-    known = set(datasets.names())
-    for leak in overlaps.OVERLAPS:
-        assert {*leak.trained_on, *leak.scored_on} <= known
-
-
-def test_the_task_of_a_benchmark():
-    assert datasets.fitting_task("rain200l", "deblur") == "derain"
-    assert datasets.fitting_task("embedded", "deblur") == datasets.fitting_task("bsds500", "deblur") == "deblur"
-    assert datasets.fitting_task("airnet", "derain") == "derain"
