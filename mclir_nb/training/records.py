@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from mclir_nb import __version__, files, networks, root
 from mclir_nb.choices import did_you_mean
-from mclir_nb.data import tasks
-from mclir_nb.training import distributed
+from mclir_nb.data import datasets, tasks
+from mclir_nb.data.image_set import ImageSet
+from mclir_nb.method import features
+from mclir_nb.training import distributed, user_code
 from mclir_nb.training.recipes import Recipe, from_saved
 
 FILES = {
@@ -39,6 +42,8 @@ FILES = {
 
 
 LOCK = "run.lock"
+PLACES = ("data_root", "features_weights")  # fields of a recipe that say where something lies
+USES = {"train": "train on", "val": "validate on", "test": "score"}  # what the splits are for
 
 
 @contextmanager
@@ -77,7 +82,11 @@ def remove_stale_lock(run_dir: Path) -> None:
 
 
 def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Raises: ValueError if the folder holds another recipe's run, somebody's files or, without `resume`, any run."""
+    """Refuse a folder that holds another recipe's run, somebody's files or, without `resume`, any run.
+
+    Raises:
+        ValueError: with what differs. Where data and feature weights lie may differ, see `check_content`.
+    """
     if not (run_dir / "recipe.json").exists():
         foreign = [name for name in FILES if (run_dir / name).exists()]
         if foreign:
@@ -88,7 +97,7 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
-    differing = different_fields(read_recipe(run_dir), recipe)
+    differing = different_fields(read_recipe(run_dir), recipe, () if "content" in _provenance(run_dir) else PLACES)
     if differing:
         raise ValueError(
             f"{run_dir} holds a run of another recipe ({differing}). A run keeps its recipe, for the learning rate "
@@ -96,12 +105,59 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-@contextmanager
-def claim(run_dir: Path, recipe: Recipe, resume: bool):
-    """Make a folder this recipe's, and keep other processes out of it while the block runs.
+def content(sets: dict[str, ImageSet], features: nn.Module | None) -> dict[str, str]:
+    """What a run learns from, wherever it lies: fingerprints of the splits, and of the feature network's weights."""
+    found = {f"pictures to {use}": sets[split].fingerprint() for split, use in USES.items()}
+    return found | ({"features": features.source.rpartition("sha256 ")[2]} if features else {})
+
+
+def check_content(run_dir: Path, found: dict[str, str]) -> None:
+    """Refuse to go on with other data than a run began with.
 
     Raises:
-        ValueError: as `check` and `acquire_lock`.
+        ValueError: with what is another.
+    """
+    known = _provenance(run_dir).get("content", {})
+    changed = [name for name, value in found.items() if known.get(name, value) != value]
+    if changed:
+        raise ValueError(
+            f"{run_dir} holds a run that began with other {', '.join(changed)} than those that data_root and "
+            "features_weights name now; put them back, or choose another out_dir."
+        )
+
+
+def check_finished(run_dir: Path, recipe: Recipe) -> None:
+    """A finished run is only read. Its data may be gone, but no others may have taken their place.
+
+    Raises:
+        ValueError: they have, or own definitions are others.
+    """
+    remove_stale_lock(run_dir)
+    user_code.keep_definitions(run_dir, recipe)
+    there, network = read_recipe(run_dir), None
+    try:
+        sets = datasets.open_splits(recipe.dataset, tasks.get(recipe.task, recipe.scale), recipe.data_root)
+    except (ValueError, OSError):
+        if recipe.data_root != there.data_root:
+            raise
+        return
+    if recipe.features_weights != there.features_weights:
+        network = features.build(recipe.features, recipe.features_weights)
+    check_content(run_dir, content(sets, network))
+
+
+@contextmanager
+def claim(run_dir: Path, recipe: Recipe, resume: bool, found: dict[str, str] | None = None):
+    """Make a folder this recipe's, and keep other processes out of it while the block runs.
+
+    Args:
+        run_dir: made if needed.
+        recipe: of the run.
+        resume: False refuses a folder that holds a run.
+        found: its `content`, compared with that of a run that goes on.
+
+    Raises:
+        ValueError: as `check`, `check_content` and `acquire_lock`; or own definitions are others.
         OSError: the folder cannot be made or written.
     """
     try:
@@ -110,8 +166,11 @@ def claim(run_dir: Path, recipe: Recipe, resume: bool):
         raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
     with acquire_lock(run_dir):
         check(run_dir, recipe, resume)  # once more: another process may have begun here
-        if not (run_dir / "recipe.json").exists():
-            files.write_json(run_dir / "recipe.json", recipe.model_dump())
+        check_content(run_dir, found or {})
+        file = run_dir / "recipe.json"
+        if not file.exists() or different_fields(read_recipe(run_dir), recipe, PLACES):
+            files.write_json(file, recipe.model_dump())
+        user_code.keep_definitions(run_dir, recipe)
         for name in FILES:
             for part in run_dir.glob(f".{name}.*.part"):  # of a killed process
                 part.unlink()
@@ -120,10 +179,8 @@ def claim(run_dir: Path, recipe: Recipe, resume: bool):
 
 def write_provenance(run_dir: Path, facts: dict, step: int) -> None:
     """Keep where and with what a run was begun; what differs when it goes on is added to its list `continued`."""
-    file = run_dir / "provenance.json"
-    try:
-        first = files.read_json(file)
-    except ValueError:
+    file, first = run_dir / "provenance.json", _provenance(run_dir)
+    if not first:
         files.write_json(file, facts)
         return
     last = first | {key: value for entry in first.get("continued", []) for key, value in entry.items()}
@@ -132,9 +189,24 @@ def write_provenance(run_dir: Path, facts: dict, step: int) -> None:
         files.write_json(file, first | {"continued": [*first.get("continued", []), {"step": step} | changed]})
 
 
-def different_fields(old: Recipe, new: Recipe) -> str:
-    """The fields in which two recipes differ, as one readable phrase; empty if none."""
-    pairs = [(f, getattr(old, f), getattr(new, f)) for f in Recipe.model_fields]
+def _provenance(run_dir: Path) -> dict:
+    """Where a run was begun; nothing if that is not known."""
+    try:
+        return files.read_json(run_dir / "provenance.json")
+    except ValueError:
+        return {}
+
+
+def different_fields(old: Recipe, new: Recipe, places: Sequence[str] = ()) -> str:
+    """The fields in which two recipes differ, as one readable phrase; empty if none.
+
+    Args:
+        old: one recipe.
+        new: the other.
+        places: those of `PLACES` that count too. What they name is compared by its content, not by its path.
+    """
+    names = [name for name in Recipe.model_fields if name not in PLACES or name in places]
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in names]
     return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if a != b)
 
 

@@ -21,7 +21,7 @@ from mclir_nb.method import losses, precision
 from mclir_nb.method.history import error_spread
 from mclir_nb.progress import Progress
 from mclir_nb.seeds import stream
-from mclir_nb.training import build, checkpoint, distributed, frames, machine, records, tensorboard_log, user_code
+from mclir_nb.training import build, checkpoint, distributed, frames, machine, records, tensorboard_log
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import Diverged, Guard, check_batch
 from mclir_nb.training.log import Log, history_columns, interval
@@ -62,16 +62,15 @@ def train(
     run, quiet = records.Run(Path(run_dir).expanduser()), quiet or not is_first_rank()
     records.check(run.dir, recipe, resume)
     if run.is_finished:
-        on_first_rank(records.remove_stale_lock, run.dir)
-        user_code.keep_definitions(run.dir, recipe)
+        on_first_rank(records.check_finished, run.dir, recipe)
         return run
     try:
         with distributed.fail_together():
             trainer = Trainer(recipe, distributed.rank_device(machine.pick_device(device)))
             on_first_rank(build.check_scored_pictures, trainer.validation, trainer.test)
-            with distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume)):
-                on_first_rank(user_code.keep_definitions, run.dir, recipe)
-                _run(trainer, run.dir, quiet, tensorboard)
+            found = on_first_rank(trainer.content)
+            with distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume, found)):
+                _run(trainer, run.dir, found, quiet, tensorboard)
     finally:
         trainer = None
         machine.return_freed_memory()
@@ -107,6 +106,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
         self.last: tuple[Tensor, list[Tensor]] | None = None  # output and negatives of the step just made
         self.log = Log(recipe, device)
+
+    def content(self) -> dict[str, str]:
+        """What the run learns from, see `records.content`."""
+        sets = {"train": self.patches.images, "val": self.validation.images, "test": self.test.images}
+        return records.content(sets, self.features)
 
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method.
@@ -252,14 +256,14 @@ class Trainer:
         return f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}." if damaged else ""
 
 
-def _run(trainer: Trainer, run_dir: Path, quiet: bool, tensorboard: bool) -> None:
+def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboard: bool) -> None:
     """All that is left of a run: its steps, from the last checkpoint on, and the scores."""
     recipe, sets = trainer.recipe, (trainer.patches, trainer.validation, trainer.test)
     notes = [*(one.images.note for one in sets), trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = records.provenance(trainer.device, trainer.features.source if trainer.features else "none")
-    on_first_rank(records.write_provenance, run_dir, facts, trainer.step)
+    on_first_rank(records.write_provenance, run_dir, facts | {"content": content}, trainer.step)
     scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
         if recipe.guard == "lower-lambda" and trainer.step == 0:
