@@ -80,6 +80,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars beside log.csv")
+    parser.add_argument("--deterministic", action="store_true", help="on CUDA, the same bits each time; slower")
     fields = parser.add_argument_group("fields of the recipe", "A field that is not given is the recipe's own.")
     for name, field in Recipe.model_fields.items():
         if name not in ("name", "task"):
@@ -112,8 +113,8 @@ def _kinds(annotation) -> set:
 def _train(arguments: argparse.Namespace) -> None:
     fields = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields and name != "task"}
     recipe = recipes.get(arguments.recipe, arguments.task, **fields)
-    resume, how = not arguments.no_resume, dict(device=arguments.device, tensorboard=arguments.tensorboard)
-    run = train.train(recipe, arguments.out, resume, **how)
+    how = {name: getattr(arguments, name) for name in ("device", "tensorboard", "deterministic")}
+    run = train.train(recipe, arguments.out, not arguments.no_resume, **how)
     if distributed.is_first_rank():
         print(run.scores.to_string(index=False, float_format="%.3f"))
         print(f"written to {run.dir}")

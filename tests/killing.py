@@ -41,13 +41,13 @@ def finish(call, *arguments) -> int:
     return process.exitcode
 
 
-def work(recipe, folder, threads=1):
-    """Train; the test pictures are cut to their middle, which saves most of the time."""
+def work(recipe, folder, threads=1, device="cpu"):
+    """Train in the deterministic mode; the test pictures are cut to their middle, which saves most of the time."""
     real = build.Benchmark
     build.Benchmark = lambda images, task, side=48: real(images, task, side)
     torch.set_num_threads(threads)
     try:
-        train.train(recipe, folder, device="cpu", quiet=True)
+        train.train(recipe, folder, device=device, quiet=True, deterministic=True)
     finally:
         build.Benchmark = real
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -37,6 +38,34 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
     return device
+
+
+@contextmanager
+def deterministic(device: torch.device, on: bool = True) -> Iterator[None]:
+    """The deterministic mode on CUDA: only kernels whose sums do not depend on which thread comes first.
+
+    The same command then gives the same bits on the same GPU and versions, and so does a run that was killed and
+    resumed. It costs time: gradients of padding, indexing and some convolutions have faster kernels that add up in
+    any order. On a CPU sums are ordered anyway, and nothing changes.
+
+    Args:
+        device: where the computation runs.
+        on: False changes nothing.
+    """
+    if not on or device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
+    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic = True
+    filling.fill_uninitialized_memory = False  # nothing here reads what was never written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, filling.fill_uninitialized_memory = before[1:]
 
 
 def keep_freed_memory() -> None:

@@ -233,6 +233,7 @@ def provenance(device: torch.device, features_source: str) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
         "features": features_source,

@@ -38,6 +38,7 @@ def train(
     device: str = "auto",
     quiet: bool = False,
     tensorboard: bool = False,
+    deterministic: bool = False,
 ) -> records.Run:
     """Train one network with one objective.
 
@@ -49,6 +50,7 @@ def train(
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
         quiet: print nothing.
         tensorboard: write the log as TensorBoard scalars as well, see `tensorboard_log`.
+        deterministic: on CUDA, the same bits each time, in more time; see `machine.deterministic`.
 
     Returns:
         The finished run.
@@ -69,7 +71,10 @@ def train(
             trainer = Trainer(recipe, distributed.rank_device(machine.pick_device(device)))
             on_first_rank(build.check_scored_pictures, trainer.validation, trainer.test)
             found = on_first_rank(trainer.content)
-            with distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume, found)):
+            with (
+                distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume, found)),
+                machine.deterministic(trainer.device, deterministic),
+            ):
                 _run(trainer, run.dir, found, quiet, tensorboard)
     finally:
         trainer = None
