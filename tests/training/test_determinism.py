@@ -80,7 +80,7 @@ def test_two_steps_of_every_family_are_repeatable(family, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.002), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.002), ("bfloat16", 0.1)])
 def test_twenty_steps_agree_with_the_cpu(precision, tolerance, device):
     """The distance of the weights as a share of how far they moved; without random depth, whose draws differ."""
     start, there, here = (
