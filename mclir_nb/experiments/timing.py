@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mclir_nb.evaluation import memory
 from mclir_nb.experiments import cost
 from mclir_nb.method import losses, precision
 from mclir_nb.training.build import make_negatives
@@ -89,11 +88,6 @@ class OurSteps:
         trainer.negatives = self.terms[histories]
         trainer.advance(*self.batch)
 
-    def held_bytes(self, histories: int) -> int:
-        """Bytes held between steps."""
-        looking = memory.size(self.features) if histories else 0
-        return cost.fixed_bytes(memory.size(self.trainer.model), histories, looking)
-
 
 def reference(ours: OurSteps) -> SimpleNamespace:
     """What a reference step needs, apart from ours: the same networks and numbers in PyTorch's default layout.
@@ -134,9 +128,8 @@ def compare(
         device: where both run.
 
     Returns:
-        Columns network, patch, batch, threads, step ("ours" or "reference"), histories, seconds, ratio (to the
-        reference plain step), MB (peak of the memory that tensors hold, weights included) and weights (MB of the
-        history models among them). Our step against one history is the step with one random history of four.
+        Columns network, patch, batch, threads, step ("ours" or "reference"), histories, seconds and ratio (to the
+        reference plain step). Our step against one history is the step with one random history of four.
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
@@ -146,37 +139,11 @@ def compare(
         **{("ours", n): lambda n=n: ours(n) for n in COUNTS},
     }
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
-    rows = [
-        _row(recipe, step, n)
-        | {"seconds": value, "ratio": value / taken["reference", 0]}
-        | _megabytes(ours, n, arms[step, n])
-        for (step, n), value in taken.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def memories(recipe: Recipe, device: str = "cpu") -> pd.DataFrame:
-    """Peak memory of our plain and our exact SPN step of one recipe, measured without timing.
-
-    Returns:
-        The columns of `compare` without seconds and ratio, one row for 0 and for all histories.
-    """
-    ours, rows = OurSteps(recipe, torch.device(device)), []
-    for n in (0, COUNTS[-1]):
-        ours(n)  # moments and work space are made in the first step
-        rows.append(_row(recipe, "ours", n) | _megabytes(ours, n, lambda n=n: ours(n)))
-    return pd.DataFrame(rows)
-
-
-def _row(recipe: Recipe, step: str, histories: int) -> dict:
-    row = {"network": recipe.network, "patch": recipe.patch_size, "batch": recipe.batch_size}
-    return row | {"threads": torch.get_num_threads(), "step": step, "histories": histories}
-
-
-def _megabytes(ours: OurSteps, histories: int, step: Step) -> dict[str, float]:
-    _, needed = memory.peak(step, ours.trainer.device)
-    weights = histories * memory.size(ours.trainer.model)
-    return {"MB": (ours.held_bytes(histories) + needed) / 1e6, "weights": weights / 1e6}
+    table = pd.DataFrame(
+        [(step, n, value) for (step, n), value in taken.items()], columns=["step", "histories", "seconds"]
+    )
+    facts = dict(network=recipe.network, patch=recipe.patch_size, batch=recipe.batch_size)
+    return table.assign(**facts, threads=torch.get_num_threads(), ratio=table["seconds"] / taken["reference", 0])
 
 
 @precision.full_float32()

@@ -153,7 +153,7 @@ def test_from_the_command_line_with_a_file_of_weights(tmp_path, capsys):
     network = networks.build("edsr", 2)
     files.write_tensors(tmp_path / "w.safetensors", network.core.state_dict())
     command = ["restore", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "w.safetensors")]
-    assert main(command) == 1 and "--network" in capsys.readouterr().err
+    assert main(command) == 1 and "network" in capsys.readouterr().err
     assert main([*command, "--network", "edsr", "--scale", "2", "--device", "cpu"]) == 0
     assert f"written: {tmp_path / 'a_restored.png'}" in capsys.readouterr().out
     wanted = restore.restore(network, BYTES[:, :, :3])

@@ -153,7 +153,7 @@ def naive(parts, histories):
 
 
 def test_our_step_is_compared_with_one_that_can_be_checked_by_eye():
-    """Both start from the same numbers; more histories cost more time and memory."""
+    """Both start from the same numbers; more histories cost more time."""
     ours = timing.OurSteps(tiny(), CPU)
     parts = timing.reference(ours)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_our_step_is_compared_with_one_that_can_be_checked_by_eye():
     arms = [("reference", 0), ("reference", 4), ("ours", 0), ("ours", 1), ("ours", 2), ("ours", 4)]
     assert list(zip(table.step, table.histories, strict=True)) == arms and table.ratio[0] == 1
     mine = table[table.step == "ours"]
-    assert mine.seconds.iloc[0] < mine.seconds.iloc[-1] and mine.MB.is_monotonic_increasing
+    assert mine.seconds.iloc[0] < mine.seconds.iloc[-1]
 
 
 def test_the_pieces_of_a_step_make_a_whole():
