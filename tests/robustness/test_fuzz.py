@@ -201,11 +201,3 @@ def test_damaged_input_gives_a_result_or_a_sentence(readable):
 @pytest.mark.skipif(sys.platform == "win32", reason="no timer signals")
 def test_ten_thousand_damaged_inputs_give_a_result_or_a_sentence(readable):
     fuzz(readable, 12_000, seed=time.time_ns())
-
-
-def test_the_watch_sees_what_must_not_happen(tmp_path):
-    watching.set()
-    (tmp_path / "x").write_text("y")
-    watching.clear()
-    assert watched and "open" in watched[0]
-    watched.clear()

@@ -60,10 +60,3 @@ def test_memory_and_files_stay_flat(tmp_path, monkeypatch):
 def test_memory_and_files_stay_flat_over_five_thousand_steps(tmp_path, monkeypatch):
     check_flat(*watched_run(tmp_path, monkeypatch, 5000), allowed=8_000_000)
     assert len(train.records.Run(tmp_path).log) == 500
-
-
-def test_a_leak_would_be_seen():
-    with pytest.raises(AssertionError, match="memory grew by 30.0 MB"):
-        check_flat([n * 3_000_000 for n in range(20)], [5] * 20, [1] * 20, allowed=12_000_000)
-    with pytest.raises(AssertionError):
-        check_flat([0] * 20, list(range(20)), [1] * 20, allowed=12_000_000)

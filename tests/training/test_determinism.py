@@ -3,6 +3,8 @@
 What is asked of a GPU is asked of the CPU too, so that the tests are known to work before a GPU sees them.
 """
 
+import signal
+
 import killing
 import pytest
 import torch
@@ -45,17 +47,23 @@ def test_a_state_is_restored_as_it_was_saved(straight, tmp_path):
     assert (tmp_path / checkpoint.FILE).read_bytes() == (folder / checkpoint.FILE).read_bytes()
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(straight, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(how, straight, tmp_path, monkeypatch):
+    """Killed after step 7, it goes on from step 6; interrupted, in the midst of what the log sums up."""
     (folder, device), real = straight, train.Trainer.advance
 
-    def dies(self, *batch):
-        if self.step == 7:
-            raise RuntimeError("stopped")
+    def stops(self, *batch):
         real(self, *batch)
+        if self.step == 7 and how == "killed":
+            raise EOFError
+        if self.step == 7:
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(train.Trainer, "advance", dies)
-    with pytest.raises(RuntimeError, match="stopped"):
+    monkeypatch.setattr(train.Trainer, "advance", stops)
+    with pytest.raises(EOFError if how == "killed" else KeyboardInterrupt):
         work(short(), tmp_path / "run", device=device)
+    saved = checkpoint.read(tmp_path / "run" / checkpoint.FILE)["run"]["step"]
+    assert saved == (6 if how == "killed" else 7)
     monkeypatch.setattr(train.Trainer, "advance", real)
     work(short(), tmp_path / "run", device=device)
     same_runs(folder, tmp_path / "run")
@@ -74,9 +82,10 @@ def trained(task: str, network: str, steps: int, device: str, **changes) -> trai
 @pytest.mark.parametrize("family", ["ffanet", "dehazeformer-t", "idt", "swinir-light", "edsr", "nafnet", "promptir"])
 def test_two_steps_of_every_family_are_repeatable(family, device):
     task = networks.NETWORKS[family].task
-    one, other = (trained(task, family, 2, device) for _ in range(2))
-    for name, weight in one.model.state_dict().items():
-        assert torch.equal(weight, other.model.state_dict()[name]), name
+    start, one, other = (trained(task, family, steps, device).model.state_dict() for steps in (0, 2, 2))
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+    assert sum(not torch.equal(weight, start[name]) for name, weight in one.items()) > 5
 
 
 @pytest.mark.parametrize("device", DEVICES)

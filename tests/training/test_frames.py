@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.training import frames, recipes, records, train
+from mclir_nb.training import frames, recipes, records
 
 SHORT = {"steps": 24, "save_every": 10, "log_every": 6, "val_every": 12, "batch_size": 1}
 
@@ -90,27 +90,6 @@ def test_the_centre_is_the_same_place_in_lq_and_gt(scale):
     _, part, small = frames.centre(("x", gt, lq))
     assert max(part.shape[1:]) <= 96 and part.shape[1] == small.shape[1] * scale
     assert torch.equal(part, small.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
-
-
-def test_a_killed_run_keeps_the_same_moments(tmp_path, monkeypatch):
-    recipe = recipes.get("tiny", **SHORT)
-    train.train(recipe, tmp_path / "straight", quiet=True)
-    real = train.Trainer.advance
-
-    def dies(self, *batch):
-        if self.step == 18:  # after moments that no checkpoint knows of
-            raise ZeroDivisionError
-        real(self, *batch)
-
-    monkeypatch.setattr(train.Trainer, "advance", dies)
-    with pytest.raises(ZeroDivisionError):
-        train.train(recipe, tmp_path / "killed", quiet=True)
-    assert frames.read(tmp_path / "killed").steps[-1] > 10
-    monkeypatch.setattr(train.Trainer, "advance", real)
-    train.train(recipe, tmp_path / "killed", quiet=True)
-    straight, killed = ((tmp_path / name / frames.FILE).read_bytes() for name in ("straight", "killed"))
-    assert straight == killed
-    assert frames.read(tmp_path / "straight").steps == frames.steps(24)
 
 
 def test_a_folder_without_moments_says_why(tmp_path):
