@@ -260,7 +260,7 @@ def check_data(
     for split, found in founds:
         _check_names(report, survey, split, found)
         _check_pictures(report, survey, split, found, patch_size, seen, quiet)
-    report.problems["unread"] += map(report.inside, survey.unread())
+    report.problems["unread"] += map(report.inside, survey.unread)
     if report.ok:
         _try_to_open(report, survey)
     return report

@@ -11,7 +11,7 @@ import mimetypes
 import os
 import shutil
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -73,6 +73,7 @@ def open_set(
     """
     check_choice("split", split, SPLITS)
     if dataset == "embedded":
+        _check_no_root(data_root)
         return embedded(split)
     survey = Survey.of(dataset, task, data_root)
     seen = trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(survey.place)
@@ -88,9 +89,16 @@ def open_splits(
     and errors are those of `open_set`.
     """
     if dataset == "embedded":
+        _check_no_root(data_root)
         return {split: embedded(split) for split in SPLITS}
     survey = Survey.of(dataset, task, data_root)
     return {split: survey.open(split, cache) for split in SPLITS}
+
+
+def _check_no_root(data_root: str | Path | None) -> None:
+    if data_root is not None:
+        where = printable(data_root)
+        raise ValueError(f"data_root {where} would not be looked at: dataset 'embedded' is here; choose 'folder'.")
 
 
 @lru_cache(maxsize=8)
@@ -141,16 +149,20 @@ class Survey:
         possible = ("val", "test") if self.layout is published.FOLDER else ("val",)
         return [split for split in possible if self.layout.train and not any(self.parts(split))]
 
+    @cached_property
     def unread(self) -> list[Path]:
         """The pictures of a folder of your own that belong to no split."""
         if self.layout is not published.FOLDER:
             return []
-        place, found = Path(os.path.abspath(self.place)), [f for split in SPLITS for f in self.parts(split) if f]
+        found = [part for split in SPLITS for part in self.parts(split) if part]
         used = {file for part in found for entry in part.entries for file in entry.files}
         used.update(file for part in found for file in (*part.lq_alone, *part.gt_alone, *part.twice))
-        below = (Path(folder, name) for folder, _, names in os.walk(place) for name in names if name[0] != ".")
-        pictures = (file for file in below if (mimetypes.guess_type(file.name)[0] or "").startswith("image/"))
-        return sorted(file for file in pictures if file not in used)
+        unread = []
+        for folder, below, names in os.walk(os.path.abspath(self.place)):
+            below[:] = [name for name in below if not name.startswith(".")]
+            pictures = (name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
+            unread += [Path(folder, name) for name in pictures if not name.startswith(".")]
+        return sorted(file for file in unread if file not in used)
 
     def open(self, split: str, cache: str | Path | None = None, alone: bool = False) -> ImageSet:
         """One split; `alone`: not shared out beside the others, so that a plain folder is all for testing."""
@@ -164,8 +176,9 @@ class Survey:
                 f"{printable(bare.gt)} is a clean picture, and {self.task.name} needs a depth layer to make lq; "
                 "use pairs (for dataset 'folder': in gt/ and lq/), or dataset 'embedded'."
             )
-        if unread := self.unread():
-            notes.append(f"{len(unread)} pictures below it belong to no split, such as {printable(unread[0])}.")
+        if self.unread and (alone or split == "train"):
+            some = f"{len(self.unread)} of the pictures below it"
+            notes.append(f"{some} belong to no split and are not read, such as {printable(self.unread[0])}.")
         images = ImageSet(self.dataset, entries)
         if cache not in (None, "off"):
             images.cache = Cache(cache)

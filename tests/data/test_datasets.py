@@ -121,7 +121,7 @@ def test_own_splits_are_taken_as_they_are(tmp_path):
 def test_what_is_passed_over_is_said(tmp_path):
     fill(tmp_path, *(f"{i}.png" for i in range(5)), "more/a.png", "more/b.jpg", "c.gif")
     note = datasets.open_set("folder", DENOISE, "test", tmp_path).note
-    assert "5 pictures" in note and "3 pictures below it belong to no split" in note and "c.gif" in note
+    assert "5 pictures" in note and "3 of the pictures below it" in note and "c.gif" in note
 
 
 def test_the_disk_is_looked_at_once(tmp_path, monkeypatch):
@@ -152,6 +152,7 @@ def test_wrong_names_and_roots(tmp_path):
     assert "reside-its" in refusal("reside-it", DEHAZE, "train", tmp_path)
     assert "train, val, test" in refusal("folder", DENOISE, "trian", tmp_path)
     assert "data_root" in refusal("reside-its", DEHAZE, "train", None)
+    assert str(tmp_path) in refusal("embedded", DEHAZE, "test", tmp_path)  # it would be passed over
     assert "nowhere" in refusal("reside-its", DEHAZE, "train", tmp_path / "nowhere")
 
 
