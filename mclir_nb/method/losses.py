@@ -13,6 +13,7 @@ and ignores the rest:
     lq           degraded input, (B, 3, h, w)
     best_psnr    best validation PSNR of the model so far, dB
     thresholds   PSNR in dB of what made each negative
+    averaged     output of the evaluation EMA for lq, (B, 3, H, W)
     generator    source of what is drawn at random, on the CPU
 
 An objective of your own is a function of this call shape that returns `LossParts`, added to `OBJECTIVES`, and to
@@ -27,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.method import rivals
+from mclir_nb.method import relatives, rivals
 from mclir_nb.method.distances import feature_distance
 
 
@@ -145,15 +146,23 @@ def history_positive(restored, gt, negatives, *, features, lambda_neg, **_) -> L
     return LossParts(l_rec, l_neg, l_rec + lambda_neg * l_neg)
 
 
-def rival(term: Callable[..., Tensor]) -> Callable[..., LossParts]:
-    """The objective |restored - gt|_1 + lambda_neg * term, with a term of `rivals`."""
+def objective(term: Callable[..., Tensor], *, sign: int = 1, past: bool = False) -> Callable[..., LossParts]:
+    """The objective |restored - gt|_1 + sign * lambda_neg * term, with a term of `rivals` or `relatives`.
+
+    Args:
+        term: called with restored, gt, negatives, features and the context.
+        sign: -1 subtracts the term, as SPN does.
+        past: the term is about the histories' outputs; without any this is the baseline.
+    """
 
     @functools.wraps(term)
     def objective(restored, gt, negatives=(), *, features, lambda_neg, **context) -> LossParts:
         restored = check_images(restored, gt, negatives, lambda_neg)
+        if past and not negatives:
+            return plain(restored, gt)
         l_rec = F.l1_loss(restored, gt)
         l_neg = term(restored, gt, negatives, features=features, **context)
-        return LossParts(l_rec, l_neg, l_rec + lambda_neg * l_neg)
+        return LossParts(l_rec, l_neg, l_rec + sign * lambda_neg * l_neg)
 
     return objective
 
@@ -161,17 +170,23 @@ def rival(term: Callable[..., Tensor]) -> Callable[..., LossParts]:
 OBJECTIVES: dict[str, Callable[..., LossParts]] = {
     "plain": plain,
     "spn": spn,
-    "vgg": rival(rivals.vgg),
-    "cr": rival(rivals.cr),
-    "c2r": rival(rivals.c2r),
-    "pcl": rival(rivals.pcl),
+    "vgg": objective(rivals.vgg),
+    "cr": objective(rivals.cr),
+    "c2r": objective(rivals.c2r),
+    "pcl": objective(rivals.pcl),
     "history-positive": history_positive,
     "spn-uncertainty": spn_uncertainty,
     "spn-squared": functools.partial(spn, distance="squared"),
     "spn-huber": functools.partial(spn, distance="huber"),
+    "spn-smooth": objective(relatives.smooth, sign=-1, past=True),
+    "ratio": objective(relatives.ratio, past=True),
+    "infonce": objective(relatives.infonce, past=True),
+    "margin": objective(relatives.margin, past=True),
 }
-# The objectives whose `negatives` come from history models.
+# The objectives whose `negatives` come from history models, and those among them without a lower bound.
 USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"}
+USES_HISTORY |= {"spn-smooth", "ratio", "infonce", "margin"}
+UNBOUNDED = {"spn", "spn-uncertainty", "spn-squared", "spn-huber", "spn-smooth"}
 
 
 class OfficialLambda(NamedTuple):

@@ -112,7 +112,9 @@ def test_every_objective_answers_the_same_call(name):
     """Only `restored` is trained, half precision is lifted and total = l_rec -/+ lambda * l_neg."""
     network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.5}, imagenet_input=True)
     restored, gt, lq = photo(1).half().requires_grad_(), photo(2), photo(5)
-    options = dict(features=network, lambda_neg=0.5, lq=lq, best_psnr=20.0, generator=torch.Generator())
+    options = dict(
+        features=network, lambda_neg=0.5, lq=lq, best_psnr=20.0, averaged=photo(6), generator=torch.Generator()
+    )
     parts = OBJECTIVES[name](restored, gt, [photo(3).half(), photo(4).half()], **options)
     sign = 0 if name == "plain" else -1 if name.startswith("spn") else 1
     assert parts.total.dtype == torch.float32
