@@ -18,7 +18,7 @@ distance. Nothing here changes a network or its optimiser. Definitions are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -192,32 +192,37 @@ class Dose(NamedTuple):
     cosine: float  # between the two parts of the step; below 0 they work against each other
 
 
-def dose(batches: Sequence[Gradients], lambda_neg: float, optimiser: torch.optim.Optimizer) -> Dose:
+def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim.Optimizer) -> Dose:
     """The dose of a term, from the mean gradient of several batches.
 
     A momentum of 0.9 sees the mean of about the last ten gradients, so about 16 batches are meant: late in training
     the pull is mostly noise between batches and the push is not, and one batch understates the push.
 
     Args:
-        batches: `gradients` of each batch, all at the same weights.
+        batches: `gradients` of each batch, all at the same weights; taken one at a time.
         lambda_neg: the weight of the term, >= 0.
         optimiser: the optimiser of the run at that moment, see `preconditioned`.
 
     Raises:
         ValueError: no batch, a gradient that is not finite, or a pull of length 0.
     """
-    if not batches:
+    ratios, pull, push = [], None, None
+    for batch in batches:
+        ratios.append((batch.value_ratio, batch.image_ratio))
+        pull = batch.pull if pull is None else [old + new for old, new in zip(pull, batch.pull, strict=True)]
+        push = batch.push if push is None else [old + new for old, new in zip(push, batch.push, strict=True)]
+    if pull is None or push is None:
         raise ValueError("a dose needs the gradients of at least one batch, about 16 are meant")
-    pull, push = (mean_gradient([getattr(batch, part) for batch in batches]) for part in ("pull", "push"))
     pull_step, push_step = preconditioned(pull, optimiser), preconditioned(push, optimiser)
     size = length(pull_step)
     if not math.isfinite(size) or not math.isfinite(length(push_step)):
         raise ValueError("a gradient is not finite at this look; the run has diverged, look earlier")
     if size == 0:
         raise ValueError("the gradient of the reconstruction is 0 at this look; there is nothing to compare with")
+    value, image = lambda_neg * np.mean(ratios, axis=0)
     return Dose(
-        value=lambda_neg * float(np.mean([batch.value_ratio for batch in batches])),
-        image=lambda_neg * float(np.mean([batch.image_ratio for batch in batches])),
+        value=float(value),
+        image=float(image),
         weights=lambda_neg * length(push) / length(pull),
         update=lambda_neg * length(push_step) / size,
         cosine=inner(pull_step, push_step) / max(size * length(push_step), 1e-30),
@@ -263,11 +268,6 @@ def helps(
         everything = cosine(np.arange(len(held_out)), np.arange(len(steps)))
         rows.append((name, everything, *np.quantile(drawn, (0.025, 0.975))))
     return pd.DataFrame(rows, columns=["direction", "help_cos", "low", "high"])
-
-
-def mean_gradient(several: Sequence[Gradient]) -> Gradient:
-    """The mean of several gradients, weight by weight."""
-    return [torch.stack(list(tensors)).mean(dim=0) for tensors in zip(*several, strict=True)]
 
 
 def inner(one: Gradient, other: Gradient) -> float:
