@@ -33,7 +33,7 @@ from mclir_nb.method import features, losses, precision
 from mclir_nb.method.rivals import C2R_INDOOR
 from mclir_nb.training import machine, recipes, records
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer
+from mclir_nb.training.trainer import Trainer
 
 # Task and gt pixels of one patch for measurements: the papers' for super-resolution and deraining (`paper_recipes`),
 # half the side for dehazing and deblurring, so that a step takes a second or two on a CPU.

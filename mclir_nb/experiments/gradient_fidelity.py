@@ -22,7 +22,7 @@ from mclir_nb.method import distances, precision, push
 from mclir_nb.method.negatives import Negatives, Window
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer
+from mclir_nb.training.trainer import Trainer
 
 # precision of the history models, of the feature network
 PRECISIONS = {

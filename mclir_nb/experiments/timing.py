@@ -20,7 +20,7 @@ from mclir_nb.experiments import cost
 from mclir_nb.method import losses, precision
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer
+from mclir_nb.training.trainer import Trainer
 
 Step = Callable[[], object]
 COUNTS = (0, 1, 2, 4)  # history models of the arms

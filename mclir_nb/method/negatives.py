@@ -56,6 +56,7 @@ class Negatives:
         seed: of the run. What is drawn in a step depends on the seed and the step alone.
         draw: one history per step in place of all.
         precision: of the histories' forward passes, a name of `precision.NAMES`.
+        noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
 
     Attributes:
@@ -70,10 +71,11 @@ class Negatives:
         seed: int = 0,
         draw: bool = False,
         precision: str = "float32",
+        noised: int = 0,
         synthetic: bool = False,
     ):
         self.history, self.features, self.seed, self.draw = history, features, seed, draw
-        self.precision, self.synthetic = precision, synthetic
+        self.precision, self.noised, self.synthetic = precision, noised, synthetic
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:
@@ -101,7 +103,10 @@ class Negatives:
             count = len(self.history.models)
             only = int(torch.randint(count, (), generator=stream(self.seed, "draw", step)))
         with precision.autocast(self.precision, lq.device):
-            return self.history.negatives(lq, only)
+            outputs = self.history.negatives(lq, only)
+            for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step)):
+                outputs += self.history.negatives(copy, 0)
+        return outputs
 
     def set_thresholds(self, psnrs: Sequence[float]) -> None:
         """C2R's curriculum over own histories: the validation PSNR of each, in dB, as of now."""
@@ -115,6 +120,28 @@ class Negatives:
         """Restore what `state_dict` returned."""
         thresholds = state.get("thresholds") or (C2R_INDOOR if self.synthetic else None)
         self.thresholds = tuple(thresholds) if thresholds else None
+
+
+def noised_copies(lq: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Copies of lq with Gaussian noise of 1 to 30 of 255, every other one grey; DCKD's inputs for further negatives.
+
+    Args:
+        lq: (B, 3, h, w), [0, 1].
+        count: how many copies.
+        generator: on the CPU, so that the device changes nothing.
+
+    Returns:
+        (B, 3, h, w) tensors in [0, 1].
+
+    Source:
+        DCKD, arXiv:2412.08939.
+    """
+    copies = []
+    for k in range(count):
+        sigma = (1 + 29 * torch.rand(len(lq), 1, 1, 1, generator=generator)) / 255
+        noise = torch.randn(len(lq), 1 if k % 2 else 3, *lq.shape[2:], generator=generator)
+        copies.append((lq + (sigma * noise).to(lq)).clamp(0, 1))
+    return copies
 
 
 def partly_restored(lq: Tensor, gt: Tensor, psnr: float) -> Tensor:

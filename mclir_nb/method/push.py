@@ -58,6 +58,20 @@ def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Modul
     return torch.autograd.grad(distance_of_all, image)[0]
 
 
+def image_ratio(parts: LossParts, restored: Tensor) -> Tensor:
+    """How strong the term is beside the reconstruction at the image: the ratio of their gradients' lengths.
+
+    Lambda is in it. It costs no pass through the trained network, and so misses what the network makes of the two.
+
+    Args:
+        parts: of the loss, with their graph, which is kept.
+        restored: the tensor the loss was computed from.
+    """
+    terms = (parts.l_rec, parts.total - parts.l_rec)
+    pull, term = (torch.autograd.grad(part, restored, retain_graph=True)[0] for part in terms)
+    return term.norm() / pull.norm()
+
+
 class Condition(NamedTuple):
     """Of one history: does moving on from it bring the image nearer to the truth?"""
 
@@ -120,19 +134,21 @@ class Gradients(NamedTuple):
 @full_float32()
 def gradients(
     model: nn.Module,
-    lq: Tensor,
     gt: Tensor,
     negatives: Sequence[Tensor],
     objective: Callable[..., LossParts],
+    *,
+    lq: Tensor,
     **context,
 ) -> Gradients:
     """Gradients of l_rec and of the objective's second term with respect to the weights, from one forward pass.
 
     Args:
         model: the trained network; its weights and their gradients are not changed.
-        lq, gt: one batch, (B, 3, h, w) and (B, 3, H, W).
+        gt: (B, 3, H, W), [0, 1].
         negatives: one (B, 3, H, W) tensor per history model.
         objective: one of `losses.OBJECTIVES`.
+        lq: (B, 3, h, w), [0, 1].
         context: what the objective is called with beside these, `features` above all.
 
     Raises:
@@ -142,7 +158,7 @@ def gradients(
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
         image = restored.detach().requires_grad_(True)
-        parts = objective(image, gt, negatives, lambda_neg=1.0, **context)
+        parts = objective(image, gt, negatives, lambda_neg=1.0, lq=lq, **context)
         if not parts.l_neg.requires_grad:
             raise ValueError("the objective has no second term here, so there is no push: plain, or no negatives")
         terms = (parts.l_rec, parts.total - parts.l_rec)

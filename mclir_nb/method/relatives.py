@@ -71,7 +71,7 @@ def smooth(restored, gt, negatives, *, features, averaged, **_) -> Tensor:
     Its gradient is SPN's with other signs: single steps of a network swing around their average, and where an average
     came from may say more about where it is going. It is subtracted, as SPN's term is, and not bounded below.
     """
-    reference, *past = frozen_features([averaged, *negatives], features)
+    reference, *past = frozen_features([averaged.to(restored.dtype), *negatives], features)
     ours, value = features(restored), {}
     for layer, own in ours.items():
         direction = torch.stack([(reference[layer] - other[layer]).sign() for other in past]).mean(dim=0)

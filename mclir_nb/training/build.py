@@ -75,5 +75,6 @@ def make_negatives(recipe: Recipe, history: HistoryModels | None, network: nn.Mo
         seed=recipe.seed,
         draw=recipe.history_draw,
         precision=recipe.history_precision,
+        noised=recipe.noised_inputs,
         synthetic=recipe.negatives == "synthetic",
     )

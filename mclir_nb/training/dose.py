@@ -2,25 +2,31 @@
 
 A lambda says nothing by itself: the same number is a strong push in one task, network or feature network and none in
 another. `lambda_for` looks along a short plain run, in which the term is only watched, and gives the lambda for a dose
-(`push.Dose.update`, on average over the looks). It is fixed before the run that uses it.
+(`push.Dose.update`, on average over the looks). It is fixed before the run that uses it, kept in the run folder, and
+the run measures its dose again (columns dose and dose_cosine of the log).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from mclir_nb import files
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
-from mclir_nb.seeds import stream
+from mclir_nb.training import distributed
+from mclir_nb.training.log import interval
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.train import Trainer, pick_device
+from mclir_nb.training.trainer import Trainer
 
+FILE = "dose.json"
 SEED = 20_231  # of the short plain run; no experiment uses it
 LOOKS, BATCHES = 8, 16  # moments of the short run, and batches whose mean gradient is taken at each
+LOOKS_INSIDE = 3  # moments of a run at which its dose is measured again
 
 
 class Lambda(NamedTuple):
@@ -56,25 +62,42 @@ def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> pus
 
 
 def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
-    recipe = trainer.recipe
-    for step in range(recipe.steps + 1, recipe.steps + 1 + batches):
+    for step in range(trainer.recipe.steps + 1, trainer.recipe.steps + 1 + batches):
         gt, lq, _ = trainer.patches.batch(step)
         gt, lq = gt.to(trainer.device), lq.to(trainer.device)
         negatives = trainer.negatives.outputs(lq, gt, step)
-        context = dict(lq=lq, best_psnr=trainer.best_psnr, generator=stream(recipe.seed, "objective", step))
-        context |= trainer.context(lq, negatives)
-        yield push.gradients(trainer.model, lq, gt, negatives, trainer.objective, features=trainer.features, **context)
+        context = trainer.context(lq, negatives)
+        yield push.gradients(trainer.model, gt, negatives, trainer.objective, features=trainer.features, **context)
 
 
-def lambda_for(recipe: Recipe, dose: float, *, looks: int = LOOKS, device: str = "auto", quiet: bool = False) -> Lambda:
+def look_steps(recipe: Recipe) -> set[int]:
+    """The steps of a run at which its dose is measured again: rows of the log, evenly spread, none for plain."""
+    if recipe.objective == "plain":
+        return set()
+    every, parts = interval(recipe), LOOKS_INSIDE
+    rows = recipe.steps // every
+    return {every * max(1, round(rows * (k + 0.5) / parts)) for k in range(parts)} if rows else set()
+
+
+def columns(trainer: Trainer) -> dict[str, float]:
+    """The dose of a run at this step, for its log; from fewer batches in a short run, so that it stays cheap."""
+    recipe = trainer.recipe
+    weight = recipe.weight_at(trainer.step) or recipe.weight
+    if recipe.lambda_ratio is not None or not weight:
+        return {}
+    found = measured(trainer, weight * trainer.guard.factor, min(BATCHES, max(2, recipe.steps // 100)))
+    return {"dose": found.update, "dose_cosine": found.cosine}
+
+
+def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int = LOOKS, quiet: bool = False) -> Lambda:
     """The lambda that gives a recipe's objective a dose, from a short plain run with a seed of its own.
 
     Args:
         recipe: the run that is planned; its own lambda does not matter. The short run takes a quarter of its steps,
-            at least 8 per look, with the same schedule of rates and histories.
+            at least 8 per look, with the whole fall of the learning rate and the same histories.
         dose: the share of the term in the optimiser's update that is wanted, > 0.
+        device: where to train.
         looks: moments at which the dose is measured, evenly spread.
-        device: as for `train.train`.
         quiet: print nothing.
 
     Raises:
@@ -85,22 +108,44 @@ def lambda_for(recipe: Recipe, dose: float, *, looks: int = LOOKS, device: str =
     if not dose > 0:
         raise ValueError(f"dose is {dose}; it must be above 0: for no push use objective plain")
     steps = max(recipe.steps // 4, 8 * looks)
-    short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED, cosine_steps=None, milestones=()))
-    trainer = Trainer(short, pick_device(device))
+    trainer = Trainer(Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED)), device)
     moments = {round(steps * (k + 1) / looks) for k in range(looks)}
-    bar = Progress(
-        trainer.patches.batches(1, steps, device=trainer.device), f"dose of {recipe.objective}", steps, quiet=quiet
-    )
-    found = []
-    for gt, lq, names in bar:
+    batches = trainer.patches.batches(1, steps, device=device)
+    updates = []
+    for gt, lq, names in Progress(batches, f"dose of {recipe.objective}", steps, quiet=quiet):
         trainer.advance(gt, lq, names)
         if trainer.step in moments:
-            found.append(measured(trainer, 1.0).update)
-    if not np.mean(found) > 0:
+            update = torch.tensor(measured(trainer, 1.0).update)
+            updates.append(distributed.mean(update).item())
+    if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
-    lambda_neg = dose / float(np.mean(found))
-    return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in found))
+    lambda_neg = dose / float(np.mean(updates))
+    return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
 
 
 # what makes a recipe a plain run whose histories are only watched
-PLAIN = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False, negatives_every=1)
+PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
+PLAIN |= dict(history_draw=False, negatives_every=1, cosine_steps=None, milestones=())
+
+
+def choose(recipe: Recipe, run_dir: Path, device: torch.device, quiet: bool) -> Lambda | None:
+    """The lambda of a run whose recipe states a dose: the one its folder keeps, else from a short plain run.
+
+    None for a recipe that names its lambda itself.
+    """
+    if recipe.dose is None:
+        return None
+    if (run_dir / FILE).exists():
+        return Lambda(**files.read_json(run_dir / FILE))
+    return lambda_for(recipe, recipe.dose, device, quiet=quiet)
+
+
+def with_lambda(recipe: Recipe, chosen: Lambda | None) -> Recipe:
+    """The recipe with the chosen lambda in place of its dose."""
+    return recipe if chosen is None else Recipe(**dict(recipe) | dict(dose=None, lambda_neg=chosen.lambda_neg))
+
+
+def keep(run_dir: Path, chosen: Lambda | None) -> None:
+    """Write the chosen lambda into the run folder, once."""
+    if chosen is not None and not (run_dir / FILE).exists():
+        files.write_json(run_dir / FILE, chosen._asdict())

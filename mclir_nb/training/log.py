@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from mclir_nb import files
-from mclir_nb.method import precision
+from mclir_nb.method import precision, push
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.training import distributed
 from mclir_nb.training.recipes import Recipe
@@ -23,6 +25,15 @@ ROWS = 10_000  # at most, beside those of validations
 def interval(recipe: Recipe) -> int:
     """Steps between two rows: the recipe's, or a multiple that keeps a long run below `ROWS` rows."""
     return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * ROWS))
+
+
+class LastStep(NamedTuple):
+    """What a step with negatives looked at, kept until the next one."""
+
+    restored: Tensor
+    gt: Tensor
+    negatives: Sequence[Tensor]
+    image_ratio: Tensor | None  # see `push.image_ratio`; known where a row of the log is due
 
 
 class Log:
@@ -55,6 +66,8 @@ class Log:
         self.sums.zero_()
         row["lambda_neg"] = row["r"] * row["l_rec"] / row["l_neg"] if row["l_neg"] else math.nan
         row["lr"] = self.recipe.learning_rate_at(step)
+        if self.recipe.objective != "plain":
+            row |= dict.fromkeys(("image_ratio", "dose", "dose_cosine"), math.nan)
         row |= columns | {"val_psnr": math.nan, "val_psnr_ema": math.nan}
         row["seconds"] = time.perf_counter() - self.clock
         return row
@@ -72,21 +85,32 @@ class Log:
 
 
 def history_columns(
-    recipe: Recipe, model: nn.Module, history: HistoryModels, last: tuple[Tensor, list[Tensor]] | None, features
+    recipe: Recipe, model: nn.Module, history: HistoryModels, last: LastStep | None, features: nn.Module
 ) -> dict[str, float]:
-    """Distance of each history's weights, and the share of its gradient above rounding in the step just made.
+    """What a row says of each history: how far its weights are, and how it did in the step just made.
 
     Args:
         recipe: for the precisions in which features and histories were computed.
-        model: the network that is trained.
+        model: the network whose past the histories are.
         history: the history models.
-        last: output and negatives of the step; None, or fewer negatives than histories: no second kind of column.
+        last: the step; None, or fewer negatives than histories: only the distances of the weights.
         features: the feature network.
+
+    Returns:
+        distance_k, of the weights; progress_k and gap_k, see `push.condition`; signal_k, the share of its gradient
+        above rounding; image_ratio.
     """
-    columns = {f"distance_{i}": float(d) for i, d in enumerate(history.distances(model))}
-    if last is None or len(last[1]) < len(history.models):
+    columns = {f"distance_{k}": float(d) for k, d in enumerate(history.distances(model))}
+    if last is None:
         return columns
+    if last.image_ratio is not None:
+        columns["image_ratio"] = last.image_ratio.item()
+    if len(last.negatives) < len(history.models):
+        return columns
+    for k, negative in enumerate(last.negatives):
+        condition = push.condition(last.restored, negative, last.gt)
+        columns |= {f"progress_{k}": condition.progress, f"gap_{k}": condition.gap}
     coarsest = max(precision.ROUNDING[p] for p in (recipe.history_precision, recipe.features_precision))
     with precision.full_float32():
-        shares = precision.signal(*last, features, coarsest).tolist()
-    return columns | {f"signal_{i}": share for i, share in enumerate(shares)}
+        shares = precision.signal(last.restored, last.negatives, features, coarsest).tolist()
+    return columns | {f"signal_{k}": share for k, share in enumerate(shares)}

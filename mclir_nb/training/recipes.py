@@ -115,6 +115,8 @@ class Recipe(BaseModel):
     """The loss, see `losses.OBJECTIVES`; "plain" is the baseline."""
     lambda_neg: NonNegativeFloat | None = None
     """Weight of the term beside L1, whose sign is in the loss; None: the published one, in its own features."""
+    dose: PositiveFloat | None = None
+    """Share of the term in the optimiser's update; lambda follows from it before the run, see `training.dose`. Ours."""
     lambda_from: NonNegativeInt = 0
     """Step before which lambda is 0; ours."""
     lambda_follows_rate: bool = False
@@ -134,6 +136,10 @@ class Recipe(BaseModel):
     history_threshold: NonNegativeFloat | None = None
     """The authors' adaptive rule: one history in turn is refreshed while the error spreads wider; official 0.022.
     None: the schedule of `history_every`."""
+    history_of: Annotated[str, _among("network", "ema")] = "network"
+    """Whose past the histories are: the network's, or its evaluation EMA's, as in DCKD."""
+    noised_inputs: NonNegativeInt = 0
+    """DCKD: further negatives, the first history's outputs for this many noised copies of lq."""
     negatives: Annotated[str, _among("history", "synthetic")] = "history"
     """"synthetic", for c2r: the degradation taken back in part, see `negatives.partly_restored`."""
     curriculum: Annotated[str, _among("none", "measured")] = "none"
@@ -205,7 +211,7 @@ class Recipe(BaseModel):
         """Lambda, the number that multiplies the objective's second term; `weight_at` knows what steps change."""
         if self.objective == "plain":
             return 0.0
-        if self.lambda_ratio is not None:  # lambda follows from the losses of each step; it is not 0, that is all
+        if self.lambda_ratio is not None or self.dose is not None:  # lambda is not known here; not 0, that is all
             return 1.0
         return default_lambda(self.objective, self.features) if self.lambda_neg is None else self.lambda_neg
 
@@ -262,7 +268,7 @@ def default_lambda(objective: str, features: str) -> float:
         published = ", ".join(f"{value:g} for {name}" for name, value in known.items()) or "none"
         raise ValueError(
             f"lambda_neg of objective {objective!r} is not known in the features of {features} (known: {published}); "
-            "give lambda_neg, a number >= 0."
+            "give lambda_neg, a number >= 0, or a dose such as 0.1."
         )
     return known[features]
 
@@ -356,6 +362,8 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
         fields |= paper_recipes.fields(network, chosen.scale)
         if (given.get("objective", "spn"), given.get("features", "vgg16")) != ("spn", "vgg16"):
             fields.pop("lambda_neg", None)  # it is SPN's in these features
+    if given.get("objective") == "spn-smooth":
+        fields["history_of"] = "ema"
     if given.get("quirks") == "official":
         steps = given.get("steps", fields["steps"])
         fields |= dict(history_start=0.1, cosine_steps=max(1, steps // 5) if isinstance(steps, int) else None)
@@ -429,6 +437,8 @@ def _check_term(recipe: Recipe) -> None:
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
+    if objective == "spn-smooth" and recipe.history_of != "ema":
+        raise ValueError("history_of must be 'ema' for spn-smooth: its push is that of the EMA away from its own past.")
     if recipe.history_draw and objective == "spn-uncertainty":
         raise ValueError("history_draw leaves one history in a step, and spn-uncertainty needs the spread of two.")
     if recipe.history_draw and recipe.curriculum == "measured":
@@ -442,8 +452,8 @@ def _check_term(recipe: Recipe) -> None:
 
 
 HISTORY_FIELDS = ("history_every", "history_decay", "history_start", "history_threshold", "history_draw")
-HISTORY_FIELDS += ("history_precision", "lambda_ratio", "negatives_every")
-TERM_FIELDS = ("lambda_neg", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives")
+HISTORY_FIELDS += ("history_precision", "lambda_ratio", "negatives_every", "history_of", "noised_inputs")
+TERM_FIELDS = ("lambda_neg", "dose", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives")
 TERM_FIELDS += ("features_crop", "features_precision", "guard", "guard_r", "guard_drop")
 LAMBDA_FIELDS = ("lambda_follows_rate", "negatives_every", "guard")  # they act on lambda, which lambda_ratio sets anew
 
@@ -471,7 +481,9 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if objective not in losses.USES_HISTORY:
         yield ("negatives",), f"objective {objective} takes no negatives"
     if recipe.lambda_ratio is not None:
-        yield ("lambda_neg", *LAMBDA_FIELDS), "lambda_ratio sets lambda anew in each step"
+        yield ("lambda_neg", "dose", *LAMBDA_FIELDS), "lambda_ratio sets lambda anew in each step"
+    if recipe.dose is not None:
+        yield ("lambda_neg",), "lambda follows from the dose"
     if recipe.milestones:
         yield ("cosine_steps", "learning_rate_min"), "milestones halve the rate, in place of the cosine"
     if recipe.dataset == "embedded":

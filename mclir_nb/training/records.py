@@ -28,9 +28,10 @@ from mclir_nb.training.recipes import Recipe, from_saved
 
 FILES = {
     "recipe.json": "every field of the recipe",
+    "dose.json": "lambda as it was chosen for the recipe's dose, and the dose at each look it was chosen from",
     "own.json": "source of your own network, task or objective",
     "provenance.json": "versions, device, revision, feature network",
-    "log.csv": "losses, r, distances of the histories, validation: one row per logging step",
+    "log.csv": "losses, r, dose, progress and gap of the histories, validation: one row per logging step",
     "scores.csv": "input, restored and EMA scores: one row per test picture",
     "checkpoint.safetensors": "everything a resumed run needs",
     "checkpoint-previous.safetensors": "the checkpoint before it, in case that is damaged",

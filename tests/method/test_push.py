@@ -78,7 +78,7 @@ def one_weight(lambda_neg=0.1, weight=0.5, gt=1.0, negative=0.2):
     """A linear model on an lq of ones: restored = weight, every gradient is a sign."""
     model = Scale(weight)
     lq, truth, past = images(1.0, gt, negative)
-    found = push.gradients(model, lq, truth, [past], losses.OBJECTIVES["spn"], features=Pixels())
+    found = push.gradients(model, truth, [past], losses.OBJECTIVES["spn"], lq=lq, features=Pixels())
     optimiser = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.9), eps=0.0)
     model.weight.grad = torch.tensor(2.0)
     optimiser.step()
@@ -111,7 +111,7 @@ def test_several_batches_average_out():
     model, optimiser = Scale(), None
     lq, *truths = images(1.0, 1.0, 1.0, 0.0)
     (past,) = images(0.2)
-    found = [push.gradients(model, lq, gt, [past], losses.OBJECTIVES["spn"], features=Pixels()) for gt in truths]
+    found = [push.gradients(model, gt, [past], losses.OBJECTIVES["spn"], lq=lq, features=Pixels()) for gt in truths]
     optimiser = torch.optim.Adam(model.parameters(), lr=0.0, eps=0.0)
     model.weight.grad = torch.tensor(1.0)
     optimiser.step()
@@ -146,7 +146,7 @@ def test_what_gives_no_push_is_refused():
     with pytest.raises(ValueError, match="no push"):
         push.image_push(restored, [], Pixels())
     with pytest.raises(ValueError, match="no push"):
-        push.gradients(Scale(), restored, gt, [], losses.OBJECTIVES["plain"])
+        push.gradients(Scale(), gt, [], losses.OBJECTIVES["plain"], lq=restored)
     found, _ = one_weight()
     with pytest.raises(ValueError, match="step of Adam"):
         push.dose([found], 0.1, torch.optim.Adam(Scale().parameters()))

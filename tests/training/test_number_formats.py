@@ -69,7 +69,7 @@ DOORS = {
     "pictures": lambda made, _: evaluate.side_by_side(made.model, made.history.models, made.validation, 1),
     "restore": lambda made, _: restore.restore(made.model, made.validation[0][2]),
     "push": lambda made, _: push.image_push(*_images(made), made.features),
-    "gradients": lambda made, _: push.gradients(*_batch(made), made.objective, features=made.features),
+    "gradients": lambda made, _: _gradients(made),
     "prediction": lambda made, _: cost.one_patch(made.recipe, torch.device("cpu"), times=1),
 }
 
@@ -79,9 +79,9 @@ def _images(made):
     return torch.rand(1, 3, *lq.shape[2:]), [lq]
 
 
-def _batch(made):
+def _gradients(made):
     gt, lq, _ = made.patches.batch(3)
-    return made.model, lq, gt, [0.9 * gt]
+    return push.gradients(made.model, gt, [0.9 * gt], made.objective, lq=lq, features=made.features)
 
 
 @pytest.mark.parametrize("door", DOORS)

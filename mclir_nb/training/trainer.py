@@ -1,0 +1,217 @@
+"""The state of a run and one step of it: `Trainer.advance` is the method.
+
+The state is the weights, their EMA, the history models and the optimiser. Everything random is a function of
+(seed, step), so a resumed run needs no random states and no place in the data.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mclir_nb.data import tasks
+from mclir_nb.evaluation import evaluate
+from mclir_nb.method import losses, precision, push
+from mclir_nb.method.history import error_spread
+from mclir_nb.seeds import stream
+from mclir_nb.training import build, checkpoint, distributed, machine, records
+from mclir_nb.training.distributed import on_first_rank
+from mclir_nb.training.guard import Diverged, Guard
+from mclir_nb.training.log import LastStep, Log, history_columns, interval
+from mclir_nb.training.recipes import Recipe
+
+
+class Trainer:
+    """The state of a run and one step of it."""
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
+        if device.type == "cpu":
+            machine.keep_freed_memory()
+        self.task = tasks.get(recipe.task, recipe.scale)
+        self.patches, self.validation, self.test = build.make_data(recipe, self.task)
+        self.model = build.make_network(recipe, device, "weights")
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.history = build.make_history(recipe, self.model, device)
+        self.features = build.make_features(recipe, device)
+        self.negatives = build.make_negatives(recipe, self.history, self.features)
+        self.objective, self.guard = losses.OBJECTIVES[recipe.objective], Guard(recipe)
+        self.parallel = distributed.data_parallel(self.model)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        # The small numbers of a float16 gradient vanish unless the loss is scaled up. In other precisions the scale is
+        # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
+        self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
+        self.last: LastStep | None = None  # what the step just made looked at, if it had negatives
+        self.log = Log(recipe, device)
+
+    def content(self) -> dict[str, str]:
+        """What the run learns from, see `records.content`."""
+        sets = {"train": self.patches.images, "val": self.validation.images, "test": self.test.images}
+        return records.content(sets, self.features)
+
+    def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
+        """One optimiser step on a batch; the order of its lines is the method.
+
+        Args:
+            gt: (B, 3, P, P) ground truth, [0, 1].
+            lq: (B, 3, P / scale, P / scale) degraded patches, [0, 1].
+            names: of the pictures, for what there is to say about them.
+        """
+        recipe, self.step = self.recipe, self.step + 1
+        key = ("step", self.step, distributed.rank()) if distributed.rank() else ("step", self.step)
+        torch.manual_seed(stream(recipe.seed, *key).initial_seed())  # drop path
+        gt, lq = (image.to(self.device, memory_format=torch.channels_last, non_blocking=True) for image in (gt, lq))
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.step)
+
+        with precision.autocast("tf32" if recipe.precision == "tf32" else "float32", self.device):
+            parts, restored = self._loss(gt, lq)
+            self.optimiser.zero_grad()
+            self.scaler.scale(parts.total).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if recipe.clipping is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), recipe.clipping, norm)
+        seen = torch.stack([part.detach() for part in parts])
+        if self.scale == 1:  # else a gradient may be infinite: the step is left out and the scale lowered
+            seen += 0 * norm
+        self.guard.watch(self.step, seen, names)
+        if self.history and recipe.history_threshold is not None:
+            spread = distributed.mean(error_spread(restored, gt)).item()
+            self.history.adaptive_update(self.past_of, spread, recipe.history_threshold)
+        self.scaler.step(self.optimiser)
+        self.scaler.update(1.0 if self.scale == 1 else None)
+        self.update_ema()
+        if self.history and recipe.history_threshold is None:
+            self.history.update(self.past_of, self.step)
+        self.log.sums += seen
+
+    def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
+        """Negatives, forward pass and objective, each in its precision."""
+        recipe = self.recipe
+        weight = recipe.weight_at(self.step) * self.guard.factor
+        outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
+        with precision.autocast(recipe.precision, self.device):
+            restored = self.parallel(lq).float()
+        with precision.autocast(recipe.features_precision, self.device):
+            context = self.context(lq, outputs)
+            parts = self.objective(restored, gt, outputs, features=self.features, lambda_neg=weight, **context)
+        if recipe.lambda_ratio is not None and outputs:
+            sign = 1 if recipe.objective == "history-positive" else -1
+            means = distributed.mean(torch.stack(parts[:2]).detach())
+            parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
+        if outputs:
+            logged = self.step % interval(recipe) == 0
+            ratio = push.image_ratio(parts, restored) if logged and parts.l_neg.requires_grad else None
+            self.last = LastStep(restored.detach(), gt, outputs, ratio)
+        else:
+            self.last = None
+        return parts, restored
+
+    @property
+    def past_of(self) -> nn.Module:
+        """The network whose past the histories are: the trained one, or its evaluation EMA."""
+        return self.ema if self.recipe.history_of == "ema" else self.model
+
+    def context(self, lq: Tensor, negatives: list[Tensor]) -> dict:
+        """What an objective may read beside the images, see `losses`."""
+        context = dict(
+            lq=lq,
+            best_psnr=self.best_psnr,
+            thresholds=self.negatives.thresholds if negatives else None,
+            generator=stream(self.recipe.seed, "objective", self.step),
+        )
+        if self.recipe.objective == "spn-smooth" and negatives:
+            with torch.no_grad(), precision.autocast(self.recipe.history_precision, self.device):
+                context["averaged"] = self.ema(lq)
+        return context
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """The evaluation EMA: parameters averaged, buffers copied."""
+        for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - self.recipe.ema_decay)
+        for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(new)
+
+    def log_row(self) -> dict:
+        """Close a logging interval, and the guard looks at it."""
+        self.guard.check_finite()
+        columns = {}
+        if self.history:
+            columns = history_columns(self.recipe, self.past_of, self.history, self.last, self.features)
+        row = self.log.close(self.step, columns)
+        self.guard.check(row)
+        self.log.rows.append(row)
+        return row
+
+    def validate(self) -> None:
+        """Validation PSNR of both kinds of weights, into the last log row."""
+        row = self.log.rows[-1]
+        row["val_psnr"], row["val_psnr_ema"] = (self._val_psnr(network) for network in (self.model, self.ema))
+        if self.recipe.curriculum == "measured" and self.history:
+            self.negatives.set_thresholds([self._val_psnr(history) for history in self.history.models])
+        self.guard.check_validation(row, self.best_psnr)
+        self.best_psnr = max(self.best_psnr, row["val_psnr"])
+
+    def _val_psnr(self, network: nn.Module) -> float:
+        return on_first_rank(evaluate.mean_psnr, network, self.validation, self.task.protocol, self.task.crop)
+
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs, see `checkpoint`."""
+        turn = self.history.turn if self.history else 0
+        state = {
+            "run": {"step": self.step, "best_psnr": self.best_psnr, "sums": self.log.sums, "turn": turn},
+            "guard": self.guard.state_dict(),
+            "negatives": self.negatives.state_dict(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict()["state"],
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.history:
+            state["history"] = nn.ModuleList(self.history.models).state_dict()
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over what `state_dict` returned."""
+        run = state["run"]
+        self.step, self.best_psnr = run["step"], run["best_psnr"]
+        self.log.sums.copy_(run["sums"])
+        for name in ("guard", "negatives", "model", "ema", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+        if self.history:
+            self.history.turn = run["turn"]
+            nn.ModuleList(self.history.models).load_state_dict(state["history"])
+        checkpoint.load_moments(self.optimiser, state.get("optimiser", {}))  # none before the first step
+
+    def save(self, run_dir: Path) -> None:
+        """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
+
+        Raises:
+            Diverged: rather than replace a good state by one with NaN.
+            OSError: there is no room.
+        """
+        self.guard.check_finite()
+        if not torch.isfinite(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])):
+            raise Diverged(f"step {self.step}: a weight is not finite, so this state is not saved.")
+        self.log.write(run_dir)
+        checkpoint.save(run_dir, self.state_dict())
+
+    def restore(self, run_dir: Path) -> str:
+        """Continue from the folder's checkpoint, if there is one. Returns what a reader should know, else nothing."""
+        file = checkpoint.restore(run_dir, self)
+        if file:
+            self.log.read(run_dir, self.step)
+        damaged = file and file.name == checkpoint.PREVIOUS and (run_dir / checkpoint.FILE).exists()
+        return f"{checkpoint.FILE} is damaged; going on from the one before, step {self.step}." if damaged else ""

@@ -1,0 +1,79 @@
+"""Doses: lambda for a stated share of the update, kept and measured again; relatives of SPN in a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mclir_nb.training import dose, recipes, train
+from mclir_nb.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+def short(**changes):
+    spn = dict(history_every=(8, 4), history_decay=(0.1, 0.1), lambda_neg=1e-3)
+    if changes.get("objective") in ("plain", "cr"):
+        spn = dict(lambda_neg=None)
+    fields = dict(steps=24, batch_size=2, patch_size=32, log_every=4, val_every=0)
+    return recipes.get("tiny", "derain", **fields | spn | changes)
+
+
+def test_measured_dose_is_linear_in_lambda_and_changes_nothing():
+    runs = [Trainer(short(), CPU) for _ in range(2)]
+    for step in range(1, 7):
+        for trainer in runs:
+            trainer.advance(*trainer.patches.batch(step))
+        one, two = (dose.measured(runs[0], weight, 2) for weight in (1e-3, 2e-3))
+        assert two.update == pytest.approx(2 * one.update) and two.cosine == pytest.approx(one.cosine)
+    for a, b in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("objective", ["spn", "cr"])
+def test_a_run_gets_the_dose_it_asks_for(tmp_path, objective):
+    recipe = short(objective=objective, lambda_neg=None, dose=0.1)
+    run = train.train(recipe, tmp_path / "run", quiet=True)
+    chosen = json.loads((tmp_path / "run" / "dose.json").read_text())
+    assert np.mean(chosen["looks"]) == pytest.approx(0.1) and chosen["lambda_neg"] > 0
+    inside = run.log.dose.dropna()
+    assert len(inside) == dose.LOOKS_INSIDE and 0.01 < inside.mean() < 1  # of another seed, in fewer batches
+    assert run.log.lambda_neg.iloc[-1] == pytest.approx(chosen["lambda_neg"], rel=1e-2)
+    again = dose.lambda_for(recipe, 0.1, CPU, quiet=True)
+    assert again.lambda_neg == chosen["lambda_neg"] and again.variation > 0
+
+
+def test_log_shows_image_ratio_progress_and_gap(tmp_path):
+    log = train.train(short(), tmp_path / "run", quiet=True).log
+    assert (log.image_ratio > 0).all()
+    for k in range(2):
+        assert (log[f"gap_{k}"] >= 0).all() and log[f"progress_{k}"].notna().all()
+    plain = train.train(short(objective="plain"), tmp_path / "plain", quiet=True).log
+    assert not {"dose", "image_ratio"} & set(plain.columns)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(objective=name) for name in ("ratio", "infonce", "margin", "spn-smooth")]
+    + [dict(history_of="ema"), dict(noised_inputs=2)],
+    ids=str,
+)
+def test_relatives_train(tmp_path, changes):
+    run = train.train(short(steps=8, **changes), tmp_path / "run", quiet=True)
+    assert run.is_finished and (run.log.l_neg != 0).any()
+
+
+def test_histories_of_the_ema_follow_the_ema():
+    trainer = Trainer(short(history_of="ema", history_every=(4,), history_decay=(0.0,), ema_decay=0.9), CPU)
+    for step in range(1, 5):
+        trainer.advance(*trainer.patches.batch(step))
+    (history,) = trainer.history.models
+    for old, averaged in zip(history.parameters(), trainer.ema.parameters(), strict=True):
+        assert torch.equal(old, averaged)
+
+
+@pytest.mark.parametrize("wrong", [dict(objective="plain", lambda_neg=None), dict(), dict(lambda_neg=None, dose=0.0)])
+def test_a_dose_that_cannot_be_reached_is_refused(wrong):
+    with pytest.raises(ValueError, match="dose|lambda"):
+        short(**dict(dose=0.1) | wrong)
