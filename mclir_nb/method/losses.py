@@ -183,10 +183,9 @@ OBJECTIVES: dict[str, Callable[..., LossParts]] = {
     "infonce": objective(relatives.infonce, past=True),
     "margin": objective(relatives.margin, past=True),
 }
-# The objectives whose `negatives` come from history models, and those among them without a lower bound.
+# The objectives whose `negatives` come from history models.
 USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"}
 USES_HISTORY |= {"spn-smooth", "ratio", "infonce", "margin"}
-UNBOUNDED = {"spn", "spn-uncertainty", "spn-squared", "spn-huber", "spn-smooth"}
 
 
 class OfficialLambda(NamedTuple):
