@@ -198,14 +198,14 @@ class Benchmark:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> tuple[str, Tensor, Tensor]:
-        sample, task = self.images[index], self.task
-        gt, depth, scale = sample.gt.float() / 255, sample.depth, task.scale
-        rows, columns = (_centre(length, self.side, scale) for length in gt.shape[1:])
-        gt, depth = gt[:, rows, columns], None if depth is None else depth[rows, columns]
+        sample, scale = self.images[index], self.task.scale
+        rows, columns = (_centre(length, self.side, scale) for length in sample.gt.shape[1:])
+        gt = sample.gt[:, rows, columns].float() / 255
         if sample.lq is not None:
             return sample.name, gt, sample.lq[:, _shrink(rows, scale), _shrink(columns, scale)].float() / 255
-        chance = stream(0, "benchmark", task.name, sample.name)
-        return sample.name, gt, degraded(sample, task, gt, depth, chance)
+        depth = None if sample.depth is None else sample.depth[rows, columns]
+        chance = stream(0, "benchmark", self.task.name, sample.name)
+        return sample.name, gt, degraded(sample, self.task, gt, depth, chance)
 
 
 def _centre(length: int, side: int | None, scale: int) -> slice:
