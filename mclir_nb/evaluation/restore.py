@@ -155,7 +155,7 @@ def _check_out(out: str | Path | None) -> None:
 
 
 def _new_file(original: Path, out: str | Path | None) -> Path:
-    """Create an empty file under a name that was free. Raises: ValueError if it cannot be made there."""
+    """Create an empty file under a name that was free; ValueError if it cannot be made there."""
     out = original.parent if out is None else Path(out).expanduser()
     stem = re.sub(r"_restored(_\d+)?$", "", original.stem) + "_restored"
     number = 1

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from mclir_nb import networks
 from mclir_nb.choices import check_choice
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
@@ -64,13 +64,6 @@ def benchmark_recipe(network: str, **changes) -> Recipe:
     return recipes.get("demo", task, network=network, **fields | changes)
 
 
-def macs(network: nn.Module, image: torch.Tensor) -> int:
-    """Multiply-accumulates of one forward pass: convolutions and matrix products, as torch's counter sees them."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(image)
-    return counter.get_total_flops() // 2
-
-
 class Counts(NamedTuple):
     """Multiply-accumulates for one patch of a recipe."""
 
@@ -99,14 +92,14 @@ def _count_on(recipe: Recipe, device: str) -> Counts:
     with torch.random.fork_rng(devices=[]):
         with torch.device(device):
             network = records.build_network(recipe).eval()
-    forward = macs(network, _picture(recipe.patch_size // recipe.scale, device))
+    forward = networks.count_macs(network, _picture(recipe.patch_size // recipe.scale, device))
     histories = len(recipe.history_every) if recipe.uses_history else 0
     asked = min(histories, 1) if recipe.history_draw else histories
     if recipe.objective == "plain":
         return Counts(forward, 0, 0, 0)
     net = feature_network(recipe).to(device)
     restored, gt = (_picture(recipe.features_crop or recipe.patch_size, device) for _ in range(2))
-    looked_at = macs(net, gt)
+    looked_at = networks.count_macs(net, gt)
     outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
     passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
     return Counts(forward, looked_at, passes * looked_at, asked)

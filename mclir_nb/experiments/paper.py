@@ -69,7 +69,9 @@ def tables() -> dict[str, pd.DataFrame]:
     Columns: network | objective ("none": the base as the paper quotes it; "SPN" and others: retrained with
     it) | scale ("x2", "x4", "") | dataset ("average": the printed mean) | psnr_db | ssim; maybe `venue`.
 
-    Raises: FileNotFoundError if a file of `data/paper/` is missing.
+    Raises:
+        FileNotFoundError: a file of `data/paper/` is missing.
+
     Source: Aitical/MCLIR @ e42fb40, README.md (see `data/paper/README.md`).
     """
     return {name: _read(name) for name in (*RESULTS, HEAD_TO_HEAD)}

@@ -94,7 +94,7 @@ def _labelled(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(folder: Path) -> pd.DataFrame:
-    """scores.csv with the names that say which weights. Raises: ValueError for one of another version."""
+    """scores.csv with the names that say which weights; ValueError for one of another version."""
     table = files.read_table(folder / "scores.csv")
     missing = [name for name in SCORES if name not in table]
     if missing:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mclir_nb.experiments import cost
+from mclir_nb import networks
 from mclir_nb.method import losses, precision
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
@@ -161,7 +161,7 @@ def macs_per_second(device: torch.device, times: int = 10, dtype: torch.dtype = 
             convolution(image)
 
     with torch.no_grad():
-        return 100 * cost.macs(convolution, image) / min(seconds(some, device) for _ in range(times))
+        return 100 * networks.count_macs(convolution, image) / min(seconds(some, device) for _ in range(times))
 
 
 @precision.full_float32()

@@ -24,11 +24,14 @@ class Watched:
     """S frames of one run over B validation pictures and K history models.
 
     Attributes:
-        names: of the B pictures; lq (B, 3, h, w) and gt (B, 3, H, W), in [0, 1].
-        restored: S outputs of the model, (B, 3, H, W); negatives: S lists of K outputs of the histories.
-        table: one row per frame: `step`; `l_rec`, `l_neg` and `r` = lambda l_neg / l_rec on these pictures;
-            `psnr` and `psnr_history_k`, means over the pictures in dB; `alignment`, the cosine between the push
-            on the weights and the way that the weights have come since the histories were taken (NaN at the start).
+        names: of the B pictures.
+        lq: (B, 3, h, w), in [0, 1].
+        gt: (B, 3, H, W), in [0, 1].
+        restored: S outputs of the model, (B, 3, H, W).
+        negatives: S lists of K outputs of the histories.
+        table: one row per frame: `step`; `l_rec`, `l_neg` and `r` = lambda l_neg / l_rec on these pictures; `psnr` and
+            `psnr_history_k`, means over the pictures in dB; `alignment`, the cosine between the push on the weights
+            and the way that the weights have come since the histories were taken (NaN at the start).
         stopped: why the run ended early, else empty.
     """
 

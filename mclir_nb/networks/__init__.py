@@ -200,13 +200,18 @@ def table() -> pd.DataFrame:
         scale = network.scales[-1]
         with torch.device("meta"):
             restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            restorer(lq)
         parameters = sum(p.numel() for p in restorer.parameters())
-        macs = counter.get_total_flops() // 2
+        macs = count_macs(restorer, lq)
         rows.append((name, network.year, network.task, scale, parameters, macs, network.reference))
     columns = ["network", "year", "task", "scale", "parameters", "macs", "reference"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def count_macs(network: nn.Module, image: Tensor) -> int:
+    """Multiply-accumulates of one forward pass: convolutions and matrix products, as torch's counter sees them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    return counter.get_total_flops() // 2
 
 
 def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:

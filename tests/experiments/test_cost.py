@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mclir_nb import networks
 from mclir_nb.experiments import cost, gradient_fidelity, reproduce, timing
 from mclir_nb.method import losses
 from mclir_nb.training import machine, recipes
@@ -19,7 +20,7 @@ def tiny(task="derain", **changes):
 
 
 def test_macs_of_a_convolution_by_hand():
-    assert cost.macs(nn.Conv2d(3, 8, 3, padding=1), torch.rand(2, 3, 10, 10)) == 2 * 10 * 10 * 8 * 3 * 9
+    assert networks.count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.rand(2, 3, 10, 10)) == 2 * 10 * 10 * 8 * 3 * 9
 
 
 def test_a_run_costs_what_its_networks_and_its_objective_are_asked():
