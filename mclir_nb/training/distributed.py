@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -147,6 +148,8 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
+    # of depth-wise convolutions, whose channels_last layout has two spellings; it costs a copy of small gradients
+    warnings.filterwarnings("ignore", "\\s*Grad strides do not match bucket view strides", UserWarning)
     return DistributedDataParallel(model, static_graph=True)
 
 

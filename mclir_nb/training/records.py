@@ -30,7 +30,7 @@ FILES = {
     "recipe.json": "every field of the recipe",
     "dose.json": "lambda as it was chosen for the recipe's dose, and the dose at each look it was chosen from",
     "own.json": "source of your own network, task or objective",
-    "provenance.json": "versions, device, revision, feature network",
+    "provenance.json": "versions, device, revision, feature network, fingerprints of the data",
     "log.csv": "losses, r, dose, progress and gap of the histories, validation: one row per logging step",
     "scores.csv": "input, restored and EMA scores: one row per test picture",
     "checkpoint.safetensors": "everything a resumed run needs",

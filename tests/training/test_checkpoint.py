@@ -3,10 +3,11 @@
 import json
 import math
 
+import killing
 import pytest
 import torch
 
-from mclir_nb.training import checkpoint, recipes, records, train
+from mclir_nb.training import checkpoint, records, train
 
 
 class Run:
@@ -81,22 +82,19 @@ def test_a_state_of_another_run_or_version_is_refused(tmp_path):
         checkpoint.restore(tmp_path, Run({}))
 
 
-def test_a_run_says_when_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
-    recipe = recipes.get("tiny", steps=3, save_every=1, patch_size=32)
-    train.train(recipe, tmp_path, quiet=True)
-    (tmp_path / "scores.csv").unlink()
-    whole = (tmp_path / checkpoint.FILE).read_bytes()
+def test_a_run_says_when_it_goes_on_from_the_checkpoint_before(tmp_path):
+    trainer = train.Trainer(killing.short(), torch.device("cpu"))
+    for batch in trainer.patches.batches(1, 2):
+        trainer.advance(*batch)
+        trainer.save(tmp_path)
     (tmp_path / checkpoint.FILE).write_bytes(b"damaged")
-    train.train(recipe, tmp_path)
-    assert f"{checkpoint.FILE} is damaged" in capsys.readouterr().out
-    assert (tmp_path / checkpoint.FILE).read_bytes() == whole
+    assert checkpoint.FILE in trainer.restore(tmp_path) and trainer.step == 1
 
 
 def test_a_finished_run_is_only_read(tmp_path):
-    recipe = recipes.get("tiny", steps=1, patch_size=32)
-    train.train(recipe, tmp_path, quiet=True)
+    killing.work(killing.short(steps=1), tmp_path)
     before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    train.train(recipe, tmp_path, quiet=True)
+    killing.work(killing.short(steps=1), tmp_path)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
 
 
