@@ -70,7 +70,7 @@ class Counts(NamedTuple):
     network: int  # F, one forward pass
     features: int  # V, one pass of the feature network over the patch, or over the square of it that it sees
     term: int  # of the objective beside L1, through the features and back to the image
-    histories: int  # N, history models asked in one step
+    histories: int  # N, forward passes of history models in one step; and of the EMA, where the objective reads it
 
 
 def count(recipe: Recipe) -> Counts:
@@ -93,16 +93,22 @@ def _count_on(recipe: Recipe, device: str) -> Counts:
         with torch.device(device):
             network = records.build_network(recipe).eval()
     forward = networks.count_macs(network, _picture(recipe.patch_size // recipe.scale, device))
-    histories = len(recipe.history_every) if recipe.uses_history else 0
-    asked = min(histories, 1) if recipe.history_draw else histories
     if recipe.objective == "plain":
         return Counts(forward, 0, 0, 0)
     net = feature_network(recipe).to(device)
     restored, gt = (_picture(recipe.features_crop or recipe.patch_size, device) for _ in range(2))
     looked_at = networks.count_macs(net, gt)
+    asked = _histories_asked(recipe)
     outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
     passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
-    return Counts(forward, looked_at, passes * looked_at, asked)
+    reads_ema = recipe.objective == "spn-smooth"
+    return Counts(forward, looked_at, passes * looked_at, asked + reads_ema)
+
+
+def _histories_asked(recipe: Recipe) -> int:
+    """Outputs of history models in one step: of all or of one that is drawn, and of the first for noised inputs."""
+    histories = len(recipe.history_every) if recipe.uses_history else 0
+    return (min(histories, 1) if recipe.history_draw else histories) + recipe.noised_inputs
 
 
 def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor, negatives: list) -> int:
@@ -114,8 +120,8 @@ def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor,
         passes += len(inputs[0]) * (2 if inputs[0].requires_grad else 1)
 
     handle = net.register_forward_hook(note)
-    chance = torch.Generator().manual_seed(0)
-    objective(restored.requires_grad_(), gt, negatives, features=net, lambda_neg=1.0, lq=gt, generator=chance)
+    context = dict(lq=gt, averaged=gt, generator=torch.Generator().manual_seed(0))
+    objective(restored.requires_grad_(), gt, negatives, features=net, lambda_neg=1.0, **context)
     handle.remove()
     return passes
 
@@ -130,7 +136,10 @@ def feature_network(recipe: Recipe) -> nn.Module:
 
 
 def run_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of a whole training run: what its objective costs, on any machine."""
+    """Multiply-accumulates of a whole training run: what its objective costs, on any machine.
+
+    Without the short run before it in which lambda is chosen, where the recipe states a dose.
+    """
     counts = count(recipe)
     with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.negatives_every
     term = counts.histories * counts.network + counts.term
@@ -156,7 +165,7 @@ def predicted_bytes(recipe: Recipe) -> int:
     if recipe.objective == "plain":
         return fixed_bytes(memory.size(network), histories) + kept
     net, side = feature_network(recipe), recipe.features_crop or recipe.patch_size
-    asked, patch = min(histories, 1) if recipe.history_draw else histories, _picture(side, "cpu")
+    asked, patch = _histories_asked(recipe), _picture(side, "cpu")
     at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * side**2)))
     with torch.no_grad():
         maps = sum(layer.nbytes for layer in net(patch).values())

@@ -60,7 +60,8 @@ class Experiment:
         arms = []
         for arm in self.arms:
             own = shared[0].replace(**arm.changes)
-            weight = own.weight if own.lambda_ratio is None else None  # None: another in each step
+            known = own.lambda_ratio is None and own.dose is None
+            weight = own.weight if known else None  # None: follows from what the term turns out to be
             arms.append({"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of})
             arms[-1]["lambda_neg"] = weight
         facts = {

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mclir_nb import files
 from mclir_nb.experiments import cost
-from mclir_nb.training import records
+from mclir_nb.training import dose, records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
 MEANS = ("psnr_input", "psnr_raw", "ssim_input", "ssim_raw", "psnr_ema", "ssim_ema")
@@ -111,6 +111,9 @@ def _row(folder: Path) -> dict:
     recipe, origin = run.recipe, run.provenance
     fields = {"recipe" if field == "name" else field: value for field, value in recipe}
     used = recipe.weight if recipe.lambda_ratio is None else float("nan")  # then another in each step
+    if recipe.dose is not None:
+        chosen = folder / dose.FILE
+        used = files.read_json(chosen)["lambda_neg"] if chosen.is_file() else float("nan")
     row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": used}
     stopped = note.get("stopped", "")
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))

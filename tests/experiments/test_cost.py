@@ -48,6 +48,13 @@ def test_every_objective_is_counted_by_itself(objective, passes):
     assert counts.term == passes * counts.features
 
 
+def test_further_negatives_and_the_average_are_counted():
+    spn, noised = cost.count(tiny()), cost.count(tiny(noised_inputs=2))
+    assert noised.histories == spn.histories + 2 and noised.term == spn.term + 2 * spn.features
+    smooth = cost.count(tiny(objective="spn-smooth", history_of="ema", lambda_neg=0.1))
+    assert smooth.histories == spn.histories + 1 and smooth.term == spn.term + spn.features
+
+
 def test_an_objective_of_ones_own_is_counted(monkeypatch):
     def own(restored, gt, negatives, *, features, **_):
         l_rec, theirs = F.l1_loss(restored, gt), features(gt)
