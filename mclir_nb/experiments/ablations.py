@@ -46,7 +46,8 @@ def arms(name: str, recipe: Recipe) -> list[Arm]:
 
 def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
     """What each arm of each sweep changes in the recipe."""
-    every, decay, longest = spn.history_every, spn.history_decay, max(spn.history_every)
+    every, decay = spn.history_every, spn.history_decay
+    longest = max(interval or 1 for interval in every)  # 0 and None: never refreshed
     frozen = {"history_every": (0,), "history_decay": decay[:1]}
     return {
         "lambda": {f"lambda x {factor:g}": {"lambda_neg": spn.weight * factor} for factor in (0.1, 3, 10)},
@@ -54,7 +55,7 @@ def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
             f"{count} of {len(every)}": {"history_every": every[-count:], "history_decay": decay[-count:]}
             for count in range(1, len(every))
         },
-        "schedule": {f"{f} times less often": {"history_every": tuple(f * e for e in every)} for f in (2, 4)},
+        "schedule": {f"{f} times less often": {"history_every": tuple(f * (e or 0) for e in every)} for f in (2, 4)},
         "memory": {"slow average": {"history_every": (1,), "history_decay": (1 - 1 / longest,)}},
         "negatives": {"first weights, frozen": frozen, "random network, frozen": frozen | {"history_start": 1.0}},
         "start": {"official mix": {"history_start": 0.1}},

@@ -126,7 +126,7 @@ def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor,
     return passes
 
 
-def _picture(side: int, device: str) -> torch.Tensor:
+def _picture(side: int, device: str | torch.device) -> torch.Tensor:
     return torch.rand(1, 3, side, side, device=device)
 
 

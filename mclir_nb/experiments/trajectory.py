@@ -97,7 +97,7 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
     row["psnr"] = metrics.mean_psnr(shown, gt)
     row |= {f"psnr_history_{k}": metrics.mean_psnr(image, gt) for k, image in enumerate(old)}
-    row["alignment"] = push.cosine(pushes, _way(model, trainer.history.models))
+    row["alignment"] = push.cosine(list(pushes), _way(model, trainer.history.models))
     return row, shown, old
 
 
