@@ -116,7 +116,7 @@ def test_findings_rewrite_their_block_and_nothing_else(tmp_path, monkeypatch):
     page = tmp_path / "README.md"
     page.write_text(f"head\n{findings.BEGIN}\nold\n{findings.END}\ntail\n")
     findings.write(page)
-    assert page.read_text() == f"head\n{findings.BEGIN}\n{evidence.summary()}\n{findings.END}\ntail\n"
+    assert page.read_text() == f"head\n{findings.BEGIN}\n{findings.block()}\n{findings.END}\ntail\n"
     page.write_text("no marks")
     with pytest.raises(ValueError, match="README.md"):
         findings.write(page)
