@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
-from mclir_nb.data import checks, datasets
+from mclir_nb.data import checks, datasets, tasks
+from mclir_nb.data.image_set import ImageSet
 from mclir_nb.data.patches import Benchmark, Patches
 from mclir_nb.data.tasks import Task
 from mclir_nb.method import features
@@ -16,19 +19,30 @@ from mclir_nb.training import distributed, records
 from mclir_nb.training.recipes import Recipe
 
 
-def make_data(recipe: Recipe, task: Task) -> tuple[Patches, Benchmark, Benchmark]:
-    """Patches to train on (on several processes, this one's share), pictures to validate and pictures to score."""
+class Data(NamedTuple):
+    """The pictures of a run: patches to train on (on several processes, this one's share), to validate, to score."""
+
+    task: Task
+    sets: dict[str, ImageSet]  # by split
+    patches: Patches
+    validation: Benchmark
+    test: Benchmark
+
+
+def make_data(recipe: Recipe) -> Data:
+    """The pictures that a recipe names. Raises ValueError for what cannot be trained on."""
+    task = tasks.get(recipe.task, recipe.scale)
     sets = datasets.open_splits(recipe.dataset, task, recipe.data_root)
     checks.check_trained(sets["train"], task, recipe.patch_size)
     share = distributed.batch_share(recipe.batch_size)
     patches = Patches(sets["train"], task, recipe.patch_size, recipe.batch_size, recipe.seed, share)
-    return patches, Benchmark(sets["val"], task, recipe.val_side), Benchmark(sets["test"], task)
+    return Data(task, sets, patches, Benchmark(sets["val"], task, recipe.val_side), Benchmark(sets["test"], task))
 
 
-def check_scored_pictures(validation: Benchmark, test: Benchmark) -> None:
+def check_scored_pictures(data: Data) -> None:
     """Read every picture that will be scored: a bad one is better met before the first step than after the last."""
-    checks.check_scored(validation.images, validation.task, 1)
-    checks.check_scored(test.images, test.task, checks.SMALLEST_SCORED)
+    checks.check_scored(data.sets["val"], data.task, 1)
+    checks.check_scored(data.sets["test"], data.task, checks.SMALLEST_SCORED)
 
 
 def make_network(recipe: Recipe, device: torch.device, *key) -> nn.Module:

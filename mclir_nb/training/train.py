@@ -6,6 +6,7 @@ import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mclir_nb import files
@@ -59,27 +60,30 @@ def train(
         return run
     try:
         with distributed.fail_together():
-            device = distributed.rank_device(machine.pick_device(device))
-            chosen = dose.choose(recipe, run.dir, device, quiet)
-            trainer = Trainer(dose.with_lambda(recipe, chosen), device)
-            on_first_rank(build.check_scored_pictures, trainer.validation, trainer.test)
-            found = on_first_rank(trainer.content)
-            with (
-                distributed.entered_on_first_rank(records.claim(run.dir, recipe, resume, found)),
-                machine.deterministic(trainer.device, deterministic),
-            ):
-                on_first_rank(dose.keep, run.dir, chosen)
-                _run(trainer, run.dir, found, quiet, tensorboard)
+            place = distributed.rank_device(machine.pick_device(device))
+            with machine.deterministic(place, deterministic):
+                _train(recipe, run.dir, resume, place, quiet, tensorboard)
     finally:
-        trainer = None
         machine.return_freed_memory()
     return run
 
 
+def _train(recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool) -> None:
+    """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
+    data = build.make_data(recipe)
+    on_first_rank(build.check_scored_pictures, data)
+    chosen = dose.choose(recipe, run_dir, device, quiet)
+    trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
+    content = on_first_rank(records.content, data.sets, trainer.features)
+    with distributed.entered_on_first_rank(records.claim(run_dir, recipe, resume, content)):
+        on_first_rank(dose.keep, run_dir, chosen)
+        _run(trainer, run_dir, content, quiet, tensorboard)
+
+
 def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboard: bool) -> None:
     """All that is left of a run: its steps, from the last checkpoint on, and the scores."""
-    recipe, sets = trainer.recipe, (trainer.patches, trainer.validation, trainer.test)
-    notes = [*(one.images.note for one in sets), trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
+    recipe, notes = trainer.recipe, [images.note for images in trainer.data.sets.values()]
+    notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = records.provenance(trainer.device, trainer.features.source if trainer.features else "none")
@@ -164,8 +168,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
         files.write_tensors(run_dir / "history.safetensors", histories.state_dict())
     if (run_dir / "scores.csv").exists():
         return
-    task = trainer.task
-    raw = evaluate.evaluate(trainer.model, trainer.test, task.protocol, task.crop, quiet)
-    ema = evaluate.evaluate(trainer.ema, trainer.test, task.protocol, task.crop, quiet=True)
+    raw = evaluate.evaluate(trainer.model, trainer.data.test, quiet=quiet)
+    ema = evaluate.evaluate(trainer.ema, trainer.data.test, quiet=True)
     scores = raw.assign(psnr_ema=ema.psnr_restored, ssim_ema=ema.ssim_restored)
     files.write_file(run_dir / "scores.csv", scores[SCORES].to_csv(index=False))

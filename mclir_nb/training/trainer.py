@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.data import tasks
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
 from mclir_nb.seeds import stream
-from mclir_nb.training import build, checkpoint, distributed, machine, records
+from mclir_nb.training import build, checkpoint, distributed, machine
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import LastStep, Log, history_columns, interval
@@ -27,12 +26,12 @@ from mclir_nb.training.recipes import Recipe
 class Trainer:
     """The state of a run and one step of it."""
 
-    def __init__(self, recipe: Recipe, device: torch.device):
+    def __init__(self, recipe: Recipe, device: torch.device, data: build.Data | None = None):
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
         if device.type == "cpu":
             machine.keep_freed_memory()
-        self.task = tasks.get(recipe.task, recipe.scale)
-        self.patches, self.validation, self.test = build.make_data(recipe, self.task)
+        self.data = data or build.make_data(recipe)
+        self.task, self.patches, self.validation = self.data.task, self.data.patches, self.data.validation
         self.model = build.make_network(recipe, device, "weights")
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.history = build.make_history(recipe, self.model, device)
@@ -53,11 +52,6 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
         self.last: LastStep | None = None  # what the step just made looked at, if it had negatives
         self.log = Log(recipe, device)
-
-    def content(self) -> dict[str, str]:
-        """What the run learns from, see `records.content`."""
-        sets = {"train": self.patches.images, "val": self.validation.images, "test": self.test.images}
-        return records.content(sets, self.features)
 
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
         """One optimiser step on a batch; the order of its lines is the method.
