@@ -1,5 +1,5 @@
 # make train TASK=dehaze   set up, then run the training notebook: runs/03_train-dehaze.ipynb
-# make test                set up, then ruff, the unit tests and a short version of every notebook
+# make test                set up, then ruff, mypy, the unit tests and a short version of every notebook
 # make lab                 set up, then open the notebooks in JupyterLab
 # make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
 #
@@ -20,6 +20,7 @@ train: .venv/.ok
 test: .venv/.ok
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lab: .venv/.ok

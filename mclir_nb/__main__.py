@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args, get_origin
 
-from torch import nn
-
 from mclir_nb import files, networks
 from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
@@ -163,7 +161,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     images = datasets.open_set(benchmark, task, "test", arguments.root, trained_on=learnt_from)
     for line in filter(None, [images.note, *overlaps.overlap_warnings(run.dataset if run else "", benchmark)]):
         print(line)
-    network = network if run else evaluate.as_published(network)
+    if not run:
+        evaluate.as_published(network)
     how = {name: getattr(arguments, name) for name in ("protocol", "crop", "tile", "ensemble")}
     scores = evaluate.evaluate(network, Benchmark(images, task), **how)
     print(scores.to_string(index=False, float_format="%.4f"))
@@ -188,7 +187,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def _network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe | None]:
+def _network(arguments: argparse.Namespace) -> tuple[networks.Restorer, Recipe | None]:
     """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
     device = machine.pick_device(arguments.device)
     which = {name: getattr(arguments, name) for name in ("network", "scale", "entry")}

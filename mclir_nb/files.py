@@ -16,6 +16,7 @@ import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -207,7 +208,7 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
 
 def _load_pickle(path: Path) -> object:
     """torch.load that builds tensors, numbers, text and containers, and blanks for `BESIDE_WEIGHTS`."""
-    stand_ins = [_blank(path) for path in BESIDE_WEIGHTS] + [(OrderedDict, path) for path in DICTIONARIES]
+    stand_ins: list[Any] = [_blank(path) for path in BESIDE_WEIGHTS] + [(OrderedDict, path) for path in DICTIONARIES]
     # an open file: by its name torch.load would take anything called .safetensors for one
     with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # about pickle protocols and storage classes of old files

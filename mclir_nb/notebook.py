@@ -13,7 +13,7 @@ import sys
 import textwrap
 from importlib.util import find_spec
 from types import UnionType
-from typing import get_args
+from typing import Any, get_args
 
 import matplotlib
 import numpy as np
@@ -50,7 +50,7 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     np.random.seed(seed)
     torch.manual_seed(seed)
     precision.forbid_tf32()  # what a cell computes is compared with what the package computes
-    matplotlib.rcParams.update(STYLE)
+    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]  # matplotlib types every key
     if hasattr(get_ipython(), "kernel"):  # a reader's own figures appear below the cell, with or without pyplot
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -120,11 +120,11 @@ def _assigned(namespace: dict, known: set[str]) -> list[str]:
 def _literals(source: str) -> list[str]:
     """The names a cell assigns, if it does nothing but assign literals; otherwise none."""
     try:
-        statements = ast.parse(source).body
+        statements: list[Any] = ast.parse(source).body
         names = []
         for statement in statements:
             ast.literal_eval(statement.value)
-            target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+            target: Any = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
             names.append(target.id)
     except (SyntaxError, ValueError, AttributeError, TypeError):
         return []
@@ -198,7 +198,8 @@ def show_source(*objects, docstring: bool = True) -> None:
     for thing in objects:
         source = textwrap.dedent(inspect.getsource(thing)).rstrip()
         source = source if docstring else _shorten_docstrings(source)
-        where = f"{inspect.getmodule(thing).__name__.replace('.', '/')}.py"
+        name = getattr(thing, "__module__", thing.__name__)
+        where = f"{name.replace('.', '/')}.py"
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", source)), default=0))
         text = f"From `{where}`:\n\n{fence}python\n{source}\n{fence}"
         if get_ipython() is None:
@@ -213,7 +214,8 @@ def _shorten_docstrings(source: str) -> str:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
     nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, kinds) and ast.get_docstring(n)]
     for node in sorted(nodes, key=lambda n: -n.body[0].lineno):
+        docstring = ast.get_docstring(node) or ""
         first, last = node.body[0].lineno - 1, node.body[0].end_lineno
         start = lines[first][: lines[first].index('"')]
-        lines[first:last] = [f'{start}"""{ast.get_docstring(node).splitlines()[0]}"""']
+        lines[first:last] = [f'{start}"""{docstring.splitlines()[0]}"""']
     return "\n".join(lines)

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm.auto import tqdm
 
 
 def is_watched() -> bool:
     """Whether somebody looks on: a terminal, or a notebook that can answer questions (papermill and nbval cannot)."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if hasattr(shell, "kernel"):
         return shell.kernel.get_parent().get("content", {}).get("allow_stdin", True)
     return sys.stderr.isatty()
@@ -29,7 +30,7 @@ class Progress:
 
     def __init__(self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False):
         self.items, self.label, self.note = items, label, ""
-        self.total = len(items) if total is None else total
+        self.total = len(items) if total is None else total  # type: ignore[arg-type]  # it has a length then
         self.start, self.quiet = start, quiet
 
     def __iter__(self) -> Iterator:

@@ -95,20 +95,21 @@ class Inspection(torch.utils.data.Dataset):
         try:
             gt, orientation = _read(entry.gt)
             lq, lq_orientation = (None, orientation) if entry.lq is None else _read(entry.lq)
-            turned = lq_orientation != orientation and _turned(entry, gt, lq)
+            turned = "" if lq is None or lq_orientation == orientation else _turned(entry, gt, lq)
         except ValueError as error:
             return Finding("unreadable", str(error))
         gt, lq = fit(gt, lq, entry.fit, entry.scale)
-        kind, text = (turned, printable(entry.lq)) if turned else self._problem(entry, gt, lq)
+        kind, text = (turned, printable(entry.lq)) if turned and entry.lq else self._problem(entry, gt, lq)
         return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
 
     def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str]:
         where, scale, crop = printable(entry.gt), self.task.scale, self.task.crop
-        if lq is not None and tuple(gt.shape[1:]) != (scale * lq.shape[1], scale * lq.shape[2]):
-            sizes = f"{printable(entry.lq)} is {shape(lq)} but {where} is {shape(gt)}"
-            return "differently_sized", f"{sizes}; gt must be {scale} times as large as lq"
-        if lq is not None and torch.equal(lq, gt):
-            return "lq_equals_gt", f"{printable(entry.lq)} is the same picture as lq and gt"
+        if lq is not None and entry.lq:
+            if tuple(gt.shape[1:]) != (scale * lq.shape[1], scale * lq.shape[2]):
+                sizes = f"{printable(entry.lq)} is {shape(lq)} but {where} is {shape(gt)}"
+                return "differently_sized", f"{sizes}; gt must be {scale} times as large as lq"
+            if torch.equal(lq, gt):
+                return "lq_equals_gt", f"{printable(entry.lq)} is the same picture as lq and gt"
         side = min(gt.shape[1:])
         if side // scale * scale - 2 * crop < self.smallest:
             border = f" inside a border of {crop}" if crop else ""
@@ -126,10 +127,12 @@ def _read(path: Path) -> tuple[Tensor, int]:
 
 def _turned(entry: Entry, gt: Tensor, lq: Tensor) -> str:
     """Whether lq and gt are alike only when both are turned upright ("turned") or already as stored ("exif")."""
+    assert entry.lq is not None
     upright = read_image(entry.gt, upright=True), read_image(entry.lq, upright=True)
     errors = []
     for pair in ((gt, lq), upright):
         clean, degraded = fit(*pair, entry.fit, entry.scale)
+        assert degraded is not None  # as lq was there
         clean = clean[:, :: entry.scale, :: entry.scale]
         fits = clean.shape == degraded.shape
         errors.append(float((clean.float() - degraded.float()).abs().mean()) if fits else math.inf)

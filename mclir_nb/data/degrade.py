@@ -194,7 +194,7 @@ def motion_blur(gt: torch.Tensor, kernel: torch.Tensor, border: str = "reflect")
     return linear_to_srgb(_convolve(light, kernel.to(gt)).clamp(0, 1))
 
 
-def _check_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> None:
+def _check_kernel(kernel: torch.Tensor, size: tuple[int, ...]) -> None:
     """Accept a normalised odd square kernel that fits the image."""
     shape = tuple(kernel.shape)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] % 2 == 0:
@@ -334,7 +334,7 @@ def _resize_rows(image: torch.Tensor, scale: float, border: str) -> torch.Tensor
     between two 8-bit levels round alike everywhere.
     """
     weights, rows = _taps(image.shape[-2], float(scale), border, image.dtype, image.device)
-    result = 0
+    result = image.new_zeros(())
     for weight, row in zip(weights, rows, strict=True):
         result = result + weight[:, None] * image.index_select(-2, row)
     return result

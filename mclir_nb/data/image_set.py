@@ -115,13 +115,13 @@ def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
     where = printable(entry.gt)
     if not gt.numel() or (lq is not None and not lq.numel()):
         raise ValueError(f"{where} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
-    if lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
+    if entry.lq and lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
         raise ValueError(
             f"{entry.name}: gt {where} is {shape(gt)} but lq {printable(entry.lq)} is {shape(lq)}; "
             f"gt must be {entry.scale} times as large as lq. Repair or remove the pair."
         )
-    depth = None if entry.depth is None else read_depth(entry.depth)
-    if depth is not None and depth.shape != gt.shape[1:]:
+    depth = read_depth(entry.depth) if entry.depth else None
+    if entry.depth and depth is not None and depth.shape != gt.shape[1:]:
         raise ValueError(f"{printable(entry.depth)} is {shape(depth)} but its picture {shape(gt)}.")
     return Sample(entry.name, gt, lq, depth, entry.noise)
 
@@ -140,7 +140,8 @@ def fit(gt: Tensor, lq: Tensor | None, how: str, scale: int) -> tuple[Tensor, Te
         half = gt.shape[2] // 2
         gt, lq = gt[:, :, half : 2 * half], gt[:, :, :half]
     elif how == "centre-16":  # AirNet and PromptIR cut the middle to multiples of 16
-        gt, lq = (None if x is None else _middle(x, *(n // 16 * 16 for n in x.shape[1:])) for x in (gt, lq))
+        gt = _middle(gt, *(n // 16 * 16 for n in gt.shape[1:]))
+        lq = None if lq is None else _middle(lq, *(n // 16 * 16 for n in lq.shape[1:]))
     elif how == "multiple-16":  # BSDS500's 481x321 become B100's 480x320
         gt = gt[:, : gt.shape[1] // 16 * 16, : gt.shape[2] // 16 * 16]
     return gt, lq

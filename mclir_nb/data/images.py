@@ -19,10 +19,11 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from mclir_nb.files import printable
@@ -119,9 +120,9 @@ def _opened(path: Path, max_pixels: int):
         raise ValueError(f"{printable(path)} cannot be read as a picture: {_reason(error, path)}.") from error
 
 
-def _check_header(image: Image.Image, file_size: int, max_pixels: int) -> None:
-    if image.format == "TIFF" and image.tag_v2.get(284) == 2 and 16 in image.tag_v2.get(258, ()):
-        # Pillow reads these wrongly
+def _check_header(image: ImageFile.ImageFile, file_size: int, max_pixels: int) -> None:
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(284) == 2 and 16 in tags.get(258, ()):  # Pillow reads these wrongly
         raise ValueError("it is a 16-bit TIFF with separate colour planes; save it with interleaved ones")
     claimed, size = image.width * image.height, f"{image.width}x{image.height}"
     if claimed > max_pixels:
@@ -172,7 +173,7 @@ def _wide_values(values: np.ndarray) -> np.ndarray:
     return np.round(values * (65535 / top)).astype(np.uint16)
 
 
-def _low_bytes(image: Image.Image) -> np.ndarray | None:
+def _low_bytes(image: ImageFile.ImageFile) -> np.ndarray | None:
     """The lower byte of every sample of 16-bit colour, or None for other files (and grey with transparency).
 
     Pillow unpacks the upper byte. Read a second time as if the samples had the other byte order, that is the lower one.
@@ -181,15 +182,18 @@ def _low_bytes(image: Image.Image) -> np.ndarray | None:
     if not arguments or not re.fullmatch(r"RGBA?;16[BLN]", str(arguments[0][0])):
         return None
     other = {"B": "L", "L": "B", "N": "B"}  # N: this machine's order, taken to be little-endian
-    place = image.fp.tell()
-    image.fp.seek(0)
-    with Image.open(image.fp, formats=FORMATS) as second:
-        second.tile = [
+    file = image.fp
+    assert file is not None  # it is open
+    place = file.tell()
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as second:
+        tiles: list[Any] = [  # plain tuples, which Pillow takes as well
             (*tile[:3], (mode[:-1] + other[mode[-1]], *rest))
             for tile, (mode, *rest) in zip(second.tile, arguments, strict=True)
         ]
+        second.tile = tiles
         low = pixels(second)
-    image.fp.seek(place)
+    file.seek(place)
     return low
 
 

@@ -53,6 +53,9 @@ class Entry(NamedTuple):
         return [file for file in (self.lq, self.gt, self.depth) if file]
 
 
+Pairs = dict[tuple, tuple[Path | None, Path]]  # by key: lq (None: to be made from gt) and gt
+
+
 @dataclass(frozen=True)
 class Packing:
     """One way in which the files of one part of a data set are laid out.
@@ -187,6 +190,7 @@ def _tops(template: str, root: Path) -> list[Path]:
 
 def _scan(packing: Packing, top: Path, scale: int) -> Found:
     found = Found(packing, top)
+    pairs: Pairs
     if packing.listing:
         pairs, found.lq_alone = _listed(top, packing.listing)
     elif packing.lq is None:
@@ -208,10 +212,10 @@ def _by_name(top: Path, template: str, scale: int, found: Found) -> list[tuple[d
     return list(kept.values())
 
 
-def _paired(packing: Packing, top: Path, scale: int, found: Found) -> dict[tuple, tuple[Path, Path]]:
+def _paired(packing: Packing, top: Path, scale: int, found: Found) -> Pairs:
     """Files of both sides, matched by the names the two templates share."""
     gts = {tuple(sorted(key.items())): file for key, file in _by_name(top, packing.gt, scale, found)}
-    pairs: dict[tuple, tuple[Path, Path]] = {}
+    pairs: Pairs = {}
     used = set()
     for groups, file in _matching(top, packing.lq or "", scale):
         key = tuple(sorted(groups.items()))
@@ -308,12 +312,13 @@ def _shown(template: str) -> str:
     return re.sub(r"\(([^|()]*)\|[^()]*\)", r"\1", text)
 
 
-def _listed(top: Path, listing: str) -> tuple[dict[tuple, tuple[Path, Path]], list[Path]]:
+def _listed(top: Path, listing: str) -> tuple[Pairs, list[Path]]:
     """The pairs named in a text file; a path that leads out of `top` or to no file counts as missing."""
     file = top / listing
     if not file.is_file():
         return {}, []
-    pairs, alone = {}, []
+    pairs: Pairs = {}
+    alone = []
     for line in os.fsdecode(file.read_bytes()).splitlines():
         # The authors write ./a/b and /a/b for a/b.
         sides = [Path(os.path.normpath(f"{top}/{side}")) for side in line.split()]

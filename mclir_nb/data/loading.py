@@ -79,5 +79,5 @@ def worker_count(most: int = 8) -> int:
 def _begin(begin: Begin | None, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     info = get_worker_info()
-    if begin:
+    if begin and info:
         begin(info.dataset, info.num_workers)

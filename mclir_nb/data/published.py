@@ -16,6 +16,7 @@ jbhuang0604/SelfExSR 8f6dd8c, [NAF] megvii-research/NAFNet 2b4af71.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -88,8 +89,9 @@ def usable(part: Part, layout: Layout, task: Task) -> Part:
     return tuple(packing for packing in part if fits or not packing.paired)
 
 
-_CLEAR = dict(gt="(clear|gt)/{id}", fit="centre")  # hazy files carry their clear file's id: 1400_1 -> 1400
-_OTS = dict(top="(RESIDE/|)(OTS|OTS_BETA)", pairs=(72_135, 313_950), **_CLEAR)
+# hazy files carry their clear file's id: 1400_1 -> 1400
+_CLEAR: dict[str, Any] = dict(gt="(clear|gt)/{id}", fit="centre")
+_OTS: dict[str, Any] = dict(top="(RESIDE/|)(OTS|OTS_BETA)", pairs=(72_135, 313_950), **_CLEAR)
 ITS = (
     Packing("(RESIDE/|)(ITS|ITS_v2)", lq="hazy/{id}_*", pairs=13_990, **_CLEAR),  # [FFA]
     Packing("(data/|)train/indoor", lq="hazy/{id}_*", **_CLEAR),  # [GDN]

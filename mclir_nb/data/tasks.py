@@ -36,7 +36,7 @@ class Task:
     """
 
     name: str
-    degrade: Callable[[Tensor, Tensor | None, torch.Generator], Tensor]
+    degrade: Callable[..., Tensor]
     network: str
     protocol: str
     benchmark: str

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Sized
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,7 +99,7 @@ def as_published(network: nn.Module) -> nn.Module:
     NAFNet then averages over windows of 1.5 training patches (NAFNetLocal, TLC) where pictures are larger than 384
     pixels; IDT always cuts its official tiles; all others are scored as they are.
     """
-    core = getattr(network, "core", network)
+    core: Any = getattr(network, "core", network)
     if hasattr(core, "pool_locally"):
         core.pool_locally(256)  # the side of the GoPro training patches
     return network

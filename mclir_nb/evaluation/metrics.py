@@ -14,7 +14,7 @@ Arithmetic is float64; the official float32 scripts (Y of BasicSR, FFA-Net, Deha
 within 1e-6 dB and 1e-5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -141,8 +141,8 @@ def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     _check_window(x.shape, rules, protocol, crop)
     if rules.window == "pooled":
         x, y = _pool(x), _pool(y)
-    average = {"zero": _gaussian_zero, "volume": _gaussian_volume, "uniform": _uniform}
-    average = average.get(rules.window, _gaussian)
+    averages: dict[str, Callable] = {"zero": _gaussian_zero, "volume": _gaussian_volume, "uniform": _uniform}
+    average = averages.get(rules.window, _gaussian)
     unbiased = 49 / 48 if rules.window == "uniform" else 1.0
     return float(_ssim_map(x, y, average, _peak(rules), unbiased).mean())
 

@@ -118,8 +118,8 @@ def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
     values = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     if top != 1:
         values = values.mul_(top).add_(0.5)  # in place: a large picture takes its memory only once
-    values = values[0].permute(1, 2, 0).numpy().astype(image.dtype)
-    return values.reshape(*values.shape[:2], *image.shape[2:])
+    array = values[0].permute(1, 2, 0).numpy().astype(image.dtype)
+    return array.reshape(*array.shape[:2], *image.shape[2:])
 
 
 def _check_range(values: Tensor) -> None:

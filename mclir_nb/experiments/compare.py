@@ -88,7 +88,7 @@ def plan(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Job]
     ]
 
 
-def _at_cost_of(arm: Arm, chosen: Mapping[str, Recipe]) -> Recipe:
+def _at_cost_of(arm: Arm, chosen: dict[str, Recipe]) -> Recipe:
     """An arm's recipe with as many steps as another arm's run pays for."""
     if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:
         raise ValueError(f"arm {arm.name!r} is to cost what {arm.at_cost_of!r} costs, which is no other arm here")

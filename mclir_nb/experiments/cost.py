@@ -130,7 +130,7 @@ def _picture(side: int, device: str | torch.device) -> torch.Tensor:
     return torch.rand(1, 3, side, side, device=device)
 
 
-def feature_network(recipe: Recipe) -> nn.Module:
+def feature_network(recipe: Recipe) -> features.FeatureNetwork:
     """The recipe's feature network, untrained where its weights would come from a file: they cost the same."""
     return features.build(recipe.features, None if recipe.features == "lite0" else "random")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -81,13 +82,15 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
         The rows of `precisions`, with a column step in front.
     """
     trainer = Trainer(recipe.replace(objective="spn"), torch.device(device))
+    history, features = trainer.history, trainer.features
+    assert history and features  # the objective is SPN
     _, lq, _ = trainer.patches.batch(recipe.steps + 1)  # patches that are not trained on
     tables = []
     for batch in trainer.patches.batches(1, max(looks)):
         trainer.advance(*batch)
         if trainer.step in looks:
             trainer.model.eval()
-            table = precisions(trainer.model, trainer.history.models, lq.to(trainer.device), trainer.features)
+            table = precisions(trainer.model, history.models, lq.to(trainer.device), features)
             trainer.model.train()
             table.insert(0, "step", trainer.step)
             tables.append(table)
@@ -134,7 +137,8 @@ def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int
         """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
         weight = recipes[name].weight_at(step)
         outputs = terms[name].outputs(lq, gt, step, weight)
-        return weight * push.image_push(restored, outputs, terms[name].features) if outputs else 0 * restored
+        features = terms[name].features
+        return weight * push.image_push(restored, outputs, features) if outputs and features else 0 * restored
 
     def cycle(name: str) -> None:
         trainer.recipe, trainer.negatives, trainer.features = recipes[name], terms[name], terms[name].features
@@ -142,7 +146,7 @@ def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int
             trainer.advance(*batch)
 
     pushes = {name: [pushed(name, step) for step in range(1, draws + 1)] for name in terms}
-    taken = timing.median_seconds({name: lambda name=name: cycle(name) for name in terms}, rounds, where)
+    taken = timing.median_seconds({name: partial(cycle, name) for name in terms}, rounds, where)
     exact, rows = [pushes["exact"][0]], []
     for name, found in pushes.items():
         drawn = [push.cosine([one], exact) for one in found if one.any()]
@@ -153,6 +157,6 @@ def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int
 
 def _term(trainer: Trainer, recipe: Recipe) -> Negatives:
     features = trainer.features
-    if recipe.features_crop:
+    if features and recipe.features_crop:
         features = Window(features, recipe.features_crop, recipe.patch_size)
     return make_negatives(recipe, trainer.history, features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,7 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
         for k, interval in enumerate(every):
             negative = kept.negatives[s, k]
             age = step % interval if interval else step
-            row = {"step": step, "history": k + 1, "every": interval}
+            row: dict[str, Any] = {"step": step, "history": k + 1, "every": interval}
             row["age"] = age if recipe.history_threshold is None else math.nan
             row["weights"] = float(kept.distances[s, k])
             row["pixels"] = float((restored - negative).abs().mean())
@@ -82,7 +83,7 @@ def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int =
     for step in range(1, steps + 1):
         model.weight.fill_(step)
         if step % record == 0:  # before the refresh: as the loss of this step saw them
-            rows.append([step, *(step - history.weight.item() for history in histories.models)])
+            rows.append([step, *(step - history.get_parameter("weight").item() for history in histories.models)])
         histories.update(model, step)
     return pd.DataFrame(rows, columns=["step", *(f"every {s}" for s in every)])
 

@@ -223,8 +223,8 @@ def _read(name: str, **options) -> pd.DataFrame:
 
 def _average(printed: Decimal, cells: list[Decimal]) -> tuple[float, float, float, str]:
     """(printed, exact mean, mean rounded half up, verdict) of one printed average."""
-    mean = sum(cells) / len(cells)
-    unit = Decimal(1).scaleb(printed.as_tuple().exponent)
+    mean = sum(cells, Decimal(0)) / len(cells)
+    unit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
     error = abs(printed - mean)
     verdict = "agrees" if error <= unit / 2 else "last digit" if error <= unit else "wrong"
     return float(printed), float(mean), float(mean.quantize(unit, ROUND_HALF_UP)), verdict

@@ -62,8 +62,9 @@ class Experiment:
             own = shared[0].replace(**arm.changes)
             known = own.lambda_ratio is None and own.dose is None
             weight = own.weight if known else None  # None: follows from what the term turns out to be
-            arms.append({"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of})
-            arms[-1]["lambda_neg"] = weight
+            arms.append(
+                {"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of, "lambda_neg": weight}
+            )
         facts = {
             "question": self.question,
             "recipe": self.recipe,

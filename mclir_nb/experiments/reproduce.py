@@ -40,7 +40,7 @@ def table(tera_macs: float) -> pd.DataFrame:
     """
     if not tera_macs > 0:
         raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")
-    runs: dict[tuple, list[str]] = {}
+    runs: dict[tuple[str, str, str, str], list[str]] = {}
     for row in paper.gains().itertuples():
         task, data = TRAINS_ON[row.dataset]
         runs.setdefault((row.network, task, data, row.scale), []).append(row.dataset)

@@ -10,7 +10,9 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -42,8 +44,8 @@ def seconds(step: Step, device: torch.device) -> float:
 
 
 def median_seconds(
-    arms: dict[str, Step], rounds: int, device: torch.device, warm_up: int = 2, in_a_row: int = 1
-) -> dict[str, float]:
+    arms: dict[Any, Step], rounds: int, device: torch.device, warm_up: int = 2, in_a_row: int = 1
+) -> dict[Any, float]:
     """Median seconds of each arm over `rounds` steps, after `warm_up` steps of each that do not count; arms take turns.
 
     Args:
@@ -54,7 +56,7 @@ def median_seconds(
         in_a_row: steps of an arm before the next has its turn. Of several, one more comes first and does not count:
             in training a step follows a step of its own kind, and finds memory as that one left it.
     """
-    taken: dict[str, list[float]] = {name: [] for name in arms}
+    taken: dict[Any, list[float]] = {name: [] for name in arms}
     for _ in range(warm_up):
         for step in arms.values():
             step()
@@ -78,7 +80,9 @@ class OurSteps:
     def __init__(self, recipe: Recipe, device: torch.device):
         self.trainer = Trainer(recipe.replace(objective="spn"), device)
         self.batch = next(self.trainer.patches.batches(1, 1))
-        self.history, self.features = self.trainer.history, self.trainer.features
+        history, features = self.trainer.history, self.trainer.features
+        assert history and features  # the objective is SPN
+        self.history, self.features = history, features
         self.terms = {n: make_negatives(recipe, self.history.first(n) if n else None, self.features) for n in COUNTS}
 
     def __call__(self, histories: int) -> None:
@@ -135,8 +139,8 @@ def compare(
     ours = OurSteps(recipe, where)
     parts = reference(ours)
     arms: dict[tuple[str, int], Step] = {
-        **{("reference", n): lambda n=n: reference_step(parts, n) for n in (0, COUNTS[-1])},
-        **{("ours", n): lambda n=n: ours(n) for n in COUNTS},
+        **{("reference", n): partial(reference_step, parts, n) for n in (0, COUNTS[-1])},
+        **{("ours", n): partial(ours, n) for n in COUNTS},
     }
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
     table = pd.DataFrame(

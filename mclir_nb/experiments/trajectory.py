@@ -87,17 +87,19 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     """One look: a row of numbers, the model's output and those of its histories, clamped, on the CPU."""
     model, device = trainer.model.eval(), trainer.device  # as the histories are: without drop path
     restored = model(lq.to(device))
-    negatives = trainer.history.negatives(lq.to(device))
-    weights = dict(features=trainer.features, lambda_neg=trainer.recipe.weight)
-    parts = losses.spn_loss(restored, gt.to(device), negatives, **weights)
+    history, features = trainer.history, trainer.features
+    assert history and features  # `watch` refuses recipes without
+    negatives = history.negatives(lq.to(device))
+    weight = trainer.recipe.weight
+    parts = losses.spn_loss(restored, gt.to(device), negatives, features=features, lambda_neg=weight)
     pushes = torch.autograd.grad(parts.l_neg, list(model.parameters()))
     model.train()
     row = {"step": trainer.step, "l_rec": parts.l_rec.item(), "l_neg": parts.l_neg.item()}
-    row["r"] = trainer.recipe.weight * row["l_neg"] / row["l_rec"]
+    row["r"] = weight * row["l_neg"] / row["l_rec"]
     shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
     row["psnr"] = metrics.mean_psnr(shown, gt)
     row |= {f"psnr_history_{k}": metrics.mean_psnr(image, gt) for k, image in enumerate(old)}
-    row["alignment"] = push.cosine(list(pushes), _way(model, trainer.history.models))
+    row["alignment"] = push.cosine(list(pushes), _way(model, history.models))
     return row, shown, old
 
 

@@ -5,6 +5,7 @@ layers by its attribute `layer_weights` (absent: alike). They run in the precisi
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,8 @@ def _value_and_gradient(
     value_of, slope_of = distance
     with torch.enable_grad():
         ours = features(image)
-    weights, value = layer_weights(features, ours), 0.0
+    weights = layer_weights(features, ours)
+    value: Any = 0.0  # a tensor from the first layer on
     scales = {layer: weights[layer] / len(others) for layer in ours}
     slopes = {layer: torch.zeros_like(own) for layer, own in ours.items()}
     at_once = max(1, _pixels_at_once(features, image.device) // (2 * image[:, 0].numel()))
@@ -146,4 +148,4 @@ def layer_weights(features: nn.Module, values: dict) -> dict[str, float]:
 def weighted_sum(values: dict[str, Tensor], features: nn.Module) -> Tensor:
     """Sum over the layers of w_l values[l]."""
     weights = layer_weights(features, values)
-    return sum(weights[layer] * value for layer, value in values.items())
+    return sum(weights[layer] * value for layer, value in values.items())  # type: ignore[return-value]  # never empty

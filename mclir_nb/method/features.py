@@ -41,7 +41,7 @@ LITE0_BLOCKS = (
 )
 
 
-class _Frozen(nn.Module):
+class FeatureNetwork(nn.Module):
     """A network that never trains: no parameter gradients, always in eval mode.
 
     Attributes:
@@ -60,11 +60,11 @@ class _Frozen(nn.Module):
     def freeze(self) -> None:
         self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "_Frozen":
+    def train(self, mode: bool = True) -> "FeatureNetwork":
         return super().train(False)
 
 
-class Vgg(_Frozen):
+class Vgg(FeatureNetwork):
     """The convolutions of a VGG up to its deepest tapped layer, with torchvision's keys `features.N.weight`.
 
     Args:
@@ -74,6 +74,9 @@ class Vgg(_Frozen):
     """
 
     pixels_at_once = 2**15  # about 50 MB of feature maps
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, blocks: tuple[tuple[int, ...], ...], taps: dict[str, float], imagenet_input: bool):
         super().__init__()
@@ -133,7 +136,7 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-class Lite0(_Frozen):
+class Lite0(FeatureNetwork):
     """The stem and the first blocks of EfficientNet-Lite0: 1/80 of the operations of VGG16 to relu3_3.
 
     Tapped are the outputs of its first three stages: stage1 (16 channels, 1/2 size), stage2 (24, 1/4) and stage3 (40,
@@ -192,7 +195,7 @@ class Lite0(_Frozen):
         return folded
 
 
-def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
+def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork:
     """A frozen feature network.
 
     Args:
@@ -231,7 +234,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> nn.Module:
     return network
 
 
-def _untrained(name: str) -> _Frozen:
+def _untrained(name: str) -> FeatureNetwork:
     """The architecture `name`, weights to be filled in."""
     if name == "lite0":
         return Lite0()
@@ -249,6 +252,7 @@ def _he_normal(network: nn.Module, seed: int) -> None:
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             module.weight.data.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
+            assert module.bias is not None
             module.bias.data.zero_()
 
 
@@ -291,7 +295,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load(network: _Frozen, state: dict[str, Tensor], file: str) -> None:
+def _load(network: FeatureNetwork, state: dict[str, Tensor], file: str) -> None:
     """Copy the needed tensors into the network; ValueError if the file belongs to another one."""
     for key, value in network.state_dict().items():
         if key not in state:

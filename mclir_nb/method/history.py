@@ -58,7 +58,7 @@ class HistoryModels:
         self.models: list[nn.Module] = []
         for _ in self.every:
             history = copy.deepcopy(model).requires_grad_(False).eval()
-            if start > 0:
+            if fresh and start > 0:
                 device = next(model.parameters()).device
                 _average_into(history, fresh().to(device), 0.0)
                 _average_into(history, model, self.start)

@@ -142,7 +142,7 @@ def history_positive(restored, gt, negatives, *, features, lambda_neg, **_) -> L
     Neighbour: SSC-SR (arXiv:2404.00260), which pulls towards an average of the past through a projection head; here
     only the sign of SPN changes, so that a comparison isolates it.
     """
-    l_rec, l_neg, _ = spn_loss(restored, gt, negatives, features=features, lambda_neg=lambda_neg)
+    l_rec, l_neg, _total = spn_loss(restored, gt, negatives, features=features, lambda_neg=lambda_neg)
     return LossParts(l_rec, l_neg, l_rec + lambda_neg * l_neg)
 
 
@@ -205,7 +205,7 @@ OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
 }
 
 
-def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor], sign: int = -1) -> LossParts:
+def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor, sign: int = -1) -> LossParts:
     """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
 
     Args:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,12 @@ def _set_products(kind: str) -> list[tuple]:
     PyTorch 2.9 and later have one switch per level, and a level that nobody set follows the one above it. Going down,
     only a level that does not follow was set by somebody and has to be set here; so it can be put back exactly.
     """
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    backends: Any = torch.backends  # the annotations lack some of its switches
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    switches: tuple[Any, ...]
+    wanted: str | bool
     if hasattr(cudnn, "conv"):
-        switches = (torch.backends, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn, mkldnn.conv, mkldnn.matmul)
+        switches = (backends, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn, mkldnn.conv, mkldnn.matmul)
         attribute, wanted = "fp32_precision", kind
     else:
         switches = (cuda.matmul, cudnn)
@@ -116,7 +120,8 @@ def signal(
     own = features(restored)
     weights, shares = layer_weights(features, own), []
     for negative in negatives:
-        theirs, share = features(negative.to(restored.dtype)), 0.0
+        theirs = features(negative.to(restored.dtype))
+        share: Any = 0.0  # a tensor from the first layer on
         for layer, ours in own.items():
             size = torch.maximum(ours.abs(), theirs[layer].abs())
             above = (ours - theirs[layer]).abs() > 8 * rounding * size

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mclir_nb.method.distances import frozen_features, layer_distances, weighted_sum
+from mclir_nb.method.distances import frozen_features, layer_distances, layer_weights, weighted_sum
 
 
 def vgg(restored, gt, negatives=(), *, features, **_) -> Tensor:
@@ -128,7 +128,7 @@ def pcl(restored, gt, negatives=(), *, features, lq, generator=None, **_) -> Ten
     blurred = [blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
     theirs = frozen_features([*positives, _at_size(lq, gt), *blurred], features)
     ours = features(restored)
-    total = weighted_sum(dict.fromkeys(ours, 1.0), features)
+    total = sum(layer_weights(features, ours).values())
     similarity = torch.stack([weighted_sum(_cosine(ours, other), features) / total for other in theirs], dim=1)
     good, bad = similarity[:, : len(positives)], similarity[:, len(positives) :]  # (B, P), (B, N)
     return (torch.logaddexp(good, bad.logsumexp(dim=1, keepdim=True)) - good).mean()

@@ -75,8 +75,8 @@ def load(
         advice = f"it fits {' or '.join(others)}" if others else "it fits no network this package knows"
         raise ValueError(f"{path} does not fit {label}: {', '.join(problems)}; {advice}")
     if entry is None and len(fitting) > 1:
-        names = _listed([repr(part.name) for part in fitting], 8)
-        print(f"{path} holds {len(fitting)} networks that fit: {names}; the first is taken, entry names another.")
+        listed = _listed([repr(part.name) for part in fitting], 8)
+        print(f"{path} holds {len(fitting)} networks that fit: {listed}; the first is taken, entry names another.")
     if extras := extras + nearest[0].beside:
         print(f"{path}: {len(extras)} tensors that are not of {label} are left out: {_listed(extras)}")
     weights = {k: nearest[0].tensors[k] for k in own}
@@ -94,7 +94,8 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         ValueError: it cannot be read, or holds no tensors.
     """
-    content, entries = files.read_weights(path), {}
+    content = files.read_weights(path)
+    entries: dict[str, dict[str, Tensor]] = {}
 
     def collect(items: Mapping, place: str, depth: int) -> None:
         for name, value in items.items():
@@ -165,7 +166,8 @@ def _suggestions(found: Mapping[str, Tensor], known: Callable[[], Iterable[tuple
     def of_size(shapes: Shapes) -> Shapes:
         return {k: shape for k, shape in shapes.items() if math.prod(shape) > 1 and not _derived(k)}
 
-    shapes, fitting = of_size({k: tuple(v.shape) for k, v in found.items()}), []
+    shapes = of_size({k: tuple(v.shape) for k, v in found.items()})
+    fitting: list[str] = []
     while shapes and not fitting:
         fitting = [call for call, wanted in known() if of_size(wanted) == shapes]
         first, *others = (k.partition(".")[0] + "." for k in shapes)

@@ -56,6 +56,7 @@ class RLN(nn.Module):
         self.meta2 = nn.Conv2d(1, dim, 1)  # mean -> rebias
         for meta, start in ((self.meta1, 1.0), (self.meta2, 0.0)):
             nn.init.trunc_normal_(meta.weight, std=0.02)
+            assert meta.bias is not None
             nn.init.constant_(meta.bias, start)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,9 +84,10 @@ class WindowAttention(nn.Module):
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
         """Q, K, V maps stacked as (B, 3C, H, W), H and W multiples of the window -> (B, C, H, W)."""
         batch, channels, height, width = qkv.shape
-        query, key, value = to_windows(qkv.permute(0, 2, 3, 1), self.window_size).chunk(3, dim=-1)
+        parts = to_windows(qkv.permute(0, 2, 3, 1), self.window_size).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, self.num_heads) for part in parts)
         bias = self.meta(self.relative_positions).permute(2, 0, 1)  # (heads, N, N)
-        out = attention(*(split_heads(t, self.num_heads) for t in (query, key, value)), bias)
+        out = attention(query, key, value, bias)
         return from_windows(out, self.window_size, (batch, height, width, channels // 3)).permute(0, 3, 1, 2)
 
 
@@ -136,8 +138,9 @@ class Mlp(nn.Module):
 
     def __init__(self, network_depth: int, dim: int, hidden: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, dim, 1))
-        for layer in (self.mlp[0], self.mlp[2]):
+        first, last = nn.Conv2d(dim, hidden, 1), nn.Conv2d(hidden, dim, 1)
+        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), last)
+        for layer in (first, last):
             _narrow_normal_(layer, gain=(8 * network_depth) ** -0.25)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,6 +151,7 @@ def _narrow_normal_(layer: nn.Conv2d, gain: float) -> None:
     """Official initialisation: truncated normal of Glorot width times `gain`, zero bias."""
     fans = layer.weight[0, 0].numel() * (layer.weight.shape[0] + layer.weight.shape[1])
     nn.init.trunc_normal_(layer.weight, std=gain * math.sqrt(2.0 / fans))
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
 
 

@@ -56,6 +56,8 @@ class EDSR(nn.Module):
         ValueError: another `upscale`.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         num_in_ch: int = 3,

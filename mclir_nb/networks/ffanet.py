@@ -88,6 +88,9 @@ class FFANet(nn.Module):
         ValueError: another `gps` or `dim`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, gps: int = 3, blocks: int = 19, dim: int = 64):
         super().__init__()
         if gps != 3:

@@ -61,8 +61,9 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C), N = size * size."""
-        *query_key_value, located = self.qkv(x)
-        out = attention(*(split_heads(t, self.num_heads) for t in query_key_value), self._position_bias())
+        *parts, located = self.qkv(x)
+        query, key, value = (split_heads(part, self.num_heads) for part in parts)
+        out = attention(query, key, value, self._position_bias())
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)
         return self.proj(out + position)
@@ -144,7 +145,7 @@ class BasicIDTLayer(nn.Module):
     def __init__(self, dim, resolution, num_heads, num, rates, k_bound, win_size, mlp_ratio, qkv_bias):
         super().__init__()
         shared = (dim, resolution, num_heads, mlp_ratio, qkv_bias)
-        blocks: list[nn.Module] = [IDTBlock(*shared, rates[0], win_size) for _ in range(num)]
+        blocks = [IDTBlock(*shared, rates[0], win_size) for _ in range(num)]
         if k_bound is not None:
             blocks.append(SpatialTransformerLayer(*shared, rates[-1], k_bound))
         self.blocks = nn.ModuleList(blocks)
@@ -360,10 +361,11 @@ def restore(core: IDT, lq: torch.Tensor) -> torch.Tensor:
     padded = _mirror_to(lq, tile)
     if padded.shape[-2:] == (tile, tile):
         return core(padded)[..., :height, :width]
-    origins = tile_origins(*padded.shape[-2:], tile)
+    bottom, right = padded.shape[-2:]
+    origins = tile_origins(bottom, right, tile)
     cuts = torch.cat([padded[..., top : top + tile, left : left + tile] for top, left in origins])
     restored = torch.cat([core(part) for part in cuts.split(TILES_AT_ONCE)]).unflatten(0, (len(origins), -1))
-    return merge_tiles(restored, origins, *padded.shape[-2:])[..., :height, :width]
+    return merge_tiles(restored, origins, bottom, right)[..., :height, :width]
 
 
 _DEPTHS = [3, 3, 2, 2, 1, 1, 2, 2, 3]

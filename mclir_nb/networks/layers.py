@@ -15,7 +15,7 @@ def to_windows(x: Tensor, window: int) -> Tensor:
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
-def from_windows(x: Tensor, window: int, shape: torch.Size) -> Tensor:
+def from_windows(x: Tensor, window: int, shape: tuple[int, ...]) -> Tensor:
     """The inverse of `to_windows`; `shape` is the (B, H, W, C) to restore."""
     b, h, w, c = shape
     x = x.reshape(b, h // window, w // window, window, window, c)
@@ -71,10 +71,10 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mas
     offset = bias
     if mask is not None:
         offset = (bias + mask[:, None]).flatten(0, 1)  # (n * heads, N, N)
-    tensors = [F.pad(t.reshape(-1, *offset.shape[:2], depth), (0, -depth % 8)) for t in (query, key, value)]
-    offset = offset.expand(len(tensors[0]), -1, -1, -1)
+    query, key, value = (F.pad(t.reshape(-1, *offset.shape[:2], depth), (0, -depth % 8)) for t in (query, key, value))
+    offset = offset.expand(len(query), -1, -1, -1)
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # the second for float64
-        out = F.scaled_dot_product_attention(*tensors, attn_mask=offset, scale=depth**-0.5)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=offset, scale=depth**-0.5)
     return out[..., :depth].reshape(shape)
 
 

@@ -92,6 +92,8 @@ def shift_mask(height: int, width: int, window: int, device: torch.device | None
 class WindowAttention(nn.Module):
     """Multi-head attention inside each window, with a learned bias per head and relative position."""
 
+    relative_position_index: Tensor
+
     def __init__(self, dim: int, window: int, heads: int):
         super().__init__()
         self.window, self.heads = window, heads
@@ -103,9 +105,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, W, C) -> the same shape, H and W multiples of the window."""
-        query, key, value = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)
+        parts = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, self.heads) for part in parts)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, N, N)
-        out = attention(*(split_heads(t, self.heads) for t in (query, key, value)), bias, mask)
+        out = attention(query, key, value, bias, mask)
         return from_windows(self.proj(out), self.window, x.shape)
 
 
@@ -123,6 +126,8 @@ class Mlp(nn.Module):
 
 class SwinBlock(nn.Module):
     """Window attention and MLP, both pre-normalised residual branches; with a `mask`, in shifted windows."""
+
+    attn_mask: Tensor
 
     def __init__(self, dim: int, heads: int, window: int, mask: Tensor | None, mlp_ratio: float, drop_path: float):
         super().__init__()
@@ -221,6 +226,8 @@ class SwinIR(nn.Module):
         ValueError: sizes, heads or factors that do not fit together.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         *,
@@ -238,7 +245,8 @@ class SwinIR(nn.Module):
         resi_connection: str = "1conv",
     ):
         super().__init__()
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        size = (height, width)
         _check(size, embed_dim, depths, num_heads, window_size, resi_connection)
         self.img_size, self.window_size = size, window_size
         self.upscale, self.upsampler, self.img_range = upscale, upsampler, img_range
@@ -246,7 +254,7 @@ class SwinIR(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
 
         # official: an img_size of one window switches shifting off, at all image sizes
-        mask = shift_mask(*size, window_size) if min(size) > window_size else None
+        mask = shift_mask(height, width, window_size) if min(size) > window_size else None
         rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
         self.conv_first = conv3x3(in_chans, embed_dim)
         self.patch_embed = PatchEmbed(embed_dim)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -56,7 +57,8 @@ def deterministic(device: torch.device, on: bool = True) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
-    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic
+    cudnn = torch.backends.cudnn
+    filling: Any = torch.utils.deterministic  # the annotations lack its switch
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, filling.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic = True

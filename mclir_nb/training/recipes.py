@@ -39,7 +39,8 @@ def _among(*accepted: str | Callable[[], Iterable[str]]) -> AfterValidator:
     """The constraint of a field with a name in it; tables are asked each time, for a reader may add a line to them."""
 
     def check(value: str, field: ValidationInfo) -> str:
-        check_choice(field.field_name, value, accepted[0]() if callable(accepted[0]) else accepted)
+        names = [name for one in accepted for name in ([one] if isinstance(one, str) else one())]
+        check_choice(str(field.field_name), value, names)
         return value
 
     return AfterValidator(check)
@@ -278,7 +279,7 @@ def from_saved(fields: dict[str, Any]) -> Recipe:
 
     Until lambda was bound to its feature network, every objective had a default in all of them.
     """
-    objective, features = fields.get("objective"), fields.get("features")
+    objective, features = fields.get("objective", ""), fields.get("features")
     former = {"spn": 1e-3 if features == "vgg19" else None}
     former |= {name: official.value for name, official in losses.OFFICIAL_LAMBDA.items() if name != "spn"}
     if fields.get("lambda_neg") is None:
@@ -302,7 +303,7 @@ _SIZES: dict[str, dict[str, Any]] = {
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }
 # what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
-_TASK_CHANGES = {
+_TASK_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
     ("demo", "sr"): dict(steps=1200, patch_size=96),
     # a veil is seen on large patches
@@ -451,10 +452,14 @@ def _check_term(recipe: Recipe) -> None:
         raise ValueError("lambda_ratio is for objectives of spn's kind and history-positive; give c2r a lambda_neg.")
 
 
-HISTORY_FIELDS = ("history_every", "history_decay", "history_start", "history_threshold", "history_draw")
-HISTORY_FIELDS += ("history_precision", "lambda_ratio", "negatives_every", "history_of", "noised_inputs")
-TERM_FIELDS = ("lambda_neg", "dose", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives")
-TERM_FIELDS += ("features_crop", "features_precision", "guard", "guard_r", "guard_drop")
+HISTORY_FIELDS = (
+    *("history_every", "history_decay", "history_start", "history_threshold", "history_draw"),
+    *("history_precision", "lambda_ratio", "negatives_every", "history_of", "noised_inputs"),
+)
+TERM_FIELDS = (
+    *("lambda_neg", "dose", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives"),
+    *("features_crop", "features_precision", "guard", "guard_r", "guard_drop"),
+)
 LAMBDA_FIELDS = ("lambda_follows_rate", "negatives_every", "guard")  # they act on lambda, which lambda_ratio sets anew
 
 

@@ -109,7 +109,7 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
 def content(sets: dict[str, ImageSet], features: nn.Module | None) -> dict[str, str]:
     """What a run learns from, wherever it lies: fingerprints of the splits, and of the feature network's weights."""
     found = {f"pictures to {use}": sets[split].fingerprint() for split, use in USES.items()}
-    return found | ({"features": features.source.rpartition("sha256 ")[2]} if features else {})
+    return found | ({"features": str(features.source).rpartition("sha256 ")[2]} if features else {})
 
 
 def check_content(run_dir: Path, found: dict[str, str]) -> None:
@@ -307,7 +307,7 @@ class Run:
         ]
         return pd.DataFrame(rows)
 
-    def model(self) -> nn.Module:
+    def model(self) -> networks.Restorer:
         """The trained network (raw weights), in eval mode on the CPU."""
         return self._network("model.safetensors")
 
@@ -333,10 +333,10 @@ class Run:
             )
         return files.read_tensors(self.dir / name)
 
-    def _network(self, name: str) -> nn.Module:
+    def _network(self, name: str) -> networks.Restorer:
         return self._load(self._tensors(name)[0], name)
 
-    def _load(self, state: dict[str, Tensor], name: str) -> nn.Module:
+    def _load(self, state: dict[str, Tensor], name: str) -> networks.Restorer:
         network = build_network(self.recipe)
         try:
             network.load_state_dict(state)
@@ -346,14 +346,14 @@ class Run:
         return network.eval()
 
 
-def build_network(recipe: Recipe) -> nn.Module:
+def build_network(recipe: Recipe) -> networks.Restorer:
     """The network a recipe names, with torch's current random state deciding its initial weights."""
     return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
 
 
 def open_checkpoint(
     place: str | Path, network: str | None = None, scale: int | None = None, task: str | None = None, entry=None
-) -> tuple[nn.Module, Recipe | None]:
+) -> tuple[networks.Restorer, Recipe | None]:
     """A trained network, and the recipe of the run that it comes from.
 
     Args:
@@ -379,11 +379,13 @@ def open_checkpoint(
         )
     folder = place if place.is_dir() else place.parent
     if place.is_file() and (network or not (folder / "recipe.json").is_file()):
-        if not network and not task:
-            raise ValueError(f"give the network for the file {place}; one of {', '.join(networks.names())}.")
         own = tasks.get(task, scale) if task else None
-        built = networks.build(network or own.network, own.scale if own else scale or 1)
-        return networks.load_checkpoint(built, place, entry).eval(), None
+        network = network or (own.network if own else None)
+        if not network:
+            raise ValueError(f"give the network for the file {place}; one of {', '.join(networks.names())}.")
+        built = networks.build(network, own.scale if own else scale or 1)
+        networks.load_checkpoint(built, place, entry)
+        return built.eval(), None
     recipe = read_recipe(folder)
     for name, given in (("network", network), ("scale", scale), ("task", task)):
         if given not in (None, own := getattr(recipe, name)):
@@ -392,4 +394,6 @@ def open_checkpoint(
         if entry:
             raise ValueError("an entry is for a file of weights; of a run folder name the file: ema.safetensors.")
         return Run(folder).model(), recipe
-    return networks.load_checkpoint(build_network(recipe), place, entry).eval(), recipe
+    built = build_network(recipe)
+    networks.load_checkpoint(built, place, entry)
+    return built.eval(), recipe

@@ -86,7 +86,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
     for note in filter(None, [] if quiet else notes):
         print(note)
-    facts = records.provenance(trainer.device, trainer.features.source if trainer.features else "none")
+    facts = records.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
     on_first_rank(records.write_provenance, run_dir, facts | {"content": content}, trainer.step)
     scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):

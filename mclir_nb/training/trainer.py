@@ -135,14 +135,14 @@ class Trainer:
         """The evaluation EMA: parameters averaged, buffers copied."""
         for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(new, 1 - self.recipe.ema_decay)
-        for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(new)
+        for copied, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            copied.copy_(buffer)
 
     def log_row(self) -> dict:
         """Close a logging interval, and the guard looks at it."""
         self.guard.check_finite()
         columns = {}
-        if self.history:
+        if self.history and self.features:
             columns = history_columns(self.recipe, self.past_of, self.history, self.last, self.features)
         row = self.log.close(self.step, columns)
         self.guard.check(row)

@@ -95,8 +95,9 @@ def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "d
         ema = row.score.endswith("ema")
         place = price[row.arm] * (1.006 if ema else 0.994)  # side by side
         half = [[row.mean - row.low], [row.high - row.mean]]
-        look = {"color": COLOURS["ema" if ema else "restored"], "fmt": MARKERS[arms.index(row.arm) % len(MARKERS)]}
-        axes.errorbar(place, row.mean, yerr=half, capsize=3, markersize=5, label=None if ema else row.arm, **look)
+        colour, marker = COLOURS["ema" if ema else "restored"], MARKERS[arms.index(row.arm) % len(MARKERS)]
+        label = None if ema else row.arm
+        axes.errorbar(place, row.mean, yerr=half, capsize=3, markersize=5, label=label, color=colour, fmt=marker)
     axes.set(
         xlabel=f"multiplications of the run / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})"
     )
@@ -161,8 +162,8 @@ def improvements(gains: pd.DataFrame, noise: pd.DataFrame) -> Figure:
     for task, part in table.groupby("task", sort=False):
         axes.plot(part["gain_db"], part.index, "o", color=COLOURS[colours[task]], label=task.replace("_", "-"))
     found = table.reset_index().merge(noise[["network", "scale", "dataset", "difference_db"]])
-    mark = {"color": "black", "markersize": 9, "mew": 2, "label": "|retrained base - quoted base|, one run"}
-    axes.plot(found["difference_db"].abs(), found["index"], "|", **mark)
+    label = "|retrained base - quoted base|, one run"
+    axes.plot(found["difference_db"].abs(), found["index"], "|", color="black", markersize=9, mew=2, label=label)
     axes.set(yticks=table.index, xscale="log", xlabel="gain of SPN in the paper's tables (dB, log scale)")
     names = (table["network"] + " " + table["scale"]).str.strip() + ", " + table["dataset"]
     axes.set_yticklabels(names, fontsize=7)

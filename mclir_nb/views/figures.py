@@ -65,7 +65,7 @@ def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", li
     table = [_row(row, index) for index, row in enumerate(rows, 1)]
     errors = [_cut(difference(row["restored"], row["gt"]), crop, row["gt"].shape[:2]) for row in table]
     limit = limit or error_limit(errors)
-    columns = list(max(table, key=len)) + ["error"]
+    columns = [*max(table, key=len), "error"]
     shapes = [[error.shape] for error in errors]
     figure, panels = _panels(shapes, len(columns), lines=2 if metric else 1, left=0.25, right=0.55)
     for line, row, error in zip(panels, table, errors, strict=True):
@@ -144,7 +144,7 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
     """
     _check_rows(rows)
     shown = [{name: _picture_or_map(image, name) for name, image in row.items()} for row in rows]
-    columns = list(max(shown, key=len))
+    columns = [*max(shown, key=len)]
     scales = _scales(shown, columns, limits or {})
     shapes = [[image.shape for image in row.values()] for row in shown]
     margins = {"left": 0.25 if labels else 0.0, "bottom": 0.3 if scales else 0.0}
@@ -278,7 +278,11 @@ def curves(log: pd.DataFrame, *, band: tuple[float, float] = (0.01, 0.1)) -> Fig
     """
     if "step" not in log:
         raise ValueError(f"the log has no column step, only {', '.join(map(str, log.columns))}; give a run's log.csv")
-    panels = [(*head, lines) for *head, columns in LOG_PANELS if (lines := _drawable(log, columns, head[2]))]
+    panels = [
+        (title, unit, log_scale, lines)
+        for title, unit, log_scale, columns in LOG_PANELS
+        if (lines := _drawable(log, columns, log_scale))
+    ]
     if not panels:
         raise ValueError("the log has no values to draw; train for at least one logging step")
     figure = Figure((min(WIDTH, 3.3 * len(panels)), 2.6), layout="constrained")

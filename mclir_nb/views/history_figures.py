@@ -73,8 +73,8 @@ def correlations(table: pd.DataFrame) -> Figure:
         "spread_beyond": ("spread, both rivals taken out", "restored", "^", "--"),
     }
     for column, (label, role, marker, style) in lines.items():
-        look = {"color": COLOURS[role], "marker": marker, "markersize": 4, "linestyle": style}
-        axes.plot(table["step"], table[column], label=label, **look)
+        x, y, colour = table["step"], table[column], COLOURS[role]
+        axes.plot(x, y, label=label, color=colour, marker=marker, markersize=4, linestyle=style)
     axes.axhline(0, color=COLOURS["plain"], linewidth=1)
     axes.set(xlabel="step", ylabel="rank correlation with the error", ylim=(-1, 1))
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

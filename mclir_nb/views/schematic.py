@@ -1,5 +1,7 @@
 """The method drawn by code: one figure, used by the first notebooks and the README."""
 
+from typing import Any
+
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -62,9 +64,9 @@ def _box(axes, corner, size, text: str, role: str, image=None) -> None:
     """A rounded box with a name in it, or a picture in it and the name below."""
     red, green, blue = matplotlib.colors.to_rgb(COLOURS[role])
     fill = tuple(0.85 + 0.15 * c for c in (red, green, blue))  # opaque, so that a box hides what is behind it
-    style = {"boxstyle": "round,pad=0.03", "facecolor": fill, "edgecolor": COLOURS[role], "linewidth": 1.6}
     (x, y), (w, h) = corner, size
-    axes.add_patch(FancyBboxPatch(corner, w, h, **style))
+    edge = COLOURS[role]
+    axes.add_patch(FancyBboxPatch(corner, w, h, "round,pad=0.03", facecolor=fill, edgecolor=edge, linewidth=1.6))
     if image is None:
         axes.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=10)
         return
@@ -76,8 +78,9 @@ def _box(axes, corner, size, text: str, role: str, image=None) -> None:
 
 def _link(axes, start, end, colour: str, *, dashed: bool = False, width: float = 1.6) -> None:
     """An arrow of the schematic."""
-    style = {"arrowstyle": "-|>", "mutation_scale": 10 + 4 * width, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(start, end, color=colour, linestyle="--" if dashed else "-", **style))
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 10 + 4 * width, "shrinkA": 0, "shrinkB": 0}
+    line = "--" if dashed else "-"
+    axes.add_patch(FancyArrowPatch(start, end, color=colour, linestyle=line, linewidth=width, **style))
 
 
 def _note(axes, x: float, y: float, text: str, role: str, size: int = 10) -> None:

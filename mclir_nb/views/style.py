@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from PIL import Image
 
 COLOURS = {
@@ -40,9 +41,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "axes.prop_cycle": matplotlib.cycler(
-        color=[COLOURS[k] for k in ("restored", "history", "gt", "ema", "lq", "plain")]
-    ),
+    "axes.prop_cycle": cycler(color=[COLOURS[k] for k in ("restored", "history", "gt", "ema", "lq", "plain")]),
 }
 
 

@@ -149,7 +149,7 @@ class Scene:
         self.here.set_data(*here[:, None])
         for arrow, force in zip(self.arrows, (descent.pull[step], descent.push[step]), strict=True):
             arrow.set_offsets(here)
-            arrow.set_UVC(*(4 * force[:, None] * min(1, 0.25 / max(np.linalg.norm(force), 1e-9))))
+            arrow.set_UVC(*(4 * force[:, None] * min(1, 0.25 / np.maximum(np.linalg.norm(force), 1e-9))))
         self.curve.set_data(np.arange(step + 1), descent.l_rec[until])
         self.dot.set_data([step], [descent.l_rec[step]])
         self.state.set_text(f"λ = {descent.lambda_neg:g}, step {step}")

@@ -6,6 +6,7 @@ no figure is drawn anew. Every picture has alternative text; every slider and bu
 
 import base64
 import html
+from typing import Any
 
 import ipywidgets as w
 import numpy as np
@@ -195,7 +196,8 @@ def _knob(knob) -> w.FloatSlider:
 def _explorer_still(choices, image) -> bytes:
     """Every effect at its first setting: the degraded pictures, and below each what its equation adds."""
     made = [_pictures(e.apply(image, **{k.name: k.value for k in e.knobs})) for e in choices]
-    degraded, layers = {}, {}
+    degraded: dict[str, Any] = {}
+    layers: dict[str, Any] = {}
     for effect, pictures in zip(choices, made, strict=True):
         *names, last = pictures
         degraded[f"{effect.name}: {last}"] = pictures[last]

@@ -74,4 +74,4 @@ def test_ci_runs_the_second_command():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK) and script.read_text().splitlines()[-1] == "make test"
     dry = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert all(part in dry for part in ("ruff check", "ruff format --check", "-m pytest"))
+    assert all(part in dry for part in ("ruff check", "ruff format --check", "/mypy", "-m pytest"))
