@@ -134,10 +134,12 @@ def test_every_objective_answers_the_same_call(name):
 def test_every_objective_agrees_with_float64_on_every_device(name, features, device):
     """Value and gradient; a GPU takes larger pieces of a batch, and has its own kernels."""
     images, found = [photo(k, (3, 3, 32, 32)) for k in range(5)], []
+    images[2:4] = [torch.lerp(images[0], past, 0.3) for past in images[2:4]]  # nearer than the truth, for the margin
     for where, dtype in (("cpu", torch.float64), (device, torch.float32)):
         network = feature_networks.build(features, "random").to(where, dtype)
         restored, gt, *negatives, lq = (image.to(where, dtype) for image in images)
-        context = dict(lq=lq, best_psnr=20.0, generator=torch.Generator().manual_seed(0))
+        averaged = torch.lerp(negatives[0], gt, 0.1)
+        context = dict(lq=lq, best_psnr=20.0, averaged=averaged, generator=torch.Generator().manual_seed(0))
         with precision.full_float32():
             parts = OBJECTIVES[name](
                 restored.requires_grad_(), gt, negatives, features=network, lambda_neg=0.1, **context
