@@ -12,7 +12,17 @@ from torch import nn
 from mclir_nb import files
 from mclir_nb.evaluation import evaluate
 from mclir_nb.progress import Progress
-from mclir_nb.training import build, checkpoint, distributed, dose, frames, machine, records, tensorboard_log
+from mclir_nb.training import (
+    build,
+    checkpoint,
+    distributed,
+    dose,
+    frames,
+    machine,
+    records,
+    run_folder,
+    tensorboard_log,
+)
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import Diverged, check_batch
 from mclir_nb.training.log import interval
@@ -54,9 +64,9 @@ def train(
     """
     distributed.init_process_group()
     run, quiet = records.Run(Path(run_dir).expanduser()), quiet or not is_first_rank()
-    records.check(run.dir, recipe, resume)
+    run_folder.check(run.dir, recipe, resume)
     if run.is_finished:
-        on_first_rank(records.check_finished, run.dir, recipe)
+        on_first_rank(run_folder.check_finished, run.dir, recipe)
         return run
     try:
         with distributed.fail_together():
@@ -74,8 +84,8 @@ def _train(recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, qu
     on_first_rank(build.check_scored_pictures, data)
     chosen = dose.choose(recipe, run_dir, device, quiet)
     trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
-    content = on_first_rank(records.content, data.sets, trainer.features)
-    with distributed.entered_on_first_rank(records.claim(run_dir, recipe, resume, content)):
+    content = on_first_rank(run_folder.content, data.sets, trainer.features)
+    with distributed.entered_on_first_rank(run_folder.claim(run_dir, recipe, resume, content)):
         on_first_rank(dose.keep, run_dir, chosen)
         _run(trainer, run_dir, content, quiet, tensorboard)
 
@@ -86,8 +96,8 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
     for note in filter(None, [] if quiet else notes):
         print(note)
-    facts = records.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
-    on_first_rank(records.write_provenance, run_dir, facts | {"content": content}, trainer.step)
+    facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
+    on_first_rank(run_folder.write_provenance, run_dir, facts | {"content": content}, trainer.step)
     scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
         if recipe.guard == "lower-lambda" and trainer.step == 0:

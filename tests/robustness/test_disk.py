@@ -8,7 +8,7 @@ import killing
 import pytest
 from killing import same_runs, short
 
-from mclir_nb.training import checkpoint, records, train
+from mclir_nb.training import checkpoint, run_folder, train
 
 RECIPE = short(steps=6, objective="plain")
 
@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straig
     with pytest.raises(OSError, match="run.log.csv .*No space left on device"):
         killing.work(RECIPE, folder)
     assert checkpoint.read(folder / checkpoint.FILE)["run"]["step"] == 3
-    assert not list(folder.glob(".*.part")) and not (folder / records.LOCK).exists()
+    assert not list(folder.glob(".*.part")) and not (folder / run_folder.LOCK).exists()
     monkeypatch.setattr(train.Trainer, "advance", real)
     (small_disk / "filler").unlink()
     killing.work(RECIPE, folder)

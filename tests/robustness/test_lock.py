@@ -7,7 +7,7 @@ import signal
 import killing
 import pytest
 
-from mclir_nb.training import records, train
+from mclir_nb.training import records, run_folder, train
 
 pytestmark = pytest.mark.skipif(killing.CONTEXT is None, reason="forks processes, on Linux only")
 RECIPE = killing.short(steps=3, objective="plain")
@@ -24,7 +24,7 @@ def unfinished(tmp_path_factory):
 
 def hold(folder):
     """Hold the folder, and start a process that lives on when this one is killed."""
-    with records.acquire_lock(folder):
+    with run_folder.acquire_lock(folder):
         if os.fork() == 0:
             os.execlp("sleep", "sleep", "20")
         (folder / "there").touch()
@@ -35,29 +35,31 @@ def test_a_second_run_is_refused_until_the_first_is_dead(unfinished, tmp_path):
     folder = shutil.copytree(unfinished, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     process = killing.start(hold, folder)
-    while not (folder / "there").exists():
-        assert process.is_alive()
-        process.join(0.05)
-    with pytest.raises(ValueError, match="run is in use"):
-        train.train(RECIPE, folder, device="cpu", quiet=True)
+    try:
+        while not (folder / "there").exists():
+            assert process.is_alive()
+            process.join(0.05)
+        with pytest.raises(ValueError, match="run is in use"):
+            train.train(RECIPE, folder, device="cpu", quiet=True)
+    finally:
+        process.kill()
+        process.join()
     after = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert {name: after[name] for name in before} == before and after.keys() - before == {"there", records.LOCK}
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    assert {name: after[name] for name in before} == before and after.keys() - before == {"there", run_folder.LOCK}
     killing.work(RECIPE, folder)
-    assert records.Run(folder).is_finished and not (folder / records.LOCK).exists()
+    assert records.Run(folder).is_finished and not (folder / run_folder.LOCK).exists()
 
 
 def test_what_a_killed_run_left_in_a_finished_folder_is_removed(unfinished, tmp_path):
     folder = shutil.copytree(unfinished, tmp_path / "run")
     killing.work(RECIPE, folder)
-    (folder / records.LOCK).write_text("of a killed process, or of an older version")
+    (folder / run_folder.LOCK).write_text("of a killed process, or of an older version")
     train.train(RECIPE, folder, quiet=True)
-    assert not (folder / records.LOCK).exists()
+    assert not (folder / run_folder.LOCK).exists()
 
 
 def test_a_folder_is_free_after_an_error(tmp_path):
     for _ in range(2):
-        with pytest.raises(RuntimeError), records.acquire_lock(tmp_path):
+        with pytest.raises(RuntimeError), run_folder.acquire_lock(tmp_path):
             raise RuntimeError
     assert not list(tmp_path.iterdir())

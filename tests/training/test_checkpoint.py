@@ -7,7 +7,7 @@ import killing
 import pytest
 import torch
 
-from mclir_nb.training import checkpoint, records, train
+from mclir_nb.training import checkpoint, run_folder, train
 
 
 class Run:
@@ -100,7 +100,7 @@ def test_a_finished_run_is_only_read(tmp_path):
 
 def test_where_a_run_went_on_is_noted(tmp_path):
     for step, version in enumerate("112112"):
-        records.write_provenance(tmp_path, {"torch": version, "threads": 1}, step)
+        run_folder.write_provenance(tmp_path, {"torch": version, "threads": 1}, step)
     assert json.loads((tmp_path / "provenance.json").read_text()) == {
         "torch": "1",
         "threads": 1,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.training import frames, recipes, records
+from mclir_nb.training import frames, recipes, run_folder
 
 SHORT = {"steps": 24, "save_every": 10, "log_every": 6, "val_every": 12, "batch_size": 1}
 
@@ -93,7 +93,7 @@ def test_the_centre_is_the_same_place_in_lq_and_gt(scale):
 
 
 def test_a_folder_without_moments_says_why(tmp_path):
-    with records.claim(tmp_path, recipes.get("tiny", objective="plain"), resume=True):
+    with run_folder.claim(tmp_path, recipes.get("tiny", objective="plain"), resume=True):
         pass
     with pytest.raises(ValueError, match="objective plain"):
         frames.read(tmp_path)

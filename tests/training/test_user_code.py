@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mclir_nb import networks
 from mclir_nb.data import datasets, tasks
 from mclir_nb.method import losses
-from mclir_nb.training import recipes, records, train, user_code
+from mclir_nb.training import recipes, records, run_folder, train, user_code
 
 SHORT = {"steps": 3, "log_every": 1, "val_every": 0, "batch_size": 1, "patch_size": 16, "history_every": (2,)}
 
@@ -85,7 +85,7 @@ def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
-    with records.claim(tmp_path, mine(), resume=True):
+    with run_folder.claim(tmp_path, mine(), resume=True):
         pass
     user_code.keep_definitions(tmp_path, mine())
     user_code.keep_definitions(tmp_path, mine())  # the same again
@@ -102,7 +102,7 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
 
 def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
     recipe = mine()
-    with records.claim(tmp_path, recipe, resume=True):
+    with run_folder.claim(tmp_path, recipe, resume=True):
         pass
     for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
         with monkeypatch.context() as elsewhere:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mclir_nb.training import recipes, records, train
+from mclir_nb.training import recipes, run_folder, train
 
 
 def recipe(**changes):
@@ -54,7 +54,7 @@ def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     whole = train.train(recipe(**changes), tmp_path / "whole", quiet=True)
     half = advanced(trainer(**changes), 3)
     assert half.history.turn == 1  # three refreshes of two histories in turn
-    with records.claim(tmp_path / "half", half.recipe, resume=True):
+    with run_folder.claim(tmp_path / "half", half.recipe, resume=True):
         half.save(tmp_path / "half")
     train.train(recipe(**changes), tmp_path / "half", quiet=True)
     one, other = (load_file(tmp_path / run / "history.safetensors") for run in ("whole", "half"))
