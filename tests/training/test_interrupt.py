@@ -112,7 +112,7 @@ def test_an_interrupt_while_scoring_loses_nothing(tmp_path, monkeypatch, capsys)
     from mclir_nb import __main__
     from mclir_nb.training import train
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train.evaluate, "evaluate", interrupted)
