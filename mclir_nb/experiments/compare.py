@@ -52,14 +52,21 @@ class Job:
     recipe: Recipe
 
 
-def arms(objectives: Sequence[str], equal_cost: bool = True) -> list[Arm]:
+def arms(objectives: Sequence[str], equal_cost: bool = True, dose: float | None = None) -> list[Arm]:
     """One arm per objective; with "plain" and "spn" among them also plain at the cost of spn.
 
-    A rival has its published lambda, whatever the features; in others than those it was published for its gradient may
-    be many times that of L1.
+    Args:
+        objectives: keys of `losses.OBJECTIVES`.
+        equal_cost: False leaves that last arm out.
+        dose: share of the second term in the optimiser's update, the same for all objectives, see `training.dose`. The
+            short runs that choose lambda are no part of an arm's cost. None: each objective has the lambda of the
+            recipe, a rival its published one, whose gradient may be many times that of L1 in other features.
     """
-    rivals = {name: {"lambda_neg": losses.OFFICIAL_LAMBDA[name].value} for name in ("vgg", "cr", "c2r", "pcl")}
-    chosen = [Arm(objective, {"objective": objective} | rivals.get(objective, {})) for objective in objectives]
+    published = {name: {"lambda_neg": losses.OFFICIAL_LAMBDA[name].value} for name in ("vgg", "cr", "c2r", "pcl")}
+    chosen = []
+    for name in objectives:
+        term = {} if name == "plain" else published.get(name, {}) if dose is None else {"dose": dose}
+        chosen.append(Arm(name, {"objective": name} | term))
     if equal_cost and {"plain", "spn"} <= set(objectives):
         chosen.append(Arm("plain at equal cost", {"objective": "plain"}, at_cost_of="spn"))
     return chosen

@@ -65,6 +65,26 @@ def curves(
     return pd.concat(parts, ignore_index=True)
 
 
+def doses(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Lambda and dose of every arm with a second term: as asked for, and as measured inside its runs.
+
+    Args:
+        out_dir: the folder of a comparison.
+        names: folders of runs in it; None: all.
+
+    Returns:
+        One row per arm: asked (NaN: lambda was given), lambda_neg, measured (mean over seeds and looks).
+    """
+    parts = [pd.DataFrame(columns=["arm", "asked", "lambda_neg", "measured"])]
+    for folder in _folders(out_dir, names, finished_only=True):
+        run = records.Run(folder)
+        if run.recipe.objective != "plain":
+            log = run.log
+            row = dict(asked=run.recipe.dose, lambda_neg=log["lambda_neg"].median(), measured=log["dose"].mean())
+            parts.append(_labelled(folder, pd.DataFrame([row])).astype({"asked": float}))
+    return pd.concat(parts[1:] or parts).groupby("arm", sort=False)[["asked", "lambda_neg", "measured"]].mean()
+
+
 def _folders(out_dir: str | Path, names: Sequence[str] | None, finished_only: bool) -> list[Path]:
     """The run folders, checked for completeness."""
     out_dir = Path(out_dir).expanduser()

@@ -8,6 +8,7 @@ the run measures its dose again (columns dose and dose_cosine of the log).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,8 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
 
     Args:
         recipe: the run that is planned; its own lambda does not matter. The short run takes a quarter of its steps,
-            at least 8 per look, with the whole fall of the learning rate and the same histories.
+            at least 8 per look, with the whole fall of the learning rate and the same histories; a look takes 16
+            batches, fewer where the run is short.
         dose: the share of the term in the optimiser's update that is wanted, > 0.
         device: where to train.
         looks: moments at which the dose is measured, evenly spread.
@@ -108,19 +110,27 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
     if not dose > 0:
         raise ValueError(f"dose is {dose}; it must be above 0: for no push use objective plain")
     steps = max(recipe.steps // 4, 8 * looks)
-    trainer = Trainer(Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED)), device)
-    moments = {round(steps * (k + 1) / looks) for k in range(looks)}
-    batches = trainer.patches.batches(1, steps, device=device)
-    updates = []
-    for gt, lq, names in Progress(batches, f"dose of {recipe.objective}", steps, quiet=quiet):
-        trainer.advance(gt, lq, names)
-        if trainer.step in moments:
-            update = torch.tensor(measured(trainer, 1.0).update)
-            updates.append(distributed.mean(update).item())
+    batches = min(BATCHES, max(4, recipe.steps // 50))
+    updates = _updates(Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED)), device, looks, batches, quiet)
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
     return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
+
+
+@functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
+def _updates(short: Recipe, device: torch.device, looks: int, batches: int, quiet: bool) -> tuple[float, ...]:
+    """The dose of lambda 1 at each look along a plain run."""
+    trainer = Trainer(short, device)
+    moments = {round(short.steps * (k + 1) / looks) for k in range(looks)}
+    steps = trainer.patches.batches(1, short.steps, device=device)
+    updates = []
+    for gt, lq, names in Progress(steps, f"dose of {short.objective}", short.steps, quiet=quiet):
+        trainer.advance(gt, lq, names)
+        if trainer.step in moments:
+            update = torch.tensor(measured(trainer, 1.0, batches).update)
+            updates.append(distributed.mean(update).item())
+    return tuple(updates)
 
 
 # what makes a recipe a plain run whose histories are only watched
