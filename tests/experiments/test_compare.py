@@ -56,6 +56,13 @@ def test_equal_cost_is_counted_before_anything_runs():
     assert [arm.name for arm in compare.arms(["spn", "vgg"])] == ["spn", "vgg"]  # nothing to be equal to
 
 
+def test_objectives_are_given_one_dose():
+    arms = compare.arms(["plain", "spn", "vgg"], dose=0.1)
+    assert [arm.changes.get("dose") for arm in arms] == [None, 0.1, 0.1, None]
+    assert not any("lambda_neg" in arm.changes for arm in arms)
+    assert compare.plan(recipe(), arms, [0])[2].recipe.dose == 0.1
+
+
 @pytest.mark.parametrize(
     ("arms", "seeds", "said"),
     [
