@@ -20,7 +20,6 @@ from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.records import FILES, PLACES, different_fields, read_recipe
 
 LOCK = "run.lock"
-USES = {"train": "train on", "val": "validate on", "test": "score"}  # what the splits are for
 
 
 @contextmanager
@@ -84,7 +83,7 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
 
 def content(sets: dict[str, ImageSet], features: nn.Module | None) -> dict[str, str]:
     """What a run learns from, wherever it lies: fingerprints of the splits, and of the feature network's weights."""
-    found = {f"pictures to {use}": sets[split].fingerprint() for split, use in USES.items()}
+    found = {split: images.fingerprint() for split, images in sets.items()}
     return found | ({"features": str(features.source).rpartition("sha256 ")[2]} if features else {})
 
 
@@ -98,7 +97,7 @@ def check_content(run_dir: Path, found: dict[str, str]) -> None:
     changed = [name for name, value in found.items() if known.get(name, value) != value]
     if changed:
         raise ValueError(
-            f"{run_dir} holds a run that began with other {', '.join(changed)} than those that data_root and "
+            f"{run_dir} holds a run that began with other data ({', '.join(changed)}) than data_root and "
             "features_weights name now; put them back, or choose another out_dir."
         )
 

@@ -60,7 +60,7 @@ def test_other_data_in_the_same_place_are_refused(interrupted, tmp_path):
     for place in (data, tmp_path / "elsewhere"):
         if place != data:
             train.train(recipe(place), run, quiet=True)  # to its end
-        with pytest.raises(ValueError, match="other pictures .*data_root"):
+        with pytest.raises(ValueError, match="other data .train, val, test. .*data_root"):
             train.train(recipe(data), run, quiet=True)
     shutil.rmtree(data)
     shutil.rmtree(tmp_path / "elsewhere")
