@@ -83,10 +83,10 @@ def look_steps(recipe: Recipe) -> set[int]:
 def columns(trainer: Trainer) -> dict[str, float]:
     """The dose of a run at this step, for its log; from fewer batches in a short run, so that it stays cheap."""
     recipe = trainer.recipe
-    weight = recipe.weight_at(trainer.step) or recipe.weight
-    if recipe.lambda_ratio is not None or not weight:
+    lambda_neg = recipe.lambda_at(trainer.step) * trainer.guard.factor
+    if recipe.lambda_ratio is not None or not lambda_neg:
         return {}
-    found = measured(trainer, weight * trainer.guard.factor, min(BATCHES, max(2, recipe.steps // 100)))
+    found = measured(trainer, lambda_neg, min(BATCHES, max(2, recipe.steps // 100)))
     return {"dose": found.update, "dose_cosine": found.cosine}
 
 

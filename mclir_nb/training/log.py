@@ -33,7 +33,6 @@ class LastStep(NamedTuple):
     restored: Tensor
     gt: Tensor
     negatives: Sequence[Tensor]
-    image_ratio: Tensor | None  # see `push.image_ratio`; known where a row of the log is due
 
 
 class Log:
@@ -41,11 +40,13 @@ class Log:
 
     Attributes:
         sums: l_rec, l_neg and total, summed over the steps since the last row; on the device, so that no step waits.
+        image_ratio: see `push.image_ratio`, of the step that ends an interval; on the device.
         rows: one dictionary per row, the columns of the file.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.sums = recipe, torch.zeros(3, device=device)
+        self.image_ratio: Tensor | None = None
         self.rows: list[dict] = []
         self.clock = time.perf_counter()
 
@@ -67,7 +68,9 @@ class Log:
         row["lambda_neg"] = row["r"] * row["l_rec"] / row["l_neg"] if row["l_neg"] else math.nan
         row["lr"] = self.recipe.learning_rate_at(step)
         if self.recipe.objective != "plain":
-            row |= dict.fromkeys(("image_ratio", "dose", "dose_cosine"), math.nan)
+            row["image_ratio"] = math.nan if self.image_ratio is None else self.image_ratio.item()
+            row |= dict.fromkeys(("dose", "dose_cosine"), math.nan)
+            self.image_ratio = None
         row |= columns | {"val_psnr": math.nan, "val_psnr_ema": math.nan}
         row["seconds"] = time.perf_counter() - self.clock
         return row
@@ -98,13 +101,11 @@ def history_columns(
 
     Returns:
         distance_k, of the weights; progress_k and gap_k, see `push.condition`; signal_k, the share of its gradient
-        above rounding; image_ratio.
+        above rounding.
     """
     columns = {f"distance_{k}": float(d) for k, d in enumerate(history.distances(model))}
     if last is None:
         return columns
-    if last.image_ratio is not None:
-        columns["image_ratio"] = last.image_ratio.item()
     if len(last.negatives) < len(history.models):
         return columns
     for k, negative in enumerate(last.negatives):

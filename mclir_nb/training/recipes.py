@@ -233,16 +233,15 @@ class Recipe(BaseModel):
         low = self.learning_rate_min
         return low + 0.5 * (self.learning_rate - low) * (1 + math.cos(turn))
 
-    def weight_at(self, step: int) -> float:
-        """Lambda in a step, counted from 1: 0 before `lambda_from` and in steps that `negatives_every` leaves out.
-
-        The others weigh as many times as much as there are steps to one of them. With `lambda_follows_rate` lambda
-        falls as the learning rate does.
-        """
-        if step < self.lambda_from or step % self.negatives_every:
+    def lambda_at(self, step: int) -> float:
+        """Lambda around a step, counted from 1: 0 before `lambda_from`; it may fall as the learning rate does."""
+        if step < self.lambda_from:
             return 0.0
-        share = self.learning_rate_at(step) / self.learning_rate if self.lambda_follows_rate else 1.0
-        return self.weight * share * self.negatives_every
+        return self.weight * (self.learning_rate_at(step) / self.learning_rate if self.lambda_follows_rate else 1.0)
+
+    def weight_at(self, step: int) -> float:
+        """What multiplies the term in a step: with `negatives_every` lambda is saved up for every k-th step."""
+        return 0.0 if step % self.negatives_every else self.lambda_at(step) * self.negatives_every
 
 
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that

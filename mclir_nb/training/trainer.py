@@ -104,12 +104,9 @@ class Trainer:
             sign = 1 if recipe.objective == "history-positive" else -1
             means = distributed.mean(torch.stack(parts[:2]).detach())
             parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
-        if outputs:
-            logged = self.step % interval(recipe) == 0
-            ratio = push.image_ratio(parts, restored) if logged and parts.l_neg.requires_grad else None
-            self.last = LastStep(restored.detach(), gt, outputs, ratio)
-        else:
-            self.last = None
+        if self.step % interval(recipe) == 0 and parts.l_neg.requires_grad:
+            self.log.image_ratio = push.image_ratio(parts, restored)
+        self.last = LastStep(restored.detach(), gt, outputs) if outputs else None
         return parts, restored
 
     @property

@@ -49,8 +49,20 @@ def test_log_shows_image_ratio_progress_and_gap(tmp_path):
     assert (log.image_ratio > 0).all()
     for k in range(2):
         assert (log[f"gap_{k}"] >= 0).all() and log[f"progress_{k}"].notna().all()
+    rival = train.train(short(objective="cr", lambda_neg=1e-3, steps=8), tmp_path / "rival", quiet=True).log
+    assert (rival.image_ratio > 0).all()
     plain = train.train(short(objective="plain"), tmp_path / "plain", quiet=True).log
     assert not {"dose", "image_ratio"} & set(plain.columns)
+
+
+@pytest.mark.parametrize(("changes", "share"), [(dict(negatives_every=4), 1), (dict(lambda_from=20), None)])
+def test_dose_is_that_of_lambda_not_of_its_spikes(changes, share):
+    """Every 4th step four times as strong is the same dose; before lambda sets in there is none."""
+    trainer = Trainer(short(**changes), CPU)
+    for step in range(1, 5):
+        trainer.advance(*trainer.patches.batch(step))
+    found = dose.columns(trainer)
+    assert found.get("dose") == (None if share is None else dose.measured(trainer, share * 1e-3, 2).update)
 
 
 @pytest.mark.parametrize(
