@@ -5,6 +5,7 @@
     negatives   which of their outputs a step moves away from
     features    the networks in whose features distances are measured
     distances   the distance itself, with its gradient
+    relatives   terms of neighbours that also use the past, most of them bounded
     rivals      what VGG, CR, C2R and PCL add to L1 instead
     push        what the term really does to image and weights
     precision   number formats, and when rounding drowns the push

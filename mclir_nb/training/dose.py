@@ -19,7 +19,7 @@ import torch
 from mclir_nb import files
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed
+from mclir_nb.training import distributed, user_code
 from mclir_nb.training.log import interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -111,7 +111,8 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
         raise ValueError(f"dose is {dose}; it must be above 0: for no push use objective plain")
     steps = max(recipe.steps // 4, 8 * looks)
     batches = min(BATCHES, max(4, recipe.steps // 50))
-    updates = _updates(Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED)), device, looks, batches, quiet)
+    short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
+    updates = _updates(short, repr(user_code.definitions(short)), device, looks, batches, quiet)
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
@@ -119,8 +120,10 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
 
 
 @functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
-def _updates(short: Recipe, device: torch.device, looks: int, batches: int, quiet: bool) -> tuple[float, ...]:
-    """The dose of lambda 1 at each look along a plain run."""
+def _updates(
+    short: Recipe, definitions: str, device: torch.device, looks: int, batches: int, quiet: bool
+) -> tuple[float, ...]:
+    """The dose of lambda 1 at each look along a plain run. `definitions`: what stands behind a reader's own names."""
     trainer = Trainer(short, device)
     moments = {round(short.steps * (k + 1) / looks) for k in range(looks)}
     steps = trainer.patches.batches(1, short.steps, device=device)
