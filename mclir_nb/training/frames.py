@@ -1,6 +1,6 @@
 """Moments of a run, kept to be looked at: what the network and its history models made of one picture.
 
-At most `COUNT` moments per run, one file, a few megabytes. Which steps are kept depends on the recipe alone, and what
+At most `COUNT` moments per run, one file, at most 20 MB. Which steps are kept depends on the recipe alone, and what
 is kept at a step depends on the weights at that step, so a killed and resumed run ends with the same file.
 """
 
@@ -21,7 +21,7 @@ from mclir_nb.training import records
 
 FILE = "frames.safetensors"
 COUNT = 16  # moments of a run
-SIDE = 96  # gt pixels of the picture, centre square
+SIDE = 192  # gt pixels of the picture, centre square
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
