@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mclir_nb.evaluation.evaluate import enlarge
-from mclir_nb.method import distances, push
+from mclir_nb.method import distances, losses, push
 from mclir_nb.method.history import HistoryModels
+from mclir_nb.seeds import stream
+from mclir_nb.training import build, frames, records
 from mclir_nb.training.frames import Frames
 from mclir_nb.training.recipes import Recipe
 
@@ -38,8 +42,9 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
         weights: |history - model|_2 / |model|_2;
         pixels: mean |restored - negative|, 1 is the whole range from black to white;
         features: sum_l w_l mean |phi_l(restored) - phi_l(negative)|, what this history adds to l_neg, before the mean;
-        aim: cosine, in [-1, 1], between the way the network went since (restored - negative) and the way that is left
-        (gt - restored). NaN if a way has no length.
+        progress, gap and cosine of `push.condition`: moving on from the history helps where progress > gap;
+        votes of `push.votes`: the share of feature elements that moving on takes nearer to gt; 0.5 is a coin.
+        Of an EMA's histories all are measured from the EMA's output, not from the network's.
 
     Raises:
         ValueError: another number of histories in the moments than in the recipe.
@@ -49,7 +54,7 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
         raise ValueError(f"the recipe has {len(every)} histories and the moments {kept.negatives.shape[1]}")
     rows = []
     for s, step in enumerate(kept.steps):
-        restored = kept.restored[s]
+        restored = kept.present[s]
         for k, interval in enumerate(every):
             negative = kept.negatives[s, k]
             age = step % interval if interval else step
@@ -58,8 +63,68 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
             row["weights"] = float(kept.distances[s, k])
             row["pixels"] = float((restored - negative).abs().mean())
             row["features"] = float(distances.feature_distance(restored[None], [negative[None]], features))
-            rows.append(row | {"aim": push.cosine([restored - negative], [kept.gt - restored])})
+            row |= push.condition(restored, negative, kept.gt)._asdict()
+            rows.append(row | {"votes": push.votes(restored[None], kept.gt[None], [negative[None]], features)})
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """The push of a run at each kept moment, as its optimiser got it: on the run's own features, with its own lambda.
+
+    Attributes:
+        recipe: of the run.
+        kept: its S moments of one picture, see `frames.Frames`.
+        lambdas: lambda around each moment, from the run's log.
+        push: (S,3,H,W), where a step of descent on lambda times the second term takes each value. The unit is the pull
+            of the L1 loss, which takes every value towards gt with strength 1.
+        table: of `over_time`: per moment and history its age, progress, gap, cosine and votes.
+    """
+
+    recipe: Recipe
+    kept: Frames
+    lambdas: list[float]
+    push: Tensor
+    table: pd.DataFrame
+
+    @property
+    def towards(self) -> Tensor:
+        """(S,H,W), the push towards gt (above 0) or away from it (below 0), mean over R, G, B, in units of the pull."""
+        return (self.push * (self.kept.gt - self.kept.restored).sign()).mean(dim=1)
+
+
+def pushes(run_dir: str | Path) -> Pushes:
+    """The push at each moment that a run has kept, and what stands beside it. It takes seconds and trains nothing.
+
+    Args:
+        run_dir: of a run with history models, finished or not.
+
+    Raises:
+        ValueError: a run without moments or without a log, or whose feature network is not here.
+    """
+    run, kept = records.Run(Path(run_dir).expanduser()), frames.read(run_dir)
+    recipe = run.recipe
+    features = build.make_features(Recipe(**dict(recipe) | {"features_crop": None}), torch.device("cpu"))
+    assert features  # a plain run keeps no moments
+    log = run.log
+    after = [log[log["step"] >= step].head(1) for step in kept.steps]
+    lambdas = [float(np.nan_to_num((row if len(row) else log.tail(1))["lambda_neg"].iloc[0])) for row in after]
+    steps = []
+    for s, restored in enumerate(kept.restored):
+        gradient = push.image_gradients(
+            restored[None],
+            kept.gt[None],
+            list(kept.negatives[s][:, None]),
+            losses.OBJECTIVES[recipe.objective],
+            features=features,
+            lq=kept.lq[None],
+            averaged=kept.present[s][None],
+            thresholds=None,
+            best_psnr=0.0,
+            generator=stream(recipe.seed, "objective", kept.steps[s]),
+        )[2]
+        steps.append(-lambdas[s] * restored.numel() * gradient[0])
+    return Pushes(recipe, kept, lambdas, torch.stack(steps), over_time(kept, recipe, features))
 
 
 def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:

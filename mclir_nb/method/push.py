@@ -157,12 +157,7 @@ def gradients(
     weights = list(model.parameters())
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
-        image = restored.detach().requires_grad_(True)
-        parts = objective(image, gt, negatives, lambda_neg=1.0, lq=lq, **context)
-        if not parts.l_neg.requires_grad:
-            raise ValueError("the objective has no second term here, so there is no push: plain, or no negatives")
-        terms = (parts.l_rec, parts.total - parts.l_rec)
-        at_image = [torch.autograd.grad(term, image, retain_graph=True)[0] for term in terms]
+        value_ratio, *at_image = image_gradients(restored, gt, negatives, objective, lq=lq, **context)
         pull, push = (
             [g if g is not None else torch.zeros_like(w) for g, w in zip(found, weights, strict=True)]
             for found in (
@@ -171,7 +166,35 @@ def gradients(
             )
         )
     rec_length, term_length = (length.norm().item() for length in at_image)
-    return Gradients(pull, push, (parts.l_neg / parts.l_rec).item(), term_length / rec_length)
+    return Gradients(pull, push, value_ratio, term_length / rec_length)
+
+
+@full_float32()
+def image_gradients(
+    restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], objective: Callable[..., LossParts], **context
+) -> tuple[float, Tensor, Tensor]:
+    """What an objective's two terms ask of the restored image: gradients at lambda 1, the second with its own sign.
+
+    Args:
+        restored, gt: (B, 3, H, W), nominally [0, 1].
+        negatives: one such tensor per history model.
+        objective: one of `losses.OBJECTIVES`.
+        context: what the objective is called with beside these, `features` above all.
+
+    Returns:
+        l_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
+
+    Raises:
+        ValueError: the objective has no second term on these images (plain, no negatives).
+    """
+    image = restored.detach().requires_grad_(True)
+    with torch.enable_grad():
+        parts = objective(image, gt, negatives, lambda_neg=1.0, **context)
+        if not parts.l_neg.requires_grad:
+            raise ValueError("the objective has no second term here, so there is no push: plain, or no negatives")
+        pull = torch.autograd.grad(parts.l_rec, image, retain_graph=True)[0]
+        term = torch.autograd.grad(parts.total - parts.l_rec, image)[0]
+    return (parts.l_neg / parts.l_rec).item(), pull, term
 
 
 def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Gradient:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,8 @@ class Frames:
         restored: (S,3,H,W).
         negatives: (S,K,3,H,W).
         distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
+        averaged: (S,3,H,W), of the evaluation EMA where the histories are its own past (distances too are from it);
+            None where they are the network's.
     """
 
     name: str
@@ -46,6 +48,12 @@ class Frames:
     restored: Tensor
     negatives: Tensor
     distances: Tensor
+    averaged: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor:
+        """(S,3,H,W), of the network whose past the histories are."""
+        return self.restored if self.averaged is None else self.averaged
 
 
 def steps(total: int, count: int = COUNT) -> list[int]:
@@ -72,7 +80,14 @@ def centre(pair: tuple[str, Tensor, Tensor], side: int = SIDE) -> tuple[str, Ten
     return name, gt[:, rows, columns], lq
 
 
-def keep(run_dir: Path, step: int, model: nn.Module, history: HistoryModels, pair: tuple[str, Tensor, Tensor]) -> None:
+def keep(
+    run_dir: Path,
+    step: int,
+    model: nn.Module,
+    history: HistoryModels,
+    pair: tuple[str, Tensor, Tensor],
+    ema: nn.Module | None = None,
+) -> None:
     """Add the moment after `step` to the run's file; moments of an earlier life at or after this step go.
 
     A negative is kept as its difference from the restored image, in float16: relative to that difference it is exact
@@ -84,20 +99,23 @@ def keep(run_dir: Path, step: int, model: nn.Module, history: HistoryModels, pai
         model: the trained network.
         history: its history models.
         pair: name, gt and lq of the picture, see `centre`.
+        ema: the evaluation EMA, if the histories are its past.
 
     Raises:
         OSError: the file cannot be written.
     """
     name, gt, lq = pair
     earlier = {key: value for key, value in _kept(run_dir / FILE).items() if _step_of(key) < step}
-    restored, *negatives = _outputs([model, *history.models], lq)
+    restored, present, *negatives = _outputs([model, ema or model, *history.models], lq)
     tensors = earlier | {
         "lq": lq.float(),
         "gt": gt.float(),
         f"{step}/restored": restored.half(),
-        f"{step}/gaps": (torch.stack(negatives) - restored).half(),
-        f"{step}/distances": history.distances(model).float(),
+        f"{step}/gaps": (torch.stack(negatives) - present).half(),
+        f"{step}/distances": history.distances(ema or model).float(),
     }
+    if ema:
+        tensors[f"{step}/averaged"] = present.half()
     files.write_tensors(run_dir / FILE, tensors, {"name": name})
 
 
@@ -149,6 +167,9 @@ def read(run_dir: str | Path) -> Frames:
         restored = torch.stack([tensors[f"{step}/restored"].float() for step in kept])
         gaps = torch.stack([tensors[f"{step}/gaps"].float() for step in kept])
         distances = torch.stack([tensors[f"{step}/distances"] for step in kept])
-        return Frames(facts["name"], tensors["lq"], tensors["gt"], kept, restored, restored[:, None] + gaps, distances)
+        averaged = [tensors[f"{step}/averaged"].float() for step in kept if f"{step}/averaged" in tensors]
+        moments = Frames(facts["name"], tensors["lq"], tensors["gt"], kept, restored, gaps, distances)
+        moments = replace(moments, averaged=torch.stack(averaged)) if averaged else moments
+        return replace(moments, negatives=moments.present[:, None] + gaps)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{file} is damaged or of another version ({type(error).__name__}: {error}).") from error

@@ -14,7 +14,7 @@ PANELS = {  # column of `history_analysis.over_time`: title, unit
 
 @styled
 def lags(table: pd.DataFrame) -> Figure:
-    """How far each history is behind, in weights, pixels and features, and where its push points.
+    """How far each history is behind, in weights, pixels and features, and whether moving on from it helps.
 
     Args:
         table: one row per moment and history, from `history_analysis.over_time`.
@@ -40,11 +40,11 @@ def lags(table: pd.DataFrame) -> Figure:
         for axes, column in zip(logs, PANELS, strict=True):
             seen = part[part[column] > 0]
             axes.plot(seen["step"], seen[column], label=label, **line)
-        last.plot(part["step"], part["aim"], **line)
+        last.plot(part["step"], part["cosine"], **line)
     for axes, (title, unit) in zip(logs, PANELS.values(), strict=True):
         axes.set(title=title, xlabel="step", ylabel=unit, yscale="log")
     last.axhline(0, color=COLOURS["plain"], linewidth=1)
-    last.set(title="Aim of the push", xlabel="step", ylabel="cosine with the way to gt", ylim=(-1, 1))
+    last.set(title="Way come, way left", xlabel="step", ylabel="cosine; > 0: progress > gap", ylim=(-1, 1))
     logs[0].legend(fontsize=7)
     return figure
 

@@ -1,14 +1,14 @@
 """Lags, mistakes, spread and gains, on pictures small enough to know the answer."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mclir_nb.experiments import history_analysis
-from mclir_nb.method import features
-from mclir_nb.training import recipes
+from mclir_nb.method import features, losses
+from mclir_nb.training import frames as moments
+from mclir_nb.training import recipes, train
 from mclir_nb.training.frames import Frames
 
 GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
@@ -47,8 +47,9 @@ def test_lags_are_those_of_a_picture_made_by_hand(lite0):
     assert first.age.tolist() == [10, 2, 30] and first.history.tolist() == [1, 2, 3]
     assert first.pixels[0] == pytest.approx(0.01) and first.pixels[1] == 0
     assert first.features[1] == 0 and first.features[0] > 0
-    assert math.isnan(first.aim[1])  # no way gone
-    assert first.aim[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
+    assert first.gap[1] == 0 and first.progress[1] == 0 and first.votes[1] == 0.5  # no way gone
+    assert first.cosine[2] == pytest.approx(1)  # the history is behind on the very line that leads to gt
+    assert first.progress[2] > first.gap[2] > 0 and first.votes[2] > 0.5
 
 
 def test_gaps_are_rows_for_a_figure():
@@ -60,13 +61,36 @@ def test_gaps_are_rows_for_a_figure():
 
 
 def test_the_features_are_those_of_the_loss(lite0):
-    from mclir_nb.method import losses
-
     torch.manual_seed(0)
     restored, one, two, gt = torch.rand(4, 3, 32, 32)
     table = history_analysis.over_time(kept(restored, [one, two], gt, steps=(1,)), schedule(1, 1), lite0)
     loss = losses.spn_loss(restored[None], gt[None], [one[None], two[None]], features=lite0, lambda_neg=1.0)
     assert table.features.mean() == pytest.approx(float(loss.l_neg), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["spn", "history-positive", "spn-smooth"])
+def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, objective):
+    fields = dict(steps=8, batch_size=1, patch_size=32, log_every=4, val_every=0, val_side=64, lambda_neg=1e-3)
+    changes = dict(history_every=(4, 2), history_decay=(0.1, 0.1), objective=objective)
+    run = train.train(recipes.get("tiny", "derain", **fields | changes), tmp_path / "run", quiet=True)
+    found, kept = history_analysis.pushes(run.dir), moments.read(run.dir)
+    assert found.push.shape == kept.restored.shape and found.lambdas == pytest.approx(
+        [1e-3] * len(kept.steps), rel=0.01
+    )
+    assert len(found.table) == 2 * len(kept.steps) and (kept.averaged is not None) == (objective == "spn-smooth")
+    image, gt = kept.restored[-1][None].requires_grad_(), kept.gt[None]
+    parts = losses.OBJECTIVES[objective](
+        image,
+        gt,
+        list(kept.negatives[-1][:, None]),
+        features=lite0,
+        lambda_neg=found.lambdas[-1],
+        averaged=kept.present[-1][None],
+    )
+    pull, whole = (torch.autograd.grad(part, image, retain_graph=True)[0] for part in (parts.l_rec, parts.total))
+    torch.testing.assert_close(found.push[-1], (pull - whole)[0] * image.numel(), rtol=1e-3, atol=1e-4)
+    towards = (-pull * (pull - whole))[0].mean(0) * image.numel() ** 2
+    torch.testing.assert_close(found.towards[-1], towards, rtol=1e-3, atol=1e-4)
 
 
 def test_under_the_adaptive_rule_no_age_is_invented(lite0):

@@ -64,6 +64,18 @@ def test_a_lag_of_a_ten_thousandth_survives_the_file(tmp_path, net):
     assert torch.allclose(kept.distances[0], history.distances(net))
 
 
+def test_of_an_emas_histories_the_ema_is_kept_too(tmp_path, net):
+    ema = copy.deepcopy(net)
+    with torch.no_grad():
+        ema.conv.bias += 0.3
+    history = HistoryModels(ema, every=(10,), decay=(0.1,))
+    frames.keep(tmp_path, 7, net, history, ("cat", torch.rand(3, 40, 40), torch.rand(3, 40, 40)), ema)
+    kept = frames.read(tmp_path)
+    assert kept.averaged is not None and torch.equal(kept.present, kept.averaged) and kept.distances.item() == 0
+    assert (kept.averaged - kept.restored).mean().item() == pytest.approx(0.3, abs=1e-3)
+    assert torch.equal(kept.negatives[:, 0], kept.averaged)
+
+
 def test_moments_at_or_after_a_step_are_made_again(tmp_path, net):
     history, pair = HistoryModels(net, (10,), (0.1,)), ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
     later = copy.deepcopy(net)

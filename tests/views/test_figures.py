@@ -53,7 +53,7 @@ def arm_log() -> pd.DataFrame:
 def lag_table() -> pd.DataFrame:
     """Two moments of two histories, the second of which is an exact copy."""
     rows = [
-        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, aim=0.0, every=every, age=5)
+        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, cosine=0.0, every=every, age=5)
         for step in (30, 40)
         for k, every in ((1, 20), (2, None))
     ]
