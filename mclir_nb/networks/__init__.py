@@ -1,8 +1,8 @@
 """Every network of the paper behind one door: RGB in [0, 1] of any size in, that size times `scale` out.
 
 Each family has a file with the bare network (official constructor names and state_dict keys), with
-`restore(core, image)`, which adds what surrounds it (normalisation, padding, tiling, cropping), and with
-`SIZES`, its constructor options. To add a network, write such a file and add one line to `NETWORKS`; to try one of your
+`SIZES`, its constructor options, and where something surrounds it (normalisation, padding, tiling, cropping) with
+`restore(core, image)`. To add a network, write such a file and add one line to `NETWORKS`; to try one of your
 own from a notebook, `NETWORKS["mine"] = own(MyClass)` is enough.
 """
 
@@ -29,7 +29,7 @@ SMALLEST = 16  # pixels; the least height and width every network accepts
 class Network(NamedTuple):
     """One line of the table below."""
 
-    family: ModuleType | SimpleNamespace  # the file, or what stands for it: restore and SIZES
+    family: ModuleType | SimpleNamespace  # the file, or what stands for it: SIZES and, where needed, restore
     core: Callable[..., nn.Module]
     paper: str  # the key of SIZES with the published options
     scales: tuple[int, ...]
@@ -60,9 +60,9 @@ def own(
     Returns:
         The line, to be put into `NETWORKS` under a name.
     """
-    family = SimpleNamespace(
-        restore=restore or (lambda core, lq: core(lq)), SIZES=dict.fromkeys(("paper", "demo", "tiny"), options)
-    )
+    family = SimpleNamespace(SIZES=dict.fromkeys(("paper", "demo", "tiny"), options))
+    if restore:
+        family.restore = restore
     return Network(family, core, "paper", tuple(scales), "own", 0, "own")
 
 
@@ -102,7 +102,7 @@ class Restorer(nn.Module):
         super().__init__()
         self.name, self.scale, self.options = name, scale, options
         network = NETWORKS[name]
-        self.restore = network.family.restore  # kept: the table may be edited later
+        self.restore = getattr(network.family, "restore", None)  # kept: the table may be edited later
         self.core = network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
 
     def forward(self, lq: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Restorer(nn.Module):
             )
         if lq.device.type == "cpu" and not torch.compiler.is_compiling():
             check_finite(lq)
-        return self.restore(self.core, lq)
+        return self.restore(self.core, lq) if self.restore else self.core(lq)
 
 
 def check_finite(lq: Tensor) -> None:

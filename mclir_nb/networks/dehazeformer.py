@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks.layers import attention, from_windows, split_heads, to_windows
+from mclir_nb.networks.layers import attention, from_windows, named, split_heads, to_windows
 
 
 def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
@@ -133,18 +133,12 @@ class Attention(nn.Module):
         return self.attn(padded)[:, :, shift : shift + height, shift : shift + width]
 
 
-class Mlp(nn.Module):
+def _mlp(network_depth: int, dim: int, hidden: int) -> nn.Sequential:
     """Two 1x1 convolutions with a ReLU between."""
-
-    def __init__(self, network_depth: int, dim: int, hidden: int):
-        super().__init__()
-        first, last = nn.Conv2d(dim, hidden, 1), nn.Conv2d(hidden, dim, 1)
-        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), last)
-        for layer in (first, last):
-            _narrow_normal_(layer, gain=(8 * network_depth) ** -0.25)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(x)
+    first, last = nn.Conv2d(dim, hidden, 1), nn.Conv2d(hidden, dim, 1)
+    for layer in (first, last):
+        _narrow_normal_(layer, gain=(8 * network_depth) ** -0.25)
+    return named(mlp=nn.Sequential(first, nn.ReLU(inplace=True), last))
 
 
 def _narrow_normal_(layer: nn.Conv2d, gain: float) -> None:
@@ -162,7 +156,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm1 = RLN(dim) if use_attn else None
         self.attn = Attention(network_depth, dim, num_heads, window_size, shift_size, use_attn, conv_type)
-        self.mlp = Mlp(network_depth, dim, int(dim * mlp_ratio))
+        self.mlp = _mlp(network_depth, dim, int(dim * mlp_ratio))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.norm1 is None:
@@ -191,27 +185,12 @@ class BasicLayer(nn.Module):
         return x
 
 
-class PatchEmbed(nn.Module):
-    """To the next resolution: a 3x3 convolution at full size, or a 2x2 of stride 2."""
-
-    def __init__(self, patch_size: int, dim: int, out: int):
-        super().__init__()
-        self.proj = _conv3x3(dim, out) if patch_size == 1 else nn.Conv2d(dim, out, patch_size, patch_size)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x)
+def _to_coarser(dim: int, out: int) -> nn.Sequential:
+    return named(proj=nn.Conv2d(dim, out, 2, 2))
 
 
-class PatchUnEmbed(nn.Module):
-    """And back: a convolution (3x3 at full size, else 1x1) and a pixel shuffle."""
-
-    def __init__(self, patch_size: int, dim: int, out: int):
-        super().__init__()
-        spread = _conv3x3(dim, out) if patch_size == 1 else nn.Conv2d(dim, out * patch_size**2, 1)
-        self.proj = nn.Sequential(spread, nn.PixelShuffle(patch_size))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x)
+def _to_finer(dim: int, out: int) -> nn.Sequential:
+    return named(proj=nn.Sequential(nn.Conv2d(dim, 4 * out, 1), nn.PixelShuffle(2)))
 
 
 class SKFusion(nn.Module):
@@ -220,9 +199,8 @@ class SKFusion(nn.Module):
     def __init__(self, dim: int, reduction: int = 8):
         super().__init__()
         hidden = max(dim // reduction, 4)
-        self.mlp = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(hidden, 2 * dim, 1, bias=False)
-        )
+        first, last = nn.Conv2d(dim, hidden, 1, bias=False), nn.Conv2d(hidden, 2 * dim, 1, bias=False)
+        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), last)
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Two (B, C, H, W) maps -> their weighted sum."""
@@ -270,21 +248,21 @@ class DehazeFormer(nn.Module):
         _check(*lists)
         layers = [BasicLayer(sum(depths), window_size, *options) for options in zip(*lists, strict=True)]
         dims = embed_dims
-        self.patch_embed = PatchEmbed(1, in_chans, dims[0])
+        self.patch_embed = named(proj=_conv3x3(in_chans, dims[0]))
         self.layer1 = layers[0]
-        self.patch_merge1 = PatchEmbed(2, dims[0], dims[1])
+        self.patch_merge1 = _to_coarser(dims[0], dims[1])
         self.skip1 = nn.Conv2d(dims[0], dims[0], 1)
         self.layer2 = layers[1]
-        self.patch_merge2 = PatchEmbed(2, dims[1], dims[2])
+        self.patch_merge2 = _to_coarser(dims[1], dims[2])
         self.skip2 = nn.Conv2d(dims[1], dims[1], 1)
         self.layer3 = layers[2]
-        self.patch_split1 = PatchUnEmbed(2, dims[2], dims[3])
+        self.patch_split1 = _to_finer(dims[2], dims[3])
         self.fusion1 = SKFusion(dims[3])
         self.layer4 = layers[3]
-        self.patch_split2 = PatchUnEmbed(2, dims[3], dims[4])
+        self.patch_split2 = _to_finer(dims[3], dims[4])
         self.fusion2 = SKFusion(dims[4])
         self.layer5 = layers[4]
-        self.patch_unembed = PatchUnEmbed(1, dims[4], out_chans)
+        self.patch_unembed = named(proj=nn.Sequential(_conv3x3(dims[4], out_chans)))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1], H and W from 9 -> the same shape, nominally [-1, 1]."""
@@ -317,14 +295,7 @@ def _check(*lists) -> None:
 
 
 def restore(core: DehazeFormer, lq: torch.Tensor) -> torch.Tensor:
-    """The core for everyday images: [0, 1] is mapped to [-1, 1] and back; padding is the core's own.
-
-    Args:
-        core: the network.
-        lq: (B, 3, H, W) RGB [0, 1], any H and W from 16.
-    Returns:
-        Same shape, nominally [0, 1], not clamped.
-    """
+    """The core for images in [0, 1], (B, 3, H, W), any H and W from 16; not clamped."""
     return core(lq * 2 - 1) * 0.5 + 0.5
 
 
@@ -335,13 +306,11 @@ def _size(embed_dims, depths, attn_ratio, conv_type="DWConv") -> dict:
 
 _SLIM, _WIDE, _SHARE = [24, 48, 96, 48, 24], [48, 96, 192, 96, 48], [0.25, 0.5, 0.75, 0, 0]
 
-# t, s, b, m, l (and the unpublished d, w): official factories. demo and tiny are ours, for laptops and tests.
+# t, s, b, m, l: official factories. demo and tiny are ours, for laptops and tests.
 SIZES: dict[str, dict] = {
     "t": _size(_SLIM, [4, 4, 4, 2, 2], [0, 0.5, 1, 0, 0]),
     "s": _size(_SLIM, [8, 8, 8, 4, 4], _SHARE),
     "b": _size(_SLIM, [16, 16, 16, 8, 8], _SHARE),
-    "d": _size(_SLIM, [32, 32, 32, 16, 16], _SHARE),
-    "w": _size(_WIDE, [16, 16, 16, 8, 8], _SHARE),
     "m": _size(_SLIM, [12, 12, 12, 6, 6], _SHARE, "Conv"),
     "l": _size(_WIDE, [16, 16, 16, 12, 12], _SHARE, "Conv"),
     "demo": _size([16, 32, 48, 32, 16], [2, 2, 2, 1, 1], [0, 0.5, 1, 0, 0]),

@@ -82,8 +82,3 @@ class EDSR(nn.Module):
         shallow = self.conv_first((x - self.mean) * self.img_range)
         deep = self.conv_after_body(self.body(shallow)) + shallow
         return self.conv_last(self.upsample(deep)) / self.img_range + self.mean
-
-
-def restore(core: EDSR, lq: Tensor) -> Tensor:
-    """Enlarged image: (B, 3, H, W) RGB in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped."""
-    return core(lq)

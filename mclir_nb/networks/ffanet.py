@@ -11,6 +11,8 @@ Shapes: (B, 3, H, W) -> pre (B, dim, H, W) -> g1, g2, g3 (B, dim, H, W) each -> 
 import torch
 from torch import Tensor, nn
 
+from mclir_nb.networks.layers import named
+
 SIZES = {
     "paper": {"gps": 3, "blocks": 19, "dim": 64},
     "gpu": {"gps": 3, "blocks": 6, "dim": 64},
@@ -19,35 +21,10 @@ SIZES = {
 }
 
 
-class Gate(nn.Sequential):
+def gate(channels: int, hidden: int, weights: int) -> nn.Sequential:
     """Two 1x1 convolutions and a sigmoid: `channels` values in, weights in (0, 1) out."""
-
-    def __init__(self, channels: int, hidden: int, weights: int):
-        super().__init__(
-            nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, weights, 1), nn.Sigmoid()
-        )
-
-
-class ChannelAttention(nn.Module):
-    """One weight per channel, from the channel means."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.ca = Gate(dim, dim // 8, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ca(x.mean((2, 3), keepdim=True))  # (B, dim, 1, 1)
-
-
-class PixelAttention(nn.Module):
-    """One weight per pixel, shared by all channels."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.pa = Gate(dim, dim // 8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pa(x)  # (B, 1, H, W)
+    first, last = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, weights, 1)
+    return nn.Sequential(first, nn.ReLU(inplace=True), last, nn.Sigmoid())
 
 
 class Block(nn.Module):
@@ -57,13 +34,13 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
-        self.calayer = ChannelAttention(dim)
-        self.palayer = PixelAttention(dim)
+        self.calayer = named(ca=gate(dim, dim // 8, dim))
+        self.palayer = named(pa=gate(dim, dim // 8, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.conv2(self.conv1(x).relu() + x)
-        features = features * self.calayer(features)
-        return features * self.palayer(features) + x
+        features = features * self.calayer(features.mean((2, 3), keepdim=True))  # a weight per channel
+        return features * self.palayer(features) + x  # and one per pixel
 
 
 class Group(nn.Module):
@@ -100,8 +77,8 @@ class FFANet(nn.Module):
         self.gps, self.dim = gps, dim
         self.g1, self.g2, self.g3 = Group(dim, blocks), Group(dim, blocks), Group(dim, blocks)
         # the leading Identity keeps the official indices ca.1 and ca.3; the pooling happens in `fuse`
-        self.ca = nn.Sequential(nn.Identity(), *Gate(gps * dim, dim // 16, gps * dim))
-        self.palayer = PixelAttention(dim)
+        self.ca = nn.Sequential(nn.Identity(), *gate(gps * dim, dim // 16, gps * dim))
+        self.palayer = named(pa=gate(dim, dim // 8, 1))
         self.pre = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1))
         self.post = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.Conv2d(dim, 3, 3, padding=1))
         self.register_buffer("mean", torch.tensor([0.64, 0.6, 0.58]).view(1, 3, 1, 1), persistent=False)

@@ -7,17 +7,17 @@ jiexiaou/IDT @ d72510c53af6d45eac5c22092e7a4dde9c64877f.
 Input convention: RGB in [0, 1], not normalised, of exactly img_size x img_size pixels (128 in the paper): the
 cross-window attention knows one number of windows. `restore` cuts other images into overlapping tiles.
 
-Shape story, for the paper's embed_dim 32; inside, maps are kept channels last, (B, H, W, C):
+Shape story, for the paper's embed_dim 32; blocks see maps channels last, (B, H, W, C):
 
-    input_proj      3x3 convolution, LeakyReLU                  (B, 128, 128, 32)
-    encoderlayer_0  3 window blocks, 1 cross-window block       (B, 128, 128, 32)  -> kept
+    input_proj      3x3 convolution, LeakyReLU                  (B, 32, 128, 128)
+    encoderlayer_0  3 window blocks, 1 cross-window block       (B, 32, 128, 128)  -> kept
     dowsample_0     4x4 convolution, stride 2 (official name)   (B, 64, 64, 64)
     encoderlayer_1  the same; 2 and 3 have 2 window blocks      (B, 64, 64, 64)    -> kept
-    ...             down to encoderlayer_3                      (B, 16, 16, 256)   -> kept
-    bottle          1 window block                              (B, 8, 8, 512)
-    upsample_0      2x2 transposed convolution                  (B, 16, 16, 256)
-    decoderlayer_0  beside encoder 3; 1 window, 1 cross-window  (B, 16, 16, 512)
-    ...             2, 2 and 3 window blocks, to decoderlayer_3 (B, 128, 128, 64)
+    ...             down to encoderlayer_3                      (B, 256, 16, 16)   -> kept
+    bottle          1 window block                              (B, 512, 8, 8)
+    upsample_0      2x2 transposed convolution                  (B, 256, 16, 16)
+    decoderlayer_0  beside encoder 3; 1 window, 1 cross-window  (B, 512, 16, 16)
+    ...             2, 2 and 3 window blocks, to decoderlayer_3 (B, 64, 128, 128)
     output_proj     3x3 convolution, added to the image         (B, 3, 128, 128)
 """
 
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, split_heads, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, split_heads, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
@@ -108,12 +108,9 @@ class IDTBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = x + self.drop_path(self._attend(self.norm1(x)))
+        attended = self.attn(to_windows(self.norm1(x), self.win))
+        x = x + self.drop_path(from_windows(attended, self.win, x.shape))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Cut into windows, attend, put back."""
-        return from_windows(self.attn(to_windows(x, self.win)), self.win, x.shape)
 
 
 class SpatialTransformerLayer(nn.Module):
@@ -151,53 +148,11 @@ class BasicIDTLayer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W), channels last in memory."""
+        x = x.permute(0, 2, 3, 1).contiguous()
         for block in self.blocks:
             x = block(x)
-        return x
-
-
-class InputProj(nn.Module):
-    """Image (B, 3, H, W) to map (B, H, W, C)."""
-
-    def __init__(self, in_chans: int, dim: int):
-        super().__init__()
-        self.proj = nn.Sequential(nn.Conv2d(in_chans, dim, 3, padding=1), nn.LeakyReLU(0.01, inplace=True))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.proj(image).permute(0, 2, 3, 1).contiguous()
-
-
-class Downsample(nn.Module):
-    """Half the side, twice the channels."""
-
-    def __init__(self, dim: int, out: int):
-        super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(dim, out, 4, stride=2, padding=1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-
-
-class Upsample(nn.Module):
-    """Twice the side."""
-
-    def __init__(self, dim: int, out: int):
-        super().__init__()
-        self.deconv = nn.Sequential(nn.ConvTranspose2d(dim, out, 2, stride=2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.deconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class OutputProj(nn.Module):
-    """Map (B, H, W, C) to image (B, 3, H, W)."""
-
-    def __init__(self, dim: int, out_chans: int):
-        super().__init__()
-        self.proj = nn.Sequential(nn.Conv2d(dim, out_chans, 3, padding=1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x.permute(0, 3, 1, 2))
+        return x.permute(0, 3, 1, 2)
 
 
 class IDT(nn.Module):
@@ -236,29 +191,37 @@ class IDT(nn.Module):
         self.img_size = img_size
         rates = _drop_rates(depths, drop_path_rate)
 
+        def halved(dim, out):
+            return named(conv=nn.Sequential(nn.Conv2d(dim, out, 4, stride=2, padding=1)))
+
+        def doubled(dim, out):
+            return named(deconv=nn.Sequential(nn.ConvTranspose2d(dim, out, 2, stride=2)))
+
         def layer(i, dim, level, num, k_bound):
             shape = (dim, img_size >> level, num_heads[i], num, rates[i], k_bound)
             return BasicIDTLayer(*shape, win_size, mlp_ratio, qkv_bias)
 
         dim = embed_dim
-        self.input_proj = InputProj(in_chans, dim)
-        self.output_proj = OutputProj(2 * dim, in_chans)
+        self.input_proj = named(
+            proj=nn.Sequential(nn.Conv2d(in_chans, dim, 3, padding=1), nn.LeakyReLU(0.01, inplace=True))
+        )
+        self.output_proj = named(proj=nn.Sequential(nn.Conv2d(2 * dim, in_chans, 3, padding=1)))
         self.encoderlayer_0 = layer(0, dim, 0, num=3, k_bound=16)
-        self.dowsample_0 = Downsample(dim, 2 * dim)
+        self.dowsample_0 = halved(dim, 2 * dim)
         self.encoderlayer_1 = layer(1, 2 * dim, 1, num=3, k_bound=8)
-        self.dowsample_1 = Downsample(2 * dim, 4 * dim)
+        self.dowsample_1 = halved(2 * dim, 4 * dim)
         self.encoderlayer_2 = layer(2, 4 * dim, 2, num=2, k_bound=4)
-        self.dowsample_2 = Downsample(4 * dim, 8 * dim)
+        self.dowsample_2 = halved(4 * dim, 8 * dim)
         self.encoderlayer_3 = layer(3, 8 * dim, 3, num=2, k_bound=2)
-        self.dowsample_3 = Downsample(8 * dim, 16 * dim)
+        self.dowsample_3 = halved(8 * dim, 16 * dim)
         self.bottle = layer(4, 16 * dim, 4, num=1, k_bound=None)
-        self.upsample_0 = Upsample(16 * dim, 8 * dim)
+        self.upsample_0 = doubled(16 * dim, 8 * dim)
         self.decoderlayer_0 = layer(5, 16 * dim, 3, num=1, k_bound=2)
-        self.upsample_1 = Upsample(16 * dim, 4 * dim)
+        self.upsample_1 = doubled(16 * dim, 4 * dim)
         self.decoderlayer_1 = layer(6, 8 * dim, 2, num=2, k_bound=4)
-        self.upsample_2 = Upsample(8 * dim, 2 * dim)
+        self.upsample_2 = doubled(8 * dim, 2 * dim)
         self.decoderlayer_2 = layer(7, 4 * dim, 1, num=2, k_bound=8)
-        self.upsample_3 = Upsample(4 * dim, dim)
+        self.upsample_3 = doubled(4 * dim, dim)
         self.decoderlayer_3 = layer(8, 2 * dim, 0, num=3, k_bound=16)
         for module in self.modules():
             if isinstance(module, nn.Linear):  # official: convolutions keep PyTorch's initialisation
@@ -277,10 +240,10 @@ class IDT(nn.Module):
         level2 = self.encoderlayer_2(self.dowsample_1(level1))
         level3 = self.encoderlayer_3(self.dowsample_2(level2))
         x = self.bottle(self.dowsample_3(level3))
-        x = self.decoderlayer_0(torch.cat([self.upsample_0(x), level3], dim=-1))
-        x = self.decoderlayer_1(torch.cat([self.upsample_1(x), level2], dim=-1))
-        x = self.decoderlayer_2(torch.cat([self.upsample_2(x), level1], dim=-1))
-        x = self.decoderlayer_3(torch.cat([self.upsample_3(x), level0], dim=-1))
+        x = self.decoderlayer_0(torch.cat([self.upsample_0(x), level3], dim=1))
+        x = self.decoderlayer_1(torch.cat([self.upsample_1(x), level2], dim=1))
+        x = self.decoderlayer_2(torch.cat([self.upsample_2(x), level1], dim=1))
+        x = self.decoderlayer_3(torch.cat([self.upsample_3(x), level0], dim=1))
         return image + self.output_proj(x)
 
 
@@ -345,17 +308,11 @@ def _mirror_to(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def restore(core: IDT, lq: torch.Tensor) -> torch.Tensor:
-    """The core for images of any size.
+    """The core for images (B, 3, H, W) of any size from 2 on; not clamped.
 
     An image of img_size x img_size goes straight through, a larger one is cut into the official overlapping
     tiles. A side below img_size is first reflected at its right or bottom border, again and again where it is
     short (official code raises IndexError for sides up to 128).
-
-    Args:
-        core: the network.
-        lq: (B, 3, H, W) RGB [0, 1], any H and W from 2.
-    Returns:
-        Same shape, nominally [0, 1], not clamped.
     """
     tile, (height, width) = core.img_size, lq.shape[-2:]
     padded = _mirror_to(lq, tile)

@@ -1,11 +1,18 @@
 """What several networks share: windows of a feature map, the attention inside them, and stochastic depth."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 WINDOWS_AT_ONCE = 2**15  # times heads; bounds the memory of large images, and CUDA's kernel refuses more than 65535
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """Modules in a row under the names that they have in the official state_dict."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:

@@ -26,17 +26,11 @@ SIZES = {
 }
 
 
-class LayerNorm2d(nn.Module):
-    """Layer normalisation of each pixel over its channels, eps 1e-6."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation of each pixel over its channels, (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        return F.layer_norm(pixels, self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def box_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:
@@ -89,8 +83,8 @@ class Block(nn.Module):
         self.sca = nn.Sequential(Pool(), nn.Conv2d(dim, dim, 1))
         self.conv4 = nn.Conv2d(dim, 2 * dim, 1)
         self.conv5 = nn.Conv2d(dim, dim, 1)
-        self.norm1 = LayerNorm2d(dim)
-        self.norm2 = LayerNorm2d(dim)
+        self.norm1 = LayerNorm2d(dim, eps=1e-6)
+        self.norm2 = LayerNorm2d(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.beta.dtype)  # the running sum stays in full precision under autocast, as in the official code
@@ -135,9 +129,8 @@ class NAFNet(nn.Module):
         self.encoders = nn.ModuleList(blocks(d, n) for d, n in zip(dims, enc_blk_nums, strict=False))
         self.decoders = nn.ModuleList(blocks(d, n) for d, n in zip(dims[-2::-1], dec_blk_nums, strict=True))
         self.middle_blks = blocks(dims[-1], middle_blk_num)
-        self.ups = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(d, 2 * d, 1, bias=False), nn.PixelShuffle(2)) for d in dims[:0:-1]
-        )
+        ups = (nn.Sequential(nn.Conv2d(d, 2 * d, 1, bias=False), nn.PixelShuffle(2)) for d in dims[:0:-1])
+        self.ups = nn.ModuleList(ups)
         self.downs = nn.ModuleList(nn.Conv2d(d, 2 * d, 2, stride=2) for d in dims[:-1])
         if local:
             self.pool_locally(train_size)
@@ -170,8 +163,3 @@ class NAFNet(nn.Module):
 def blocks(dim: int, count: int) -> nn.Sequential:
     """`count` blocks of width `dim`."""
     return nn.Sequential(*(Block(dim) for _ in range(count)))
-
-
-def restore(core: NAFNet, lq: Tensor) -> Tensor:
-    """Sharp image of a blurred one: (B, 3, H, W) RGB in [0, 1] in, the same shape out, not clamped."""
-    return core(lq)

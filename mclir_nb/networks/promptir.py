@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mclir_nb.networks.layers import named
+
 _SHALLOW = dict(num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
 SIZES: dict[str, dict] = {
     "paper": dict(decoder=True),
@@ -34,14 +36,7 @@ SIZES: dict[str, dict] = {
 
 
 def restore(core: "PromptIR", lq: Tensor) -> Tensor:
-    """Restore images of any size.
-
-    Args:
-        core: a `PromptIR`.
-        lq: (B, 3, H, W), RGB in [0, 1], H and W at least 16; padded by reflection right and below to
-            multiples of 8, and the output cropped.
-    Returns:
-        (B, 3, H, W), not clamped.
+    """The core for images (B, 3, H, W) of any size: reflected right and below to multiples of 8, cropped again.
 
     Source: va1shn9v/PromptIR @ 106159a: demo.py pads like this; its tests crop to multiples of 16 instead.
     """
@@ -126,37 +121,14 @@ class TransformerBlock(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class PatchEmbed(nn.Module):
-    """Image to features; never with a bias, whatever `bias` says."""
-
-    def __init__(self, channels: int, dim: int):
-        super().__init__()
-        self.proj = nn.Conv2d(channels, dim, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
-
-
-class Downsample(nn.Module):
+def downsample(dim: int) -> nn.Sequential:
     """(B, C, H, W) -> (B, 2C, H / 2, W / 2)."""
-
-    def __init__(self, n_feat: int):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(n_feat, n_feat // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    return named(body=nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)))
 
 
-class Upsample(nn.Module):
+def upsample(dim: int) -> nn.Sequential:
     """(B, C, H, W) -> (B, C / 2, 2H, 2W)."""
-
-    def __init__(self, n_feat: int):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(n_feat, 2 * n_feat, 3, padding=1, bias=False), nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    return named(body=nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), nn.PixelShuffle(2)))
 
 
 class PromptGenBlock(nn.Module):
@@ -231,7 +203,7 @@ class PromptIR(nn.Module):
 
         p1, p2, p3 = prompt_dims
         self.decoder = decoder
-        self.patch_embed = PatchEmbed(inp_channels, dim)
+        self.patch_embed = named(proj=nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))  # whatever `bias` says
         if decoder:
             self.prompt1 = PromptGenBlock(p1, prompt_len, prompt_sizes[0], 2 * dim)
             self.prompt2 = PromptGenBlock(p2, prompt_len, prompt_sizes[1], 4 * dim)
@@ -244,27 +216,27 @@ class PromptIR(nn.Module):
 
         self.reduce_noise_channel_1 = conv1x1(dim + p1, dim)
         self.encoder_level1 = blocks(dim, 1, num_blocks[0])
-        self.down1_2 = Downsample(dim)
+        self.down1_2 = downsample(dim)
         self.reduce_noise_channel_2 = conv1x1(2 * dim + p2, 2 * dim)
         self.encoder_level2 = blocks(2 * dim, 2, num_blocks[1])
-        self.down2_3 = Downsample(2 * dim)
+        self.down2_3 = downsample(2 * dim)
         self.reduce_noise_channel_3 = conv1x1(4 * dim + p3_reduced, 4 * dim)
         self.encoder_level3 = blocks(4 * dim, 3, num_blocks[2])
-        self.down3_4 = Downsample(4 * dim)
+        self.down3_4 = downsample(4 * dim)
         self.latent = blocks(8 * dim, 4, num_blocks[3])
 
         # official: all three noise levels have the heads of level 3, and level 2 is reduced to 4C only
-        self.up4_3 = Upsample(4 * dim)
+        self.up4_3 = upsample(4 * dim)
         self.reduce_chan_level3 = conv1x1(6 * dim, 4 * dim)
         self.noise_level3 = block(8 * dim + p3, 3)
         self.reduce_noise_level3 = conv1x1(8 * dim + p3, 4 * dim)
         self.decoder_level3 = blocks(4 * dim, 3, num_blocks[2])
-        self.up3_2 = Upsample(4 * dim)
+        self.up3_2 = upsample(4 * dim)
         self.reduce_chan_level2 = conv1x1(4 * dim, 2 * dim)
         self.noise_level2 = block(4 * dim + p2, 3)
         self.reduce_noise_level2 = conv1x1(4 * dim + p2, 4 * dim)
         self.decoder_level2 = blocks(2 * dim, 2, num_blocks[1])
-        self.up2_1 = Upsample(2 * dim)  # level 1 concatenates without a reduction
+        self.up2_1 = upsample(2 * dim)  # level 1 concatenates without a reduction
         self.noise_level1 = block(2 * dim + p1, 3)
         self.reduce_noise_level1 = conv1x1(2 * dim + p1, 2 * dim)
         self.decoder_level1 = blocks(2 * dim, 1, num_blocks[0])

@@ -3,10 +3,11 @@
 Reference: Liang et al., arXiv:2108.10257. Keys, shapes, initial values and numbers agree with
 JingyunLiang/SwinIR @ 6545850, models/network_swinir.py (and with BasicSR @ 8d56e3a, which pads outside the
 network). Options that none of its super-resolution models for clean images uses are left out: dropout,
-absolute position embedding, the real-world head.
+absolute position embedding, the heads for real-world and same-size images.
 
 Convention: RGB in [0, 1] of any size goes in and comes out. The DIV2K mean, `img_range`, the padding to whole
-windows and the final crop are inside the class.
+windows and the final crop are inside the class. (main_test_swinir.py, which made the published benchmark numbers,
+pads otherwise: mirrored with the border pixel, always 1 to `window_size` pixels.)
 
 Shapes, with C = embed_dim, d = C / heads, and n windows of N = window_size ** 2 tokens:
 
@@ -23,10 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, split_heads, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, split_heads, to_windows
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
-PADDINGS = ("reflect", "test-script")
 
 _SR = dict(window_size=8, img_range=1.0, mlp_ratio=2, resi_connection="1conv")
 SIZES: dict[str, dict] = {  # add `upscale=`; `img_size` fixes the attn_mask buffers: the DF2K files want 64
@@ -35,34 +35,6 @@ SIZES: dict[str, dict] = {  # add `upscale=`; `img_size` fixes the attn_mask buf
     "demo": dict(img_size=48, embed_dim=40, depths=[4, 4], num_heads=[4, 4], upsampler="pixelshuffledirect", **_SR),
     "tiny": dict(img_size=24, embed_dim=16, depths=[2], num_heads=[2], upsampler="pixelshuffledirect", **_SR),
 }
-
-
-def restore(core: "SwinIR", lq: Tensor, padding: str = "reflect") -> Tensor:
-    """Super-resolve images of any size.
-
-    Args:
-        core: a `SwinIR`.
-        lq: (B, 3, H, W), RGB in [0, 1], H and W at least 16.
-        padding: what stands right of and below the image. "reflect" is the rule of the class: mirrored
-            without the border pixel, up to whole windows. "test-script" made the published benchmark numbers:
-            mirrored with the border pixel, always 1 to `window_size` pixels.
-    Returns:
-        (B, 3, H * upscale, W * upscale), not clamped.
-    Raises:
-        ValueError: an unknown padding.
-
-    Source: JingyunLiang/SwinIR @ 6545850, `check_image_size` of the class, and main_test_swinir.py.
-    """
-    if padding not in PADDINGS:
-        raise ValueError(f"padding {padding!r} is unknown; use one of {', '.join(map(repr, PADDINGS))}")
-    if padding == "reflect":
-        return core(lq)
-    height, width = lq.shape[-2:]
-    window = core.window_size
-    # official: one more window, even for whole ones
-    lq = torch.cat([lq, lq.flip(-2)], -2)[..., : (height // window + 1) * window, :]
-    lq = torch.cat([lq, lq.flip(-1)], -1)[..., : (width // window + 1) * window]
-    return core(lq)[..., : height * core.upscale, : width * core.upscale]
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -112,18 +84,6 @@ class WindowAttention(nn.Module):
         return from_windows(self.proj(out), self.window, x.shape)
 
 
-class Mlp(nn.Module):
-    """Two linear maps with an exact GELU between them."""
-
-    def __init__(self, dim: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class SwinBlock(nn.Module):
     """Window attention and MLP, both pre-normalised residual branches; with a `mask`, in shifted windows."""
 
@@ -138,7 +98,8 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, window, heads)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        hidden = int(dim * mlp_ratio)
+        self.mlp = named(fc1=nn.Linear(dim, hidden), gelu=nn.GELU(), fc2=nn.Linear(hidden, dim))
 
     def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention in plain or shifted windows; `mask` replaces the stored one at other image sizes."""
@@ -153,19 +114,6 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class ResidualGroup(nn.Module):
-    """The blocks of one layer; a level of its own for the sake of the official keys."""
-
-    def __init__(self, blocks: list[SwinBlock]):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        for block in self.blocks:
-            x = block(x, mask)
-        return x
-
-
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     """The only kind of convolution in this network."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -176,23 +124,14 @@ class SwinLayer(nn.Module):
 
     def __init__(self, dim: int, blocks: list[SwinBlock]):
         super().__init__()
-        self.residual_group = ResidualGroup(blocks)
+        self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})  # for the sake of the official keys
         self.conv = conv3x3(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.residual_group(x, mask).permute(0, 3, 1, 2)  # (B, C, H, W), channels last in memory
-        return self.conv(y).permute(0, 2, 3, 1) + x
-
-
-class PatchEmbed(nn.Module):
-    """Feature map to normalised tokens: (B, C, H, W) -> (B, H, W, C)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1))
+        y = x
+        for block in self.residual_group.blocks:
+            y = block(y, mask)
+        return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x  # channels last in memory throughout
 
 
 def upsample(features: int, scale: int) -> nn.Sequential:
@@ -218,8 +157,7 @@ class SwinIR(nn.Module):
         mlp_ratio: hidden width of the MLPs relative to C.
         drop_path_rate: stochastic depth in training mode, growing linearly from 0 over the blocks.
         upscale: the factor.
-        upsampler: the head: "pixelshuffle" (classical), "pixelshuffledirect" (lightweight), or "" (same size,
-            adds the input).
+        upsampler: the head: "pixelshuffle" (classical) or "pixelshuffledirect" (lightweight).
         img_range: unit inside the network, 1.0 or 255.0.
         resi_connection: only "1conv".
     Raises:
@@ -241,7 +179,7 @@ class SwinIR(nn.Module):
         drop_path_rate: float = 0.1,
         upscale: int = 2,
         img_range: float = 1.0,
-        upsampler: str = "",
+        upsampler: str = "pixelshuffle",
         resi_connection: str = "1conv",
     ):
         super().__init__()
@@ -257,7 +195,7 @@ class SwinIR(nn.Module):
         mask = shift_mask(height, width, window_size) if min(size) > window_size else None
         rates = iter([drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
         self.conv_first = conv3x3(in_chans, embed_dim)
-        self.patch_embed = PatchEmbed(embed_dim)
+        self.patch_embed = named(norm=nn.LayerNorm(embed_dim))
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
             masks = [mask if i % 2 else None for i in range(depth)]
@@ -276,22 +214,15 @@ class SwinIR(nn.Module):
             self.conv_last = conv3x3(features, channels)
         elif self.upsampler == "pixelshuffledirect":  # one step for every factor, and no conv_last
             self.upsample = nn.Sequential(conv3x3(dim, channels * self.upscale**2), nn.PixelShuffle(self.upscale))
-        elif self.upsampler == "" and self.upscale == 1:
-            self.conv_last = conv3x3(dim, channels)
         else:
-            raise ValueError(
-                f"upsampler {self.upsampler!r} with upscale {self.upscale} does not exist; "
-                "use 'pixelshuffle' or 'pixelshuffledirect', or '' with upscale 1"
-            )
+            raise ValueError(f"upsampler {self.upsampler!r} is unknown; use 'pixelshuffle' or 'pixelshuffledirect'")
 
     def body(self, shallow: Tensor) -> Tensor:
         """All layers, with the global skip: (B, C, H, W) -> (B, C, H, W)."""
-        x = self.patch_embed(shallow)
+        x = self.patch_embed(shallow.permute(0, 2, 3, 1))
         height, width = x.shape[1:3]
-        # one mask for all blocks; the official code makes one per block
-        mask = None
-        if (height, width) != self.img_size:
-            mask = shift_mask(height, width, self.window_size, x.device)
+        stored = (height, width) == self.img_size
+        mask = None if stored else shift_mask(height, width, self.window_size, x.device)  # one for all blocks
         for layer in self.layers:
             x = layer(x, mask)
         return self.conv_after_body(self.norm(x).permute(0, 3, 1, 2)) + shallow
@@ -300,19 +231,14 @@ class SwinIR(nn.Module):
         """Features to pixels: (B, C, H, W) -> (B, channels, H * upscale, W * upscale)."""
         if self.upsampler == "pixelshuffledirect":
             return self.upsample(x)
-        if self.upsampler == "pixelshuffle":
-            x = self.upsample(self.conv_before_upsample(x))
-        return self.conv_last(x)
+        return self.conv_last(self.upsample(self.conv_before_upsample(x)))
 
     def forward(self, lq: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 3, H * upscale, W * upscale), not clamped."""
         height, width = lq.shape[-2:]
         lq = F.pad(lq, (0, -width % self.window_size, 0, -height % self.window_size), "reflect")
         x = (lq - self.mean) * self.img_range
-        out = self.head(self.body(self.conv_first(x)))
-        if not self.upsampler:
-            out = out + x
-        out = out / self.img_range + self.mean
+        out = self.head(self.body(self.conv_first(x))) / self.img_range + self.mean
         return out[..., : height * self.upscale, : width * self.upscale]
 
 

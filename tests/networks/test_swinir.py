@@ -1,22 +1,11 @@
-"""SwinIR: the official numbers, shifted windows, heads, padding, initialisation."""
+"""SwinIR: shifted windows, heads, padding, initialisation."""
 
 import numpy as np
 import pytest
 import torch
-from golden import load, needs_shared, part
 
 from mclir_nb.networks.layers import from_windows, to_windows
-from mclir_nb.networks.swinir import SIZES, SwinIR, WindowAttention, relative_position_index, restore, shift_mask
-
-FIXTURES = ["swinir_light_x2", "swinir_light_x4", "swinir_x4"]
-PUBLISHED = {  # entry of state_dicts.json: key of SIZES, overrides
-    "swinir_light_x2": ("light", {"upscale": 2}),
-    "swinir_light_x3": ("light", {"upscale": 3}),
-    "swinir_light_x4": ("light", {"upscale": 4}),
-    "swinir_classical_x2_img48": ("classical", {"upscale": 2}),
-    "swinir_classical_x4_img48": ("classical", {"upscale": 4}),
-    "swinir_classical_x4_img64": ("classical", {"upscale": 4, "img_size": 64}),
-}
+from mclir_nb.networks.swinir import SIZES, SwinIR, WindowAttention, relative_position_index, shift_mask
 
 
 def tiny(**overrides) -> SwinIR:
@@ -27,25 +16,6 @@ def tiny(**overrides) -> SwinIR:
         for parameter in core.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return core.eval()
-
-
-@needs_shared
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("fixture", FIXTURES)
-def test_the_official_numbers(fixture, dtype):
-    about, tensors = load(fixture)
-    core = SwinIR(**about["constructor"])
-    core.load_state_dict(part(tensors, "weights/"), strict=True)
-    core.eval().to(dtype)
-    wide = dtype == torch.float64
-    tolerance = {"atol": 1e-9, "rtol": 0.0} if wide else {"atol": about["recommended_atol"], "rtol": 1e-4}
-    expected = part(tensors, "output_f64/" if wide else "output/")
-    assert len(expected) == (1 if wide else 5)
-    for case, wanted in expected.items():
-        padding = "test-script" if case.endswith("test_script") else "reflect"
-        with torch.no_grad():
-            restored = restore(core, tensors[f"input/{case}"].to(dtype), padding)
-        torch.testing.assert_close(restored, wanted, **tolerance)
 
 
 def test_relative_positions_by_hand():
@@ -91,25 +61,17 @@ def test_the_size_a_network_was_built_for_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "upsampler, scale",
-    [("pixelshuffledirect", 2), ("pixelshuffledirect", 3), ("pixelshuffle", 2), ("pixelshuffle", 8), ("", 1)],
+    "upsampler, scale", [("pixelshuffledirect", 2), ("pixelshuffledirect", 3), ("pixelshuffle", 2), ("pixelshuffle", 8)]
 )
 def test_every_head_enlarges(upsampler, scale):
     core = tiny(upsampler=upsampler, upscale=scale)
     assert core(torch.rand(1, 3, 17, 31)).shape == (1, 3, 17 * scale, 31 * scale)
 
 
-@pytest.mark.parametrize("height, width", [(24, 32), (19, 29)])
-def test_both_paddings_by_hand(height, width):
-    core, lq = tiny(), torch.rand(1, 3, height, width)
-    extra = [(8 - height % 8), (8 - width % 8)]
-    for padding, mode, extra_rows, extra_columns in [
-        ("reflect", "reflect", extra[0] % 8, extra[1] % 8),
-        ("test-script", "symmetric", *extra),
-    ]:
-        padded = np.pad(lq.numpy(), ((0, 0), (0, 0), (0, extra_rows), (0, extra_columns)), mode)
-        expected = core(torch.from_numpy(padded))[..., : 2 * height, : 2 * width]
-        torch.testing.assert_close(restore(core, lq, padding), expected, atol=1e-6, rtol=0)
+def test_padding_by_hand():
+    core, lq = tiny(), torch.rand(1, 3, 19, 24)
+    padded = np.pad(lq.numpy(), ((0, 0), (0, 0), (0, 5), (0, 0)), "reflect")
+    torch.testing.assert_close(core(lq), core(torch.from_numpy(padded))[..., :38, :], atol=1e-6, rtol=0)
 
 
 def test_official_start_values():
@@ -129,21 +91,3 @@ def test_stochastic_depth_grows_over_the_blocks_and_only_in_training():
     lq = torch.rand(8, 3, 16, 16)
     assert not torch.equal(core.train()(lq), core(lq))
     assert torch.equal(core.eval()(lq), core(lq))
-
-
-@pytest.mark.parametrize(
-    "options, word",
-    [
-        ({"img_size": 20}, "img_size"),
-        ({"num_heads": [3]}, "embed_dim"),
-        ({"depths": [2, 2]}, "depths"),
-        ({"upsampler": "nearest+conv"}, "upsampler"),
-        ({"upsampler": "pixelshuffle", "upscale": 5}, "upscale"),
-        ({"resi_connection": "3conv"}, "resi_connection"),
-    ],
-)
-def test_bad_options_speak(options, word):
-    with pytest.raises(ValueError, match=word):
-        SwinIR(**{"upscale": 2, **SIZES["tiny"], **options})
-    with pytest.raises(ValueError, match="padding"):
-        restore(tiny(), torch.rand(1, 3, 16, 16), "zeros")
