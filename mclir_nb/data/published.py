@@ -360,6 +360,12 @@ LAYOUTS: dict[str, Layout] = {
         test=((BSDS_VAL,),),
         notes=("4 of the 400 photographs in train and test are left out: they are in a public test set.",),
     ),
+    "bsds500-test": Layout(
+        "BSDS500 photographs without images/train, to train deraining on; tested on images/val", (), BERKELEY,
+        ((Packing("(BSR/|)(BSDS500/|)(data/|)images", "test/{n}", None, 200, skip=BSDS_EXCLUDED),),),
+        test=((BSDS_VAL,),),
+        notes=("Clean pictures of Rain100L/H are photographs of images/train; those of images/test are newer.",),
+    ),
     "airnet": AIRNET,
 }
 # fmt: on

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from mclir_nb import files
 from mclir_nb.experiments import cost, pool, run_tables
 from mclir_nb.method import losses
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed, machine, records, train
+from mclir_nb.training import distributed, records, train
 from mclir_nb.training.recipes import Recipe
+
+DOSES = "doses.json"  # beside the run folders: what the short runs found that choose lambda, one for all its doses
 
 
 @dataclass(frozen=True)
@@ -186,15 +187,8 @@ def _work(job: Job, out_dir: Path, device: str) -> str:
     facts: dict = {"arm": job.arm}
     files.write_json(folder / "arm.json", facts)
     try:
-        train.train(job.recipe, folder, device=device, quiet=True)
+        train.train(job.recipe, folder, device=device, quiet=True, doses=out_dir / DOSES)
     except train.Diverged as error:
         facts["stopped"] = str(error)
-    facts["peak_memory_mb"] = _peak_megabytes(job.recipe.replace(seed=0), machine.pick_device(device))
     files.write_json(folder / "arm.json", facts)
     return job.name
-
-
-@functools.lru_cache
-def _peak_megabytes(recipe: Recipe, device: torch.device) -> int:
-    """Peak memory of a training step; the same for every seed."""
-    return round(cost.measure_bytes(recipe, device) / 1e6)

@@ -19,6 +19,7 @@ from mclir_nb import files, root
 from mclir_nb.choices import check_choice
 from mclir_nb.experiments import compare, intervals, run_tables
 from mclir_nb.experiments.plans import EXPERIMENTS, Experiment
+from mclir_nb.training.records import runs_dir
 
 FILES = {
     "runs": "one row per run: every field of the recipe, scores, cost, versions",
@@ -49,7 +50,7 @@ def run(
 
     Args:
         experiment: see `get`.
-        out_dir: of the run folders; None: runs/NAME in the workbook.
+        out_dir: of the run folders; None: runs/NAME in the workbook, shared by experiments of the same setting.
         seeds: only the first so many of the decided ones; the record says so.
         folder: of the record; None: data/records/NAME.
         data_root: of the data set, if it is not embedded.
@@ -58,7 +59,7 @@ def run(
     Returns:
         The folder of the record.
     """
-    out_dir = root() / "runs" / experiment.name if out_dir is None else Path(out_dir)
+    out_dir = runs_dir() / (experiment.runs or experiment.name) if out_dir is None else Path(out_dir)
     jobs = experiment.plan(seeds, data_root=data_root)
     begin(experiment, folder)
     compare.run(jobs, out_dir, **how)
@@ -106,15 +107,15 @@ def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
 
 
 def write_record(experiment: Experiment, out_dir: str | Path, folder: str | Path | None = None) -> Path:
-    """Collect the seeds whose runs are all finished, and write runs.csv, images.csv, curves.csv and README.md.
+    """Collect the seeds of a task whose runs are all finished, and write runs.csv, images.csv, curves.csv, README.md.
 
     Raises:
         ValueError: no seed is whole, or the record is of another decision.
     """
     folder = begin(experiment, folder)
     jobs = experiment.plan()
-    unfinished = {job.recipe.seed for job in jobs if not run_tables.is_finished(Path(out_dir) / job.name)}
-    wanted = [job.name for job in jobs if job.recipe.seed not in unfinished]
+    open_seeds = {_seed_of(job) for job in jobs if not run_tables.is_finished(Path(out_dir) / job.name)}
+    wanted = [job.name for job in jobs if _seed_of(job) not in open_seeds]
     if not wanted:
         command = f"python -m mclir_nb compare {experiment.name}"
         raise ValueError(f"no seed of {experiment.name} is finished in {out_dir}; run `{command}` again")
@@ -126,6 +127,10 @@ def write_record(experiment: Experiment, out_dir: str | Path, folder: str | Path
         files.write_file(folder / f"{name}.csv", table.to_csv(index=False, float_format=DIGITS))
     write_page(experiment.name, folder)
     return folder
+
+
+def _seed_of(job) -> tuple[str, int]:
+    return job.recipe.task, job.recipe.seed
 
 
 def write_page(name: str, folder: str | Path | None = None) -> None:

@@ -22,7 +22,7 @@ SCORES = {  # score: (what it is, unit)
     "ssim_ema": ("SSIM, EMA weights", ""),
 }
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
-COST = ["steps", "macs", "seconds_per_step", "peak_memory_mb"]
+COST = ["steps", "macs"]
 
 
 def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
@@ -140,7 +140,7 @@ def costs(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
 
     Returns:
         One row per setting and arm: task, scale, network, arm, steps, macs (counted multiply-accumulates of the run),
-        seconds_per_step and peak_memory_mb (NaN where they were not measured), run_cost (macs / those of the baseline).
+        run_cost (macs / those of the baseline).
     """
     check(runs, *COST)
     rows = []

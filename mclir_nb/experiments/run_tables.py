@@ -1,7 +1,7 @@
 """Many runs as tables: one row per run, per test picture, per logged step.
 
-Beside a run's own files, `compare` leaves arm.json in the run folder: the arm's name, the peak memory, and why a run
-was stopped, if it diverged. Folders without it count as well; their arm is their objective.
+Beside a run's own files, `compare` leaves arm.json in the run folder: the arm's name, and why a run was stopped, if it
+diverged. Folders without it count as well; their arm is their objective.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from mclir_nb.experiments import cost
 from mclir_nb.training import dose, records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
+CURVES = ["step", "l_rec", "l_neg", "r", "dose", "dose_cosine", "val_psnr", "val_psnr_ema"]
 MEANS = ("psnr_input", "psnr_raw", "ssim_input", "ssim_raw", "psnr_ema", "ssim_ema")
+MEASURED = {"dose_measured": "dose", "r": "r"}  # columns of the log of which a run's row holds the mean
 FACTS = ("device", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
 
 
@@ -32,8 +34,8 @@ def collect(out_dir: str | Path, names: Sequence[str] | None = None, *, finished
     Returns:
         Columns run, arm, every field of the recipe (its name as `recipe`), lambda_used; psnr_input, ssim_input,
         psnr_raw, ssim_raw, psnr_ema, ssim_ema (means over the test pictures); macs, the counted multiply-accumulates
-        of the run; seconds_per_step, peak_memory_mb of a training step (NaN where it is not known), stopped (why a run
-        diverged, else ""), feature_network, device and versions.
+        of the run; dose_measured and r (means over the log's rows, NaN for plain); pictures that were
+        scored; stopped (why a run diverged, else ""), feature_network, device and versions.
 
     Raises:
         ValueError: a folder without runs, half-written runs, files of another version.
@@ -53,16 +55,17 @@ def images(out_dir: str | Path, names: Sequence[str] | None = None, *, finished_
 def curves(
     out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False, rows: int = 12
 ) -> pd.DataFrame:
-    """What the runs logged, thinned to the validated steps and about `rows` evenly spread ones per run."""
-    parts = [pd.DataFrame()]
+    """What the runs logged, thinned to the steps at which validation or dose were looked at and about `rows` others."""
+    parts = []
     for folder in _folders(out_dir, names, finished_only):
         if not (folder / "log.csv").is_file():
             continue  # diverged before anything was saved
         log = records.Run(folder).log
         every = max(1, len(log) // rows)
-        kept = log[(log.index % every == every - 1) | log["val_psnr"].notna()]
-        parts.append(_labelled(folder, kept[["step", "l_rec", "l_neg", "r", "val_psnr", "val_psnr_ema"]]))
-    return pd.concat(parts, ignore_index=True)
+        looked = log[["val_psnr", *(["dose"] if "dose" in log else [])]].notna().any(axis=1)
+        kept = log[(log.index % every == every - 1) | looked]
+        parts.append(_labelled(folder, kept.reindex(columns=CURVES)))
+    return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
 
 
 def doses(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -139,18 +142,10 @@ def _row(folder: Path) -> dict:
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
     row |= dict(means)
     row["macs"] = cost.run_macs(recipe)
-    timed = (folder / "log.csv").is_file()
-    row["seconds_per_step"] = seconds_per_step(run.log) if timed else float("nan")
-    row |= {"peak_memory_mb": note.get("peak_memory_mb", float("nan")), "stopped": stopped}
+    log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()
+    row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
+    row |= {"pictures": 0 if stopped else len(_scores(folder)), "stopped": stopped}
     return row | {"feature_network": origin.get("features")} | {name: origin.get(name) for name in FACTS}
-
-
-def seconds_per_step(log: pd.DataFrame) -> float:
-    """Median over logging intervals of a run's log, so that validation, start and interruptions hardly count."""
-    steps, seconds = log["step"].diff(), log["seconds"].diff()
-    if len(log) == 1:
-        steps, seconds = log["step"], log["seconds"]
-    return float((seconds / steps).median())
 
 
 def is_finished(folder: Path) -> bool:

@@ -9,6 +9,7 @@ the run measures its dose again (columns dose and dose_cosine of the log).
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,15 @@ def columns(trainer: Trainer) -> dict[str, float]:
     return {"dose": found.update, "dose_cosine": found.cosine}
 
 
-def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int = LOOKS, quiet: bool = False) -> Lambda:
+def lambda_for(
+    recipe: Recipe,
+    dose: float,
+    device: torch.device,
+    *,
+    looks: int = LOOKS,
+    quiet: bool = False,
+    shared: Path | None = None,
+) -> Lambda:
     """The lambda that gives a recipe's objective a dose, from a short plain run with a seed of its own.
 
     Args:
@@ -101,6 +110,7 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
         device: where to train.
         looks: moments at which the dose is measured, evenly spread.
         quiet: print nothing.
+        shared: a JSON file in which short runs are kept for other runs: what they find does not depend on the dose.
 
     Raises:
         ValueError: the objective has no second term, the dose is not above 0, or the term's gradient is 0.
@@ -112,7 +122,12 @@ def lambda_for(recipe: Recipe, dose: float, device: torch.device, *, looks: int 
     steps = max(recipe.steps // 4, 8 * looks)
     batches = min(BATCHES, max(4, recipe.steps // 50))
     short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
-    updates = _updates(short, repr(user_code.definitions(short)), device, looks, batches, quiet)
+    asked = (short, repr(user_code.definitions(short)), device, looks, batches)
+    key = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
+    known = files.read_json(shared) if shared and shared.exists() else {}
+    updates = known[key] if key in known else _updates(*asked, quiet)
+    if shared and key not in known:
+        files.write_json(shared, known | {key: updates})
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
@@ -141,16 +156,18 @@ PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, 
 PLAIN |= dict(history_draw=False, negatives_every=1, cosine_steps=None, milestones=())
 
 
-def choose(recipe: Recipe, run_dir: Path, device: torch.device, quiet: bool) -> Lambda | None:
+def choose(
+    recipe: Recipe, run_dir: Path, device: torch.device, quiet: bool, shared: Path | None = None
+) -> Lambda | None:
     """The lambda of a run whose recipe states a dose: the one its folder keeps, else from a short plain run.
 
-    None for a recipe that names its lambda itself.
+    None for a recipe that names its lambda itself. `shared`: see `lambda_for`.
     """
     if recipe.dose is None:
         return None
     if (run_dir / FILE).exists():
         return Lambda(**files.read_json(run_dir / FILE))
-    return lambda_for(recipe, recipe.dose, device, quiet=quiet)
+    return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
 
 
 def with_lambda(recipe: Recipe, chosen: Lambda | None) -> Recipe:

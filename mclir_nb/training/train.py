@@ -41,6 +41,7 @@ def train(
     quiet: bool = False,
     tensorboard: bool = False,
     deterministic: bool = False,
+    doses: Path | None = None,
 ) -> records.Run:
     """Train one network with one objective.
 
@@ -53,6 +54,7 @@ def train(
         quiet: print nothing.
         tensorboard: write the log as TensorBoard scalars as well, see `tensorboard_log`.
         deterministic: on CUDA, the same bits each time, in more time; see `machine.deterministic`.
+        doses: a file through which several runs share the short runs that choose lambda, see `dose.lambda_for`.
 
     Returns:
         The finished run.
@@ -72,17 +74,25 @@ def train(
         with distributed.fail_together():
             place = distributed.rank_device(machine.pick_device(device))
             with machine.deterministic(place, deterministic):
-                _train(recipe, run.dir, resume, place, quiet, tensorboard)
+                _train(recipe, run.dir, resume, place, quiet, tensorboard, doses)
     finally:
         machine.return_freed_memory()
     return run
 
 
-def _train(recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool) -> None:
+def _train(
+    recipe: Recipe,
+    run_dir: Path,
+    resume: bool,
+    device: torch.device,
+    quiet: bool,
+    tensorboard: bool,
+    doses: Path | None,
+) -> None:
     """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
-    chosen = dose.choose(recipe, run_dir, device, quiet)
+    chosen = dose.choose(recipe, run_dir, device, quiet, doses)
     trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
     content = on_first_rank(run_folder.content, data.sets, trainer.features)
     with distributed.entered_on_first_rank(run_folder.claim(run_dir, recipe, resume, content)):

@@ -41,14 +41,30 @@ def runs_copy(made, tmp_path):
 
 
 @pytest.mark.parametrize("name", plans.EXPERIMENTS)
-def test_every_experiment_can_be_planned_seed_by_seed(name):
+def test_every_experiment_can_be_planned_task_by_task_and_seed_by_seed(name):
     experiment = evidence.get(name)
     jobs = experiment.plan()
     each = len(experiment.tasks) * len(experiment.arms)
     assert len({job.name for job in jobs}) == len(jobs) == each * len(experiment.seeds)
-    assert [job.recipe.seed for job in jobs] == sorted(job.recipe.seed for job in jobs)
+    order = [(experiment.tasks.index(job.recipe.task), job.recipe.seed) for job in jobs]
+    assert order == sorted(order)
     assert len(experiment.plan(seeds=2)) == 2 * each
     assert all(f"`{arm.name}`" in evidence.decision(experiment) for arm in experiment.arms)
+
+
+def test_experiments_of_one_setting_share_what_they_have_in_common():
+    shared = [experiment for experiment in plans.EXPERIMENTS.values() if experiment.runs]
+    runs: dict = {}
+    for experiment in shared:
+        for job in experiment.plan():
+            assert runs.setdefault((experiment.runs, job.name), job) == job  # an arm's name stands for one recipe
+    assert len(shared) > 1 and len(runs) < sum(len(experiment.plan()) for experiment in shared)
+
+
+def test_arms_of_the_newer_experiments_have_a_dose():
+    for name in set(plans.EXPERIMENTS) - {"A1", "C1"}:
+        for arm in plans.EXPERIMENTS[name].arms:
+            assert (arm.changes.get("objective") == "plain") == ("dose" not in arm.changes), (name, arm.name)
 
 
 def test_the_decision_is_written_before_the_first_run(tmp_path):
@@ -103,11 +119,11 @@ def test_a_seed_that_is_not_whole_is_left_out(runs_copy, tmp_path):
 def test_what_is_withdrawn_is_shown_no_more_and_said(made, tmp_path):
     for file in made[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    taken = {"arms": ["plain at equal cost"], "columns": ["peak_memory_mb"], "why": "The scales were broken."}
+    taken = {"arms": ["plain at equal cost"], "columns": ["r"], "why": "The scales were broken."}
     files.write_json(tmp_path / "withdrawn.json", taken)
     record = evidence.read_record("X1", tmp_path)
     assert set(record.runs["arm"]) == set(record.images["arm"]) == {"plain", "spn"}
-    assert record.runs["peak_memory_mb"].isna().all() and record.withdrawn == taken["why"]
+    assert record.runs["r"].isna().all() and record.withdrawn == taken["why"]
     assert "equal cost" not in evidence.outcome(record)
     evidence.write_page("X1", tmp_path)
     assert taken["why"] in (tmp_path / "README.md").read_text()

@@ -44,6 +44,17 @@ def test_a_run_gets_the_dose_it_asks_for(tmp_path, objective):
     assert again.lambda_neg == chosen["lambda_neg"] and again.variation > 0
 
 
+def test_doses_of_one_objective_share_a_short_run(tmp_path, monkeypatch):
+    recipe, file = short(objective="cr", lambda_neg=None, dose=0.1), tmp_path / "doses.json"
+    first = dose.lambda_for(recipe, 0.1, CPU, quiet=True, shared=file)
+    monkeypatch.setattr(dose, "_updates", None)  # whoever measures again fails
+    assert dose.lambda_for(recipe.replace(seed=7), 0.1, CPU, quiet=True, shared=file) == first
+    double = dose.lambda_for(recipe, 0.2, CPU, quiet=True, shared=file)
+    assert double.lambda_neg == pytest.approx(2 * first.lambda_neg)
+    with pytest.raises(TypeError):
+        dose.lambda_for(recipe.replace(learning_rate=1e-3), 0.1, CPU, quiet=True, shared=file)
+
+
 def test_log_shows_image_ratio_progress_and_gap(tmp_path):
     log = train.train(short(), tmp_path / "run", quiet=True).log
     assert (log.image_ratio > 0).all()
