@@ -83,6 +83,42 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
     return gt * t + light.view(-1, 1, 1) * (1 - t)
 
 
+def random_depth(gt: torch.Tensor, *, generator: torch.Generator, regions: int = 24) -> torch.Tensor:
+    """A plausible depth layer for a photograph without one: random, with the picture's own outlines.
+
+    Points thrown on the picture get random depths, on the whole farther towards the top; each pixel then takes the
+    depth of the points that are near it and of its colour, so that the layer is smooth within a thing and steps where
+    things end. Good for training a dehazer that shall bear any depth; it says nothing about the scene.
+
+    Args:
+        gt: (3, H, W) in [0, 1].
+        generator: source of the points and their depths.
+        regions: how many points, at least 2.
+    Returns:
+        (H, W), normalised: 0 at the nearest point, 1 at the farthest.
+    Raises:
+        ValueError: for a wrong image or fewer than two points.
+    Source: ours.
+    """
+    _check_image(gt)
+    if regions < 2:
+        raise ValueError(f"regions is {regions}; it must be at least 2")
+    height, width = gt.shape[1:]
+    smooth = F.avg_pool2d(gt[None], 9, 1, 4, count_include_pad=False)[0].flatten(1)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([rows.flatten(), columns.flatten()]).to(gt) / max(height, width)
+    points = torch.randint(height * width, (regions,), generator=generator, device=generator.device).to(gt.device)
+    chance = torch.rand(regions + 2, generator=generator, device=generator.device).to(gt)
+    lean, slope = 2 * chance[0] - 1, chance[1]  # sideways, and how much of the depth is a slope at all
+    towards = 1 - place[0, points] + lean * (place[1, points] - 0.5)
+    depth = slope * towards + (1 - slope) * chance[2:]
+    unlike = torch.cdist(smooth.T, smooth.T[points]) / 0.3
+    away = torch.cdist(place.T, place.T[points]) / 0.15
+    layer = torch.softmax(-(unlike**2) - away**2, 1) @ depth
+    low, high = layer.aminmax()
+    return ((layer - low) / (high - low).clamp(min=1e-6)).view(height, width)
+
+
 def rain(
     gt: torch.Tensor,
     density: float = 5.0,

@@ -44,6 +44,17 @@ def test_haze_limits_and_direction():
     assert degrade.haze(picture(dtype=torch.float64), torch.zeros(64, 64), 1.0, 1.0).dtype == torch.float64
 
 
+def test_random_depth_is_seeded_normalised_and_steps_at_the_outlines():
+    gt = torch.full((3, 60, 80), 0.2)
+    gt[:, :, 40:] = 0.9  # two things side by side
+    layers = [degrade.random_depth(gt, generator=seeded(s)) for s in range(20)]
+    assert torch.equal(layers[3], degrade.random_depth(gt, generator=seeded(3)))
+    assert all(layer.shape == (60, 80) and layer.min() == 0 and layer.max() == 1 for layer in layers)
+    across = torch.stack([(layer[:, 1:] - layer[:, :-1]).abs().mean(0) for layer in layers]).mean(0)
+    assert across[36:43].mean() > 2 * across[:30].mean()  # steps at the outline, smooth inside
+    assert np.mean([layer[:20].mean() - layer[-20:].mean() for layer in layers]) > 0.05  # on the whole, far is above
+
+
 @needs_data
 def test_outdoor_range_covers_a_real_pair():
     """SOTS 0001_0.8_0.2 with A = 0.8: the optical depths found in it lie in the range named after the set."""
