@@ -17,7 +17,7 @@ from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate
 from mclir_nb.evaluation.restore import restore_file
-from mclir_nb.experiments import evidence, paper
+from mclir_nb.experiments import evidence, paper, push_study
 from mclir_nb.training import distributed, machine, recipes, records, train
 from mclir_nb.training.recipes import Recipe
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(command("evaluate", _evaluate, "score a checkpoint on a benchmark"))
     _add_restore(command("restore", _restore, "restore your own pictures"))
     _add_compare(command("compare", _compare, "run an experiment: arms x seeds, and write its record"))
+    _add_probe(command("probe", _probe, "experiment P: does the push help where it is applied?"))
     return parser
 
 
@@ -251,6 +252,22 @@ def _compare(arguments: argparse.Namespace) -> None:
     folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
     print(evidence.outcome(evidence.read_record(arguments.name, folder)))
     print(f"written to {folder}")
+
+
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=_path, required=True, help="folder of the runs, about 3 GB; goes on if it is there"
+    )
+    parser.add_argument(
+        "--data-root", help="folder of BSDS500; without it only the record is written, of what is there"
+    )
+    parser.add_argument("--record", type=_path, help="folder of the record; default: data/records/P")
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    if arguments.data_root:
+        push_study.run(arguments.out, arguments.data_root)
+    print(f"written to {push_study.write_record(arguments.out, arguments.record)}")
 
 
 if __name__ == "__main__":

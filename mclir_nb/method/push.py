@@ -327,4 +327,5 @@ def cosine(one: Gradient, other: Gradient) -> float:
 
 def _gram(rows: Sequence[Gradient], columns: Sequence[Gradient]) -> np.ndarray:
     """All inner products between two lists of gradients."""
-    return np.array([[inner(row, column) for column in columns] for row in rows])
+    one, other = (torch.stack([torch.cat([t.flatten().double() for t in g]) for g in part]) for part in (rows, columns))
+    return (one @ other.T).numpy(force=True)

@@ -1,0 +1,238 @@
+"""Experiment P: does the push help where it is applied? Decided before its first run; `probe` does the looking.
+
+    python -m mclir_nb probe --data-root BSDS500 --out DIR      run what is missing, cell by cell, and write the record
+    python -m mclir_nb probe --out DIR                          write the record of what is there
+
+A cell is one run: a task, a learning rate, a term in the loss, a seed. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from mclir_nb import files, root
+from mclir_nb.data import degrade, tasks
+from mclir_nb.experiments import intervals, probe
+from mclir_nb.training import dose, recipes
+from mclir_nb.training.recipes import Recipe
+
+NAME, QUESTION = "P", "Does the push help where it is applied?"
+TASKS, TERMS, SEEDS, DOSE = ("sr", "derain", "dehaze"), ("plain", "spn"), (0, 1, 2), 0.1
+RATES = {
+    "demo": (1, 1),
+    "eighth": (8, 4),
+}  # by how much the rate is divided; by how much steps and intervals are longer
+HAZE = "dehaze-any"  # dehazing of photographs without a depth layer
+CELL = ["task", "rate", "term", "seed"]
+
+DECISION = f"""# {NAME}: {QUESTION}
+
+## Decided before the first run
+
+- Runs: recipe `demo` of {", ".join(TASKS)} (EDSR x4, NAFNet, FFA-Net), seeds {", ".join(map(str, SEEDS))}, each
+  `plain` (lambda 0, its histories only watched) and `spn` (dose {DOSE:g}, lambda from `dose.lambda_for`, once per task
+  and rate). Rates: that of the recipe (`demo`), and an eighth of it with four times the steps and four times the
+  intervals of the histories (`eighth`: the same run in slow motion, histories up to 400 steps old).
+- Pictures: BSDS500 train and test without those of `train_exclude.txt`; the 20 of them that are held out as validation
+  are what everything is measured on. No score on a benchmark is claimed. Haze: each patch gets a smooth random depth
+  layer (4 x 4 uniform numbers, enlarged bicubically).
+- Moments: {probe.MOMENTS} per run, spread as `frames.steps` does; at each {probe.BATCHES} batches of fresh training
+  patches give the directions, and {probe.BATCHES} held-out batches the slope.
+- Directions: pull, push, towards (its opposite), oldest history only, foreign (the histories of the same run with the
+  next seed), noise of the same distance, lq, smooth and smooth-oldest (the EMA's output against the EMA's own past),
+  random numbers in the weights; see `probe.directions`.
+- Score: help_cos, the cosine between a direction and the downhill direction of the held-out L1 loss (`push.helps`), at
+  the network's weights and at those of the evaluation EMA, of the plain gradient (first) and of the step that Adam
+  makes of it (second). Beside it, progress, gap and votes of every history.
+- Intervals: 95 % by the t distribution over seeds, of means over moments; with one seed over its moments, and said so.
+- Order: {TASKS[0]}, {TASKS[1]}, {TASKS[2]} with seed 0, then seeds 1 and 2, then the eighth of the rate. If time runs
+  out, what is missing is named.
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the experiment."""
+
+    task: str
+    rate: str  # a key of RATES
+    term: str  # one of TERMS
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.rate}-{self.term}-{self.seed}"
+
+    @property
+    def foreign(self) -> Cell:
+        """Whose histories are the foreign past: the same run with the next seed."""
+        return replace(self, seed=SEEDS[(SEEDS.index(self.seed) + 1) % len(SEEDS)])
+
+    def recipe(self, data_root: str | None, lambda_neg: float = 0.0, **changes) -> Recipe:
+        """What is trained; `changes` are for tests."""
+        slower, longer = RATES[self.rate]
+        own = dict(recipes.get("demo", self.task)) | dose.PLAIN | dict(objective="spn", lambda_neg=lambda_neg)
+        own |= dict(dataset="bsds500", data_root=data_root, seed=self.seed, val_every=0)
+        own |= dict(learning_rate=own["learning_rate"] / slower, steps=longer * own["steps"])
+        own |= dict(history_every=tuple(longer * every for every in own["history_every"]))
+        if self.task == "dehaze":
+            tasks.TASKS[HAZE] = replace(tasks.TASKS["dehaze"], name=HAZE, degrade=_haze, needs_depth=False)
+            own |= dict(task=HAZE)
+        return Recipe(**own | changes)
+
+
+def cells() -> Iterator[Cell]:
+    """All runs, in the order that was decided."""
+    for rate in RATES:
+        for seed in SEEDS:
+            for task in TASKS:
+                yield from (Cell(task, rate, term, seed) for term in TERMS)
+
+
+def _haze(gt: torch.Tensor, depth: None, generator: torch.Generator) -> torch.Tensor:
+    """Haze over a smooth random depth layer, drawn for this patch."""
+    grid = torch.rand(1, 1, 4, 4, generator=generator)
+    layer = F.interpolate(grid, gt.shape[-2:], mode="bicubic", align_corners=True)[0, 0].clamp(0, 1)
+    return degrade.haze(gt, layer, **degrade.sample_haze(generator))
+
+
+def run(out: Path, data_root: str, quiet: bool = False) -> None:
+    """Do what is missing, cell by cell.
+
+    Args:
+        out: folder for the states and tables of the runs, about 3 GB in all; made if needed.
+        data_root: folder of BSDS500.
+        quiet: print nothing.
+    """
+    for cell in cells():
+        run_cell(cell, out, data_root, quiet=quiet)
+
+
+def run_cell(
+    cell: Cell, out: Path, data_root: str | None, *, count: int = probe.MOMENTS, quiet: bool = False, **changes
+) -> None:
+    """Train one cell and the one whose past is foreign to it, then look at its moments; `changes` are for tests."""
+    lambda_neg = 0.0
+    if cell.term == "spn":
+        kept = out / f"lambda-{cell.task}-{cell.rate}"
+        kept.mkdir(parents=True, exist_ok=True)
+        recipe = cell.recipe(data_root, **changes)
+        chosen = dose.choose(recipe.replace(lambda_neg=None, dose=DOSE), kept, torch.device("cpu"), quiet)
+        dose.keep(kept, chosen)
+        lambda_neg = dose.with_lambda(recipe, chosen).weight
+    for one in (cell, cell.foreign):
+        probe.train_through(one.recipe(data_root, lambda_neg, **changes), out / one.name, count, quiet)
+    recipe = cell.recipe(data_root, lambda_neg, **changes)
+    probe.probe(recipe, out / cell.name, out / cell.foreign.name, count=count, quiet=quiet)
+
+
+def read(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What was looked at so far: `probe.HELPS`, wide, with a row per direction and moment, and `probe.PASTS`.
+
+    Raises:
+        ValueError: nothing yet.
+    """
+    found: dict[str, list[pd.DataFrame]] = {probe.HELPS: [], probe.PASTS: []}
+    for cell in cells():
+        if (out / cell.name / probe.HELPS).exists():
+            tables = {name: files.read_table(out / cell.name / name) for name in found}
+            seen = set(tables[probe.HELPS]["step"])
+            for name, table in tables.items():
+                own = {name: getattr(cell, name) for name in CELL}
+                found[name].append(table[table["step"].isin(seen)].assign(**own))
+    if not found[probe.HELPS]:
+        raise ValueError(f"{out} holds no moment that was looked at yet; give --data-root to begin")
+    helps, pasts = (pd.concat(tables, ignore_index=True) for tables in found.values())
+    wide = helps.pivot(index=[*CELL, "step", "direction"], columns=["form", "place"], values=["help_cos", "relative"])
+    wide.columns = [
+        f"{what}_{form}_{place}" for what, form, place in wide.columns.set_levels(["help", "relative"], level=0)
+    ]
+    wide = wide.drop(columns=["relative_plain_ema", "relative_adam_ema"])  # they are those at the weights
+    return wide.reset_index(), pasts[[*CELL, "step", *(name for name in pasts if name not in (*CELL, "step"))]]
+
+
+def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFrame:
+    """Mean over moments, then over seeds, of each direction, with its interval; and push minus its two controls.
+
+    Args:
+        helps: the record's table.
+        score: one of its columns that begin with help_.
+
+    Returns:
+        Columns task, rate, term, direction, seeds, mean, low, high. The interval is over seeds; with a single seed
+        over its moments, which are not independent.
+    """
+    wide = helps.pivot(index=[*CELL, "step"], columns="direction", values=score)
+    for other in ("foreign", "noise"):
+        wide[f"push - {other}"] = wide["push"] - wide[other]
+    rows = []
+    for (task, rate, term), part in wide.groupby(level=["task", "rate", "term"], sort=False):
+        seeds = part.groupby(level="seed").mean()
+        values = seeds if len(seeds) > 1 else part
+        for name in part:
+            found = intervals.t_interval(values[name].to_numpy())
+            rows.append([task, rate, term, name, len(seeds), *(found[key] for key in ("mean", "low", "high"))])
+    return pd.DataFrame(rows, columns=["task", "rate", "term", "direction", "seeds", "mean", "low", "high"])
+
+
+def write_record(out: Path, folder: Path | None = None) -> Path:
+    """Write the record of what was looked at so far; without anything yet, the decision alone. Returns its folder."""
+    folder = folder or root() / "data" / "records" / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    page = DECISION
+    if any((out / cell.name / probe.HELPS).exists() for cell in cells()):
+        helps, pasts = read(out)
+        for name, table in ((probe.HELPS, helps), (probe.PASTS, pasts)):
+            files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
+        page += _outcome(helps, pasts)
+    page += f"\n## Command\n\n```\npython -m mclir_nb probe --data-root BSDS500 --out runs/{NAME}\n```\n"
+    files.write_file(folder / "README.md", page)
+    return folder
+
+
+def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
+    """The second half of the page, computed."""
+    looked = helps.groupby(CELL, sort=False)["step"].nunique()
+    own = pasts.assign(holds=pasts["progress"] > pasts["gap"], voted=pasts["votes"] > 0.5)
+    held = own.groupby(["task", "rate", "term", "past"], sort=False)[["holds", "voted"]].agg(["sum", "size"])
+    shares = held.reset_index()[["task", "rate", "term", "past"]]
+    shares.columns = shares.columns.get_level_values(0)
+    for column, title in (("holds", "progress > gap"), ("voted", "votes > 0.5")):
+        shares[title] = [f"{a} of {b}" for a, b in held[column].itertuples(index=False)]
+    sides = {}
+    for place in ("weights", "ema"):
+        table = summary(helps, f"help_plain_{place}")
+        cell = [f"{m:+.3f} [{a:+.3f}, {b:+.3f}]" for m, a, b in table[["mean", "low", "high"]].itertuples(index=False)]
+        sides[place] = table.assign(**{place: cell}).drop(columns=["mean", "low", "high"])
+    both = sides["weights"].merge(sides["ema"])
+    table = summary(helps)
+    pushes = table[table["direction"] == "push"]
+    harms, gains = int((pushes["high"] < 0).sum()), int((pushes["low"] > 0).sum())
+    controls = table[table["direction"].isin(["push - foreign", "push - noise"])]
+    better, worse = int((controls["low"] > 0).sum()), int((controls["high"] < 0).sum())
+    return f"""
+## Outcome
+
+{len(looked)} of {len(list(cells()))} runs were looked at, {int(looked.sum())} moments. In {len(pushes)} settings of
+task, rate and term, the push at the network's weights lies clearly below zero (harms) in {harms} and clearly above
+(helps) in {gains}. Against the past of another seed and against noise of the same distance it is clearly better in
+{better} and clearly worse in {worse} of {len(controls)} comparisons.
+With one seed an interval is over the moments of one run and says little; the column `seeds` says how many there are.
+
+help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:
+
+{files.as_markdown(both)}
+
+Cells (moments x histories) in which moving on from a history helps, and in which the features vote for it:
+
+{files.as_markdown(shares)}
+
+Files: `{probe.HELPS}`: one row per direction and moment, help_cos by form of the step and place, and the length of the
+step beside that of the pull at lambda 1 (times lambda: the dose); `{probe.PASTS}`: one row per history and moment.
+"""

@@ -1,0 +1,181 @@
+"""Directions and pasts whose answer is known, a probe that is stopped and goes on, and the record it leaves."""
+
+import types
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mclir_nb.data import tasks
+from mclir_nb.experiments import probe, push_study
+from mclir_nb.method.history import HistoryModels
+from mclir_nb.seeds import stream
+from mclir_nb.training import dose, recipes
+from mclir_nb.training.recipes import Recipe
+
+
+class Pixels(nn.Module):
+    """Features that are the image itself."""
+
+    def forward(self, image):
+        return {"pixels": image}
+
+
+class Scale(nn.Module):
+    """restored = weight * lq."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, lq):
+        return self.weight * lq
+
+
+def ones(value=1.0):
+    return torch.full((1, 3, 4, 4), float(value))
+
+
+def asked(**negatives):
+    """What each direction asks of the one weight, 0.5 where gt needs 1."""
+    past = dict(own=[ones(0.2), ones(0.7)], foreign=[ones(0.9)], slow=[ones(0.3)]) | negatives
+    found = probe.directions(Scale(0.5), ones(), ones(), past, ones(0.4), Pixels(), stream(0, "test"))
+    return {name: step[0].item() for name, step in found.items()}
+
+
+def test_directions_of_a_linear_model():
+    """A push goes away from its past, whichever side it is on; the pull goes to the truth."""
+    found = asked()
+    assert found["pull"] == pytest.approx(1) and found["push"] == pytest.approx(0)  # one history on either side
+    assert found["oldest"] == pytest.approx(1)  # it is behind
+    assert found["foreign"] == found["lq"] == pytest.approx(-1)  # both ahead
+    assert found["smooth"] == found["smooth-oldest"] == pytest.approx(1)  # the average came from below
+    assert abs(found["noise"]) < 0.5 and asked(slow=[ones(0.6)])["smooth"] == pytest.approx(-1)
+
+
+def moment(now, past, other, average, earlier):
+    """A trained network of one weight, and its pasts."""
+    trainer = types.SimpleNamespace(
+        model=Scale(now),
+        ema=Scale(average),
+        step=7,
+        features=Pixels(),
+        history=HistoryModels(Scale(past), (10, 5), (0.1, 0.1)),
+    )
+    return probe.Moment(
+        trainer, HistoryModels(Scale(earlier), (10, 5), (0.1, 0.1)), HistoryModels(Scale(other), (10, 5), (0.1, 0.1))
+    )
+
+
+def test_a_past_that_is_worse_by_construction():
+    table = probe.pasts(moment(0.8, 0.5, 1.1, 0.7, 0.4), [(ones(), ones()), (ones(), ones())])
+    own, foreign, slow = (table[table.past == past].iloc[1] for past in ("own", "foreign", "slow"))
+    assert (own.progress, own.gap) == pytest.approx((0.25 - 0.04, 0.09)) and own.votes == 1
+    assert foreign.progress < 0 < foreign.gap and foreign.votes == 0  # past the truth, and nearer to it
+    assert (slow.mse, slow.progress, slow.gap) == pytest.approx((0.09, 0.36 - 0.09, 0.09))
+    assert (own.age, own["first"]) == (2, False) and table.iloc[0][["age", "first"]].tolist() == [7, True]
+
+
+def watched(**changes):
+    fields = dict(steps=12, batch_size=1, patch_size=32, val_every=0, history_every=(4, 2), history_decay=(0.1, 0.1))
+    recipe = recipes.get("tiny", "derain", objective="spn", lambda_neg=0.0, **fields)
+    return Recipe(**dict(recipe) | dose.PLAIN | changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two runs with two moments each; the first one looked at."""
+    place = tmp_path_factory.mktemp("probe")
+    for seed in (0, 1):
+        probe.train_through(watched(seed=seed), place / str(seed), 2, quiet=True)
+    probe.probe(watched(), place / "0", place / "1", count=2, batches=2, quiet=True)
+    return place
+
+
+def test_a_look_at_a_run(folder):
+    helps, pasts = (pd.read_csv(folder / "0" / name) for name in (probe.HELPS, probe.PASTS))
+    assert set(helps.step) == set(pasts.step) == set(probe.moments(12, 2)) and len(pasts) == 2 * 3 * 2
+    table = helps[(helps.form == "plain") & (helps.place == "weights")].set_index("direction")
+    assert (table.relative["pull"] == 1).all() and (table.relative["push"] > 0).all()
+    assert table.help_cos["towards"].tolist() == (-table.help_cos["push"]).tolist()
+    assert table.help_cos["random"].abs().max() < 0.1 and (helps.low <= helps.high).all()
+
+
+def test_a_probe_that_is_stopped_goes_on_to_the_same_rows(folder, tmp_path, monkeypatch):
+    real, seen = probe.look, []
+
+    def killed(moment, batches):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(moment.trainer.step)
+        return real(moment, batches)
+
+    probe.train_through(watched(), tmp_path, 1, quiet=True)  # its only moment is not among the two
+    for count in (1, 2):  # a life that ends early, and the next
+        probe.train_through(watched(), tmp_path / "run", count, quiet=True)
+    monkeypatch.setattr(probe, "look", killed)
+    with pytest.raises(KeyboardInterrupt):
+        probe.probe(watched(), tmp_path / "run", folder / "1", count=2, batches=2, quiet=True)
+    assert set(pd.read_csv(tmp_path / "run" / probe.HELPS).step) == set(seen)
+    monkeypatch.setattr(probe, "look", real)
+    probe.probe(watched(), tmp_path / "run", folder / "1", count=2, batches=2, quiet=True)
+    for name in (probe.HELPS, probe.PASTS):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / "0" / name).read_bytes()
+
+
+def test_a_branch_without_a_term_changes_nothing_and_a_strong_push_harms(folder):
+    trainer = probe.open_moment(watched(), folder / "0", probe.moments(12, 2)[1], folder / "1").trainer
+    arms = {"same": {}, "push": {"lambda_neg": 0.1}, "towards": {"lambda_neg": 0.1, "objective": "history-positive"}}
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    held = probe.held_out(trainer, 2)
+    table = probe.branch(trainer, held, arms, steps=4, repeats=2, quiet=True).set_index("arm")
+    places = ["last", "mean", "ema"]
+    assert (table.loc["same", places] == 0).all(axis=None) and (table.loc["push", places] > 0).all(axis=None)
+    assert not table.loc["towards", places].eq(table.loc["push", places]).any(axis=None)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_moment_that_is_not_there_is_named(folder):
+    with pytest.raises(ValueError, match="step 11"):
+        probe.open_moment(watched(), folder / "0", 11, folder / "1")
+
+
+def test_the_study_leaves_a_record(tmp_path, monkeypatch):
+    cells = list(push_study.cells())
+    assert len(cells) == len(set(cells)) == 36 and cells[0] == push_study.Cell("sr", "demo", "plain", 0)
+    assert [cell.rate for cell in cells] == ["demo"] * 18 + ["eighth"] * 18
+    assert push_study.write_record(tmp_path / "runs", tmp_path / "record") and "Outcome" not in page(tmp_path)
+    with pytest.raises(ValueError, match="data-root"):
+        push_study.read(tmp_path / "runs")
+    monkeypatch.setattr(probe, "BATCHES", 1)
+    small = dict(steps=12, batch_size=1, patch_size=64, history_every=(4, 2), history_decay=(0.1, 0.1))
+    small |= dict(network_size="tiny", dataset="embedded")
+    for term in push_study.TERMS:
+        cell = push_study.Cell("sr", "demo", term, 2)
+        push_study.run_cell(cell, tmp_path / "runs", None, count=2, quiet=True, **small)
+    push_study.write_record(tmp_path / "runs", tmp_path / "record")
+    helps, pasts = (pd.read_csv(tmp_path / "record" / name) for name in (probe.HELPS, probe.PASTS))
+    assert (
+        len(helps) == 2 * 2 * 10 and set(pasts.past) == {"own", "foreign", "slow"} and "2 of 36 runs" in page(tmp_path)
+    )
+    found = push_study.summary(helps).set_index(["term", "direction"])
+    pushes = helps[(helps.term == "plain") & (helps.direction == "push")].help_plain_weights
+    assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
+    assert not helps[helps.term == "spn"].equals(helps[helps.term == "plain"])
+
+
+def page(folder):
+    return (folder / "record" / "README.md").read_text()
+
+
+def test_the_slow_run_is_the_same_in_slow_motion(monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    fast, slow = (
+        push_study.Cell("dehaze", rate, "plain", 0).recipe(None, dataset="embedded") for rate in push_study.RATES
+    )
+    assert slow.steps == 4 * fast.steps and slow.learning_rate == pytest.approx(fast.learning_rate / 8)
+    assert slow.history_every == tuple(4 * every for every in fast.history_every)
+    gt = torch.rand(3, 32, 32)
+    hazy = [tasks.get(push_study.HAZE).degrade(gt, None, stream(seed, "haze")) for seed in (0, 0, 1)]
+    assert torch.equal(hazy[0], hazy[1]) and not torch.equal(hazy[0], hazy[2]) and hazy[0].shape == gt.shape
