@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
@@ -97,9 +98,11 @@ def decode(entry: dict, content: bytes) -> np.ndarray:
 def shrink(picture: np.ndarray) -> np.ndarray:
     """Long side to 480 pixels (never enlarged), then both sides cut to multiples of 4."""
     scale = min(1.0, LONG_SIDE / max(picture.shape[:2]))
-    small = bicubic(picture, scale) if scale < 1 else picture
-    height, width = (min(side, LONG_SIDE) // 4 * 4 for side in small.shape[:2])
-    return small[:height, :width]
+    if scale < 1:
+        planes = torch.tensor(np.atleast_3d(picture)).permute(2, 0, 1)  # a disparity map has one
+        picture = bicubic(planes, scale).permute(1, 2, 0).squeeze(-1).numpy()
+    height, width = (min(side, LONG_SIDE) // 4 * 4 for side in picture.shape[:2])
+    return picture[:height, :width]
 
 
 def measured_depth(size: tuple[int, int]) -> np.ndarray:

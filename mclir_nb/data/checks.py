@@ -59,20 +59,12 @@ SIDE = re.compile(rf"(?i)(?<![a-z0-9])({SIDE_WORDS})(?![a-z0-9])")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one entry turned out to be.
+    """What one entry turned out to be."""
 
-    Attributes:
-        kind: a key of `REPAIR`, or "" if nothing is wrong.
-        text: what is wrong, with the file's name.
-        side: pixels of the shorter side of gt; 0 if it cannot be read.
-        gt: digest of the clean pixels.
-        lq: digest of the degraded pixels.
-    """
-
-    kind: str = ""
-    text: str = ""
-    side: int = 0
-    gt: bytes = b""
+    kind: str = ""  # a key of `REPAIR`, or "" if nothing is wrong
+    text: str = ""  # what is wrong, with the file's name
+    side: int = 0  # pixels of the shorter side of gt; 0 if it cannot be read
+    gt: bytes = b""  # digests of the pixels
     lq: bytes = b""
 
 
@@ -179,37 +171,23 @@ def _too_small(largest: Finding) -> str:
 def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) -> None:
     """Decode every picture of a validation or test set, so that a run does not meet a bad one at its very end.
 
-    Args:
-        images: the set.
-        task: what it is scored for.
-        smallest: pixels a side that the metrics need, without the border that the task leaves out.
-    Raises:
-        ValueError: naming a file that cannot be read or scored.
+    `smallest`: pixels a side that the metrics need, without the border that the task leaves out.
+    Raises: ValueError naming a file that cannot be read or scored.
     """
     _raise_first(Inspection(images.entries, task, smallest=smallest))
 
 
 @dataclass
 class Report:
-    """What `check_data` found; `print(report)` shows it all.
-
-    Attributes:
-        name: of the data set.
-        title: what it is.
-        root: the folder that was named.
-        counts: per part of a split, how many pairs there are, where, and how many are published.
-        problems: by kind, in the order of `REPAIR`, one readable line per file.
-        leaks: pictures known to be shared with other sets.
-        notes: traps of this set.
-    """
+    """What `check_data` found; `print(report)` shows it all."""
 
     name: str
     title: str
     root: Path
-    counts: list[str] = field(default_factory=list)
-    problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in REPAIR})
-    leaks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    leaks: tuple[str, ...]  # pictures known to be shared with other sets
+    notes: tuple[str, ...]  # traps of this set
+    counts: list[str] = field(default_factory=list)  # per part of a split: pairs found, where, and published
+    problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in REPAIR})  # a line per file
 
     @property
     def ok(self) -> bool:
@@ -255,7 +233,7 @@ def check_data(
         task = tasks.get(task or (layout.tasks or ("denoise",))[0])
     survey = Survey.of(name, task, data_root)
     leaks = tuple(overlaps.known_overlaps(name))
-    report = Report(name, layout.title, survey.place, leaks=leaks, notes=layout.notes)
+    report = Report(name, layout.title, survey.place, leaks, layout.notes)
     founds = [(split, found) for split in datasets.SPLITS for found in _parts(survey, split, report)]
     if not founds:
         raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
@@ -337,12 +315,9 @@ def _try_to_open(report: Report, survey: Survey) -> None:
 
 
 def broken_example(folder: str | Path) -> Path:
-    """A small Rain100L with one defect of each kind, made of the embedded photographs: what a report looks like.
+    """A small Rain100L with one defect of each kind, made of the embedded photographs: a root for `check_data`.
 
-    Args:
-        folder: made if needed; files of the same names are written anew.
-    Returns:
-        the folder, as the data root for `check_data("rain100l", ...)`.
+    The folder is made if needed; files of the same names are written anew.
     """
     folder, rain, photos = Path(folder), tasks.get("derain"), datasets.embedded("train")
     train, test = folder / "RainTrainL", folder / "Rain100L"

@@ -3,18 +3,19 @@
 Pure functions of an image and, where chance is involved, of a `torch.Generator`: the same generator state gives the
 same result (random numbers are drawn on the generator's device and then moved to the image's). Images are RGB tensors
 (3, H, W), float32 or float64, in [0, 1]; results keep dtype and device. Depth is *normalised* here: 0 at the camera, 1
-at the farthest point of the picture, so `beta` is the optical depth of that farthest point.
+at the farthest point of the picture, so `beta` is the optical depth of that farthest point. A wrong image, or a number
+outside the range written here, is a ValueError that names the argument.
 """
 
 import math
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mclir_nb.choices import check_choice
+
 CURTAINS = (1.0, 0.6, 0.35)  # image scale of the near, middle and far curtain of rain
-BORDERS = ("symmetric", "replicate")  # of bicubic
 
 
 def _check_image(gt: torch.Tensor) -> None:
@@ -43,8 +44,6 @@ def transmission(depth: torch.Tensor, beta: float) -> torch.Tensor:
         beta: scattering coefficient, >= 0, per unit of depth; 0 is clear air.
     Returns:
         t, the shape of depth, in [0, 1].
-    Raises:
-        ValueError: for a negative or non-finite beta or depth.
     Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143).
     """
     if not (math.isfinite(beta) and beta >= 0):
@@ -67,8 +66,6 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
         airlight: A, one value or one per channel (three), in [0, 1].
     Returns:
         (3, H, W) in [0, 1].
-    Raises:
-        ValueError: for a wrong image, depth, beta or airlight.
     Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded values:
         there the channels of a SOTS-outdoor pair agree on t to 0.01, in linear light only to 0.03.
     """
@@ -146,8 +143,6 @@ def rain(
         generator: source of positions, strengths and the curtains' small differences in angle.
     Returns:
         (3, H, W) in [0, 1], nowhere darker than gt.
-    Raises:
-        ValueError: for a wrong image or a number outside its range.
     Source: the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
         synthesise streaks. The curtains and their constants are ours.
     """
@@ -206,27 +201,22 @@ def linear_to_srgb(light: torch.Tensor) -> torch.Tensor:
     return torch.where(light <= 0.0031308, light * 12.92, bright)
 
 
-def motion_blur(gt: torch.Tensor, kernel: torch.Tensor, border: str = "reflect") -> torch.Tensor:
+def motion_blur(gt: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Camera shake, where it happens: in linear light. I = srgb(kernel * linear(J)).
 
     True convolution, the kernel is the picture of a point of light: I(y, x) = sum K(i, j) J(y + c - i, x + c - j) with
-    c the middle of the kernel. Beyond its edge the image is continued by `border`.
+    c the middle of the kernel. Beyond its edge the image is mirrored without repeating the edge.
 
     Args:
         gt: (3, H, W) in [0, 1], sRGB.
         kernel: (k, k), k odd, >= 0, sum 1 (within 1e-3); k // 2 smaller than H and W.
-        border: "reflect" (mirror without repeating the edge) or "replicate".
     Returns:
         (3, H, W) in [0, 1].
-    Raises:
-        ValueError: for a wrong image, kernel or border.
     Source: the uniform-blur model of Levin et al., CVPR 2009; the transfer curve is IEC 61966-2-1.
     """
     _check_image(gt)
     _check_kernel(kernel, tuple(gt.shape[1:]))
-    if border not in ("reflect", "replicate"):
-        raise ValueError(f"border is {border!r}; accepted: 'reflect', 'replicate'")
-    light = F.pad(srgb_to_linear(gt)[None], [kernel.shape[0] // 2] * 4, mode=border)[0]
+    light = F.pad(srgb_to_linear(gt)[None], [kernel.shape[0] // 2] * 4, mode="reflect")[0]
     return linear_to_srgb(_convolve(light, kernel.to(gt)).clamp(0, 1))
 
 
@@ -254,8 +244,6 @@ def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tenso
         generator: source of the path.
     Returns:
         (size, size) float32, >= 0, sum 1.
-    Raises:
-        ValueError: for an even size or one outside the range.
     Source: ours; a test compares its spread with the eight measured kernels of Levin et al., CVPR 2009.
     """
     if size != int(size) or size % 2 == 0 or not 3 <= size <= 99:
@@ -298,8 +286,6 @@ def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: b
         clip: keep the result in [0, 1]; False leaves the noise Gaussian in dark and bright places.
     Returns:
         (3, H, W).
-    Raises:
-        ValueError: for a wrong image or sigma.
     """
     _check_image(gt)
     _check_number("sigma", sigma, 0, 255, " (8-bit levels)")
@@ -308,31 +294,27 @@ def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: b
     return noisy.clamp(0, 1) if clip else noisy
 
 
-def bicubic(image, scale: float, *, border: str = "symmetric", round_between: bool | None = None):
+def bicubic(
+    image: torch.Tensor, scale: float, *, border: str = "symmetric", round_between: bool | None = None
+) -> torch.Tensor:
     """MATLAB's imresize(image, scale, "bicubic"), with its antialiasing when shrinking.
 
     Cubic kernel with a = -0.5, widened by 1 / scale when scale < 1, weights normalised per output pixel; rows (height)
     first, then columns. The output has ceil(size * scale) pixels per side.
 
     Args:
-        image: tensor (C, H, W) or (B, C, H, W), or array (H, W) or (H, W, C); uint8, float32 or float64.
+        image: (C, H, W) or (B, C, H, W); uint8, float32 or float64.
         scale: output size / input size: 0.5, 1/3, 0.25 to shrink, 2, 3, 4 to enlarge; 1/64 to 64.
         border: "symmetric" (MATLAB today, BasicSR, the Set5 files of SwinIR) or "replicate" (older MATLAB, the Set14
             and B100 files of SelfExSR).
         round_between: round to 8 bits between the two passes. None: for uint8 images only, as MATLAB does. False with
             uint8 rounds at the end only (BasicSR, then saved). True needs a uint8 image.
     Returns:
-        the same kind and dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8
-            images are rounded half up and clipped.
-    Raises:
-        ValueError: for a wrong type, shape, scale or border.
+        the same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images are
+            rounded half up and clipped.
     Source: MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
         utils/matlab_functions.py; uint8 results equal the shipped files of Set5, Set14, B100 in every pixel.
     """
-    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
-        planes = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
-        small = bicubic(planes, scale, border=border, round_between=round_between).permute(1, 2, 0)
-        return small.reshape(*small.shape[: image.ndim]).contiguous().numpy()
     _check_bicubic(image, scale, border)
     whole = image.dtype == torch.uint8
     round_between = whole if round_between is None else round_between
@@ -348,14 +330,13 @@ def _check_bicubic(image: torch.Tensor, scale: float, border: str) -> None:
     """Accept what `bicubic` documents."""
     if not isinstance(image, torch.Tensor) or image.dtype not in (torch.uint8, torch.float32, torch.float64):
         found = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
-        raise ValueError(f"image is {found}; it must be a uint8, float32 or float64 tensor or array")
+        raise ValueError(f"image is {found}; it must be a uint8, float32 or float64 tensor")
     if image.ndim not in (3, 4) or image.numel() == 0:
         raise ValueError(f"image has shape {tuple(image.shape)}; it must be (C, H, W) or (B, C, H, W)")
     if image.is_floating_point() and not bool(torch.isfinite(image).all()):
         raise ValueError("image has NaN or infinite values; repair it before resizing")
     _check_number("scale", scale, 1 / 64, 64, " (output size / input size)")
-    if border not in BORDERS:
-        raise ValueError(f"border is {border!r}; accepted: {', '.join(BORDERS)}")
+    check_choice("border", border, ("symmetric", "replicate"))
 
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
@@ -427,10 +408,8 @@ KERNEL_SIZES = range(5, 12, 2)
 
 
 def _uniform(ranges: Ranges, generator: torch.Generator) -> dict[str, float]:
-    def draw() -> float:
-        return float(torch.rand(1, generator=generator, device=generator.device))
-
-    return {name: low + (high - low) * draw() for name, (low, high) in ranges.items()}
+    drawn = torch.rand(len(ranges), generator=generator, device=generator.device).tolist()
+    return {name: low + (high - low) * u for u, (name, (low, high)) in zip(drawn, ranges.items(), strict=True)}
 
 
 def sample_haze(generator: torch.Generator, ranges: Ranges = RESIDE_INDOOR) -> dict[str, float]:

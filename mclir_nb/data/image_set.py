@@ -21,40 +21,24 @@ HASHED_FILES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded picture.
-
-    Attributes:
-        name: as in its entry.
-        gt: (3,H,W) uint8.
-        lq: (3,H/scale,W/scale) uint8; None where the task makes it.
-        depth: (H,W) float32 in [0,1], or None.
-        noise: standard deviation (0..255) of the Gaussian noise that makes lq, or None.
-    """
+    """One decoded picture."""
 
     name: str
-    gt: Tensor
-    lq: Tensor | None = None
-    depth: Tensor | None = None
-    noise: float | None = None
+    gt: Tensor  # (3,H,W) uint8
+    lq: Tensor | None = None  # (3,H/scale,W/scale) uint8; None where the task makes it
+    depth: Tensor | None = None  # (H,W) float32 in [0,1]
+    noise: float | None = None  # standard deviation (0..255) of the Gaussian noise that makes lq
 
 
 @dataclass
 class ImageSet:
-    """A named list of pictures, decoded on first use.
-
-    Attributes:
-        name: of the data set.
-        entries: where the files of each picture are.
-        memory: bytes of decoded pictures that are kept in memory; with a cache none are.
-        note: what a reader should know: where the pictures were found, how they were shared out, what is missing.
-        cache: where pictures too many for memory are kept decoded on disk.
-    """
+    """A named list of pictures, decoded on first use."""
 
     name: str
     entries: list[Entry]
-    memory: int = MEMORY
-    note: str = ""
-    cache: Cache | None = None
+    memory: int = MEMORY  # bytes of decoded pictures that are kept in memory; with a cache none are
+    note: str = ""  # for the reader: where the pictures were found, how they were shared out, what is missing
+    cache: Cache | None = None  # where pictures too many for memory are kept decoded on disk
     _kept: dict[Entry, Sample] = field(default_factory=dict, repr=False)
     _bytes: int = field(default=0, repr=False)
 
@@ -121,8 +105,8 @@ def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
             f"gt must be {entry.scale} times as large as lq. Repair or remove the pair."
         )
     depth = read_depth(entry.depth) if entry.depth else None
-    if entry.depth and depth is not None and depth.shape != gt.shape[1:]:
-        raise ValueError(f"{printable(entry.depth)} is {shape(depth)} but its picture {shape(gt)}.")
+    if depth is not None and depth.shape != gt.shape[1:]:
+        raise ValueError(f"{entry.name}: the depth layer is {shape(depth)} but its picture {shape(gt)}.")
     return Sample(entry.name, gt, lq, depth, entry.noise)
 
 

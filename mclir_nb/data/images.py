@@ -38,25 +38,20 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded file.
+    """A decoded file."""
 
-    Attributes:
-        colour: (H,W,3) uint8 or uint16, RGB; three equal channels when the file is grey.
-        alpha: (H,W) of the same type, the largest value opaque; None when the file has none.
-        grey: whether the file holds one channel.
-        profile: its ICC profile, as bytes, where it describes RGB or grey values.
-        orientation: its EXIF orientation, 1 to 8; 1 is upright.
-    """
-
-    colour: np.ndarray
-    alpha: np.ndarray | None = None
-    grey: bool = False
-    profile: bytes | None = None
-    orientation: int = 1
+    colour: np.ndarray  # (H,W,3) uint8 or uint16, RGB; three equal channels when the file is grey
+    alpha: np.ndarray | None = None  # (H,W) of the same type, the largest value opaque
+    grey: bool = False  # whether the file holds one channel
+    profile: bytes | None = None  # its ICC profile, where it describes RGB or grey values
+    orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
 
     def image(self) -> Tensor:
-        """The colours as (3,H,W) uint8."""
-        return torch.from_numpy(np.array(to_8_bits(self.colour).transpose(2, 0, 1), order="C"))
+        """The colours as (3,H,W) uint8, full scale on full scale."""
+        values = self.colour
+        if values.dtype == np.uint16:
+            values = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        return torch.from_numpy(np.array(values.transpose(2, 0, 1), order="C"))
 
 
 def read_image(path: str | Path, upright: bool = False) -> Tensor:
@@ -96,13 +91,6 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the header alone; a file that has one may still be damaged further on."""
     with _opened(Path(path), MAX_PIXELS) as image:
         return image.height, image.width
-
-
-def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """uint16 values rounded to uint8, full scale on full scale; uint8 as it is."""
-    if values.dtype == np.uint8:
-        return values
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 @contextmanager
@@ -234,9 +222,7 @@ def encode_png(picture: Picture) -> bytes:
     samples = np.concatenate(layers, axis=2)
     height, width, channels = samples.shape
     rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
-    filtered = np.full(
-        (height, rows.shape[1] + 1), 2, np.uint8
-    )  # 2: a row is stored as its difference to the one above
+    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)  # 2: each row is its difference to the one above
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * samples.dtype.itemsize, colour_type, 0, 0, 0))]

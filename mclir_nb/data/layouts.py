@@ -27,25 +27,15 @@ from mclir_nb.files import printable
 
 
 class Entry(NamedTuple):
-    """Where one picture's files are.
+    """Where one picture's files are."""
 
-    Attributes:
-        name: unique in its set, printable.
-        gt: the clean file.
-        lq: the degraded file; None when the task makes it.
-        depth: the depth layer, if any.
-        fit: how the two are brought to one size; see `image_set.fit`.
-        noise: the standard deviation (0..255) of Gaussian noise that makes lq, whatever the task; None: none.
-        scale: gt pixels per lq pixel in the files.
-    """
-
-    name: str
+    name: str  # unique in its set, printable
     gt: Path
-    lq: Path | None = None
+    lq: Path | None = None  # None: the task makes it
     depth: Path | None = None
-    fit: str = "same"
-    noise: float | None = None
-    scale: int = 1
+    fit: str = "same"  # how the two are brought to one size; see `image_set.fit`
+    noise: float | None = None  # standard deviation (0..255) of Gaussian noise that makes lq, whatever the task
+    scale: int = 1  # gt pixels per lq pixel in the files
 
     @property
     def files(self) -> list[Path]:
@@ -58,38 +48,23 @@ Pairs = dict[tuple, tuple[Path | None, Path]]  # by key: lq (None: to be made fr
 
 @dataclass(frozen=True)
 class Packing:
-    """One way in which the files of one part of a data set are laid out.
+    """One way in which the files of one part of a data set are laid out."""
 
-    Attributes:
-        top: the folder that holds them, below the data root; "(A/|)B" where the outer folder may be missing.
-        gt: template of the clean file below `top`, without extension. `{scale}` stands for the task's scale.
-        lq: template of the degraded file. None: clean files only.
-        pairs: how many pairs are published, several for several releases; () where no source states it.
-        fit: see `Entry.fit`.
-        first: the smallest {id} that belongs to this part.
-        last: the largest {id} that belongs to this part; None: any.
-        scene: a regular expression on the clean file's path below `top`; pictures with an equal first group show the
-            same scene and stay on the same side of a train / validation cut. None: the clean file is the scene.
-        noise: make lq with Gaussian noise of these standard deviations, one entry each.
-        repeat: how often an entry counts in training, relative to others of a mixture.
-        listing: a text file below `top` with one pair "lq gt" of paths in each line; replaces the templates.
-        scales: the scales for which these files exist; () for all.
-        skip: file stems that are left out, with the reason.
-    """
-
-    top: str
-    gt: str = ""
-    lq: str | None = None
-    pairs: int | tuple[int, ...] = ()
-    fit: str = "same"
-    first: int = 0
-    last: int | None = None
+    top: str  # the folder that holds them, below the data root; "(A/|)B" where the outer folder may be missing
+    gt: str = ""  # template of the clean file below `top`, without extension; {scale} stands for the task's scale
+    lq: str | None = None  # template of the degraded file; None: clean files only
+    pairs: int | tuple[int, ...] = ()  # published pairs, several for several releases; () where no source states it
+    fit: str = "same"  # see `Entry.fit`
+    first: int = 0  # the smallest {id} that belongs to this part
+    last: int | None = None  # the largest; None: any
+    # A regular expression on the clean file's path below `top`; pictures with an equal first group show the same scene
+    # and stay on the same side of a train / validation cut. None: the clean file is the scene.
     scene: str | None = None
-    noise: tuple[float, ...] = ()
-    repeat: int = 1
-    listing: str | None = None
-    scales: tuple[int, ...] = ()
-    skip: dict[str, str] = field(default_factory=dict, hash=False)
+    noise: tuple[float, ...] = ()  # make lq with Gaussian noise of these standard deviations, one entry each
+    repeat: int = 1  # how often an entry counts in training, relative to others of a mixture
+    listing: str | None = None  # a text file below `top` with paths "lq gt" in each line; replaces the templates
+    scales: tuple[int, ...] = ()  # for which these files exist; () for all
+    skip: dict[str, str] = field(default_factory=dict, hash=False)  # file stems left out, with the reason
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -117,25 +92,15 @@ class Packing:
 
 @dataclass
 class Found:
-    """What lies below a folder in one packing.
-
-    Attributes:
-        packing: the packing.
-        top: the folder.
-        entries: the complete pairs (or clean pictures), in natural order of their names.
-        scenes: for every entry, the scene it shows.
-        lq_alone: degraded files without a partner.
-        gt_alone: clean files without a partner.
-        twice: files whose partner has another one already.
-    """
+    """What lies below a folder in one packing."""
 
     packing: Packing
     top: Path
-    entries: list[Entry] = field(default_factory=list)
-    scenes: list[str] = field(default_factory=list)
-    lq_alone: list[Path] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)  # complete pairs, or clean pictures, in natural order
+    scenes: list[str] = field(default_factory=list)  # the scene that each entry shows
+    lq_alone: list[Path] = field(default_factory=list)  # degraded files without a partner
     gt_alone: list[Path] = field(default_factory=list)
-    twice: list[Path] = field(default_factory=list)
+    twice: list[Path] = field(default_factory=list)  # files whose partner has another one already
 
     def counted(self, number: int) -> str:
         """So many of what it holds: "1 pair", "1,800 pictures"."""

@@ -31,8 +31,7 @@ def load_in_order(
     reaches this process alone.
 
     Args:
-        items: anything with `__getitem__`; what it raises in a process arrives as a traceback, so errors meant for
-            people should be values.
+        items: what it raises in a process arrives as a traceback, so errors meant for people should be values.
         order: the indices.
         workers: processes; 0 computes each item here when it is asked for.
         pin: put tensors into page-locked memory, from where a GPU copies while computing.

@@ -42,9 +42,7 @@ OVERLAPS = (
         (*RAIN, "airnet"),
         "the clean images of Rain100L are photographs of BSDS500, from which the mixture's denoising part also takes",
     ),
-    Overlap(
-        (), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are the same photograph: not independent evidence"
-    ),
+    Overlap((), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are one photograph: not independent evidence"),
     Overlap(
         (),
         ("set5", "bsds500"),

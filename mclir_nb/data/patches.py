@@ -61,7 +61,6 @@ def degraded(sample: Sample, task: Task, gt: Tensor, depth: Tensor | None, gener
 
 @contextmanager
 def _one_thread():
-    """Compute with one thread, which a worker process does anyway."""
     threads = torch.get_num_threads()
     if threads > 1:
         torch.set_num_threads(1)
@@ -131,8 +130,7 @@ class Patches(torch.utils.data.Dataset):
         """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1).
 
         Args:
-            first_step: counted from 1.
-            last_step: the last one included.
+            first_step, last_step: the first and the last one, included.
             workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a GPU
                 up to 8, for a CPU none (its processors are busy training).
             device: where the network trains; None: the CPU. The batches themselves come in main memory.

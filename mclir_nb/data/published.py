@@ -3,9 +3,6 @@
 One row per set, in `LAYOUTS`. The packings are those of the repositories named in brackets; a count is left out where
 no source states it; "*" marks counts that are commonly quoted but were not found in a source file.
 
-Pairing is always by name. IDT and Restormer score by position in two directory listings instead, which mispairs
-unpadded numbers ("10.png" sorts before "2.png") and needs DDN's clean pictures repeated 14 times.
-
 Sources (repository @ commit): [FFA] zhilin007/FFA-Net 6651bcf, [GDN] proteus1991/GridDehazeNet, [DF]
 IDKiro/DehazeFormer 5af7c34, [AIR] XLearning-SCU/2022-CVPR-AirNet bedea82, [PIR] va1shn9v/PromptIR 49a78a3, [PRE]
 csdwren/PReNet 6d908d1, [RST] swz30/Restormer, [IDT] jiexiaou/IDT d72510c, [DID] hezhangsprinter/DID-MDN 2c1fc92, [SPA]
@@ -34,23 +31,15 @@ EDSR = "https://cv.snu.ac.kr/research/EDSR/benchmark.tar"
 
 @dataclass(frozen=True)
 class Layout:
-    """One public data set.
-
-    Attributes:
-        title: what it is.
-        tasks: what its degraded files are for; its clean files, if they lie apart, serve every task.
-        where: the page of its authors, or of who packed it so.
-        train, val, test: the parts of each split. Without `val`, a share is held out of `train`.
-        notes: traps, for the reader of a report.
-    """
+    """One public data set."""
 
     title: str
-    tasks: tuple[str, ...]
-    where: str
+    tasks: tuple[str, ...]  # what its degraded files are for; its clean files, if they lie apart, serve every task
+    where: str  # the page of its authors, or of who packed it so
     train: tuple[Part, ...] = ()
-    val: tuple[Part, ...] = ()
+    val: tuple[Part, ...] = ()  # without it, a share is held out of `train`
     test: tuple[Part, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # traps, for the reader of a report
 
     def parts(self, split: str) -> tuple[Part, ...]:
         return {"train": self.train, "val": self.val, "test": self.test}[split]

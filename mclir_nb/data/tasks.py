@@ -21,26 +21,16 @@ SCALES = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Task:
-    """One restoration task.
-
-    Attributes:
-        name: "dehaze", "derain", "deblur", "sr" or "denoise".
-        degrade: (gt (3,H,W) in [0,1], depth (H,W) or None, generator) -> lq (3,H/scale,W/scale) in [0,1].
-        network: the default network's public name.
-        protocol: the metric protocol of the paper's table for this task (a key of `metrics.PROTOCOLS`).
-        scale: integer factor between lq and gt.
-        margin: gt pixels around a patch that the degradation reads; a patch is cut with this margin, degraded and
-            trimmed, so a patch of the degraded picture equals the degraded patch. A multiple of `scale`.
-        needs_depth: whether `degrade` reads a depth layer.
-        benchmark: the benchmark the paper reports for it.
-    """
+    """One restoration task."""
 
     name: str
-    degrade: Callable[..., Tensor]
-    network: str
-    protocol: str
-    benchmark: str
-    scale: int = 1
+    degrade: Callable[..., Tensor]  # (gt (3,H,W), depth (H,W) or None, generator) -> lq (3,H/scale,W/scale), in [0,1]
+    network: str  # the default network's public name
+    protocol: str  # of the paper's table for this task: a key of `metrics.PROTOCOLS`
+    benchmark: str  # the one the paper reports for it
+    scale: int = 1  # integer factor between lq and gt
+    # gt pixels around a patch that `degrade` reads; a patch is cut with this margin, degraded and trimmed, so a patch
+    # of the degraded picture equals the degraded patch. A multiple of `scale`.
     margin: int = 0
     needs_depth: bool = False
 
@@ -103,9 +93,7 @@ def get(name: str, scale: int | None = None) -> Task:
     task = TASKS[name]
     if name != "sr":
         if scale not in (None, 1):
-            raise ValueError(
-                f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out or use 1."
-            )
+            raise ValueError(f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out.")
         return task
     scale = 4 if scale is None else scale
     if scale not in SCALES:

@@ -49,15 +49,11 @@ def test_a_changed_picture_is_decoded_again(tmp_path, decoded):
     store.read(file)
     write(file, seed=1)
     os.utime(file, ns=(0, 5))  # even within one tick of the clock
-    assert torch.equal(store.read(file), images.read_image(file)) and len(decoded) == 2
-
-
-def test_files_of_one_name_in_two_folders_are_two_pictures(tmp_path):
-    files, store = [write(tmp_path / f"{i}/a.png", seed=i) for i in range(2)], Cache(tmp_path / "cache")
-    for file in files:
-        os.utime(file, ns=(0, 0))
-        for _ in range(2):
-            assert torch.equal(store.read(file), images.read_image(file))
+    other = write(tmp_path / "other/a.png", seed=2)  # of the same name
+    os.utime(other, ns=(0, 5))
+    for path in (file, other):
+        assert torch.equal(store.read(path), images.read_image(path))
+    assert len(decoded) == 3
 
 
 @pytest.mark.parametrize("keep", [0, 6, 60, 500, "other"])
@@ -134,7 +130,8 @@ def test_a_set_read_through_the_cache_is_the_same_and_keeps_no_file_open(tmp_pat
 
 def test_only_training_sets_too_large_for_memory_are_cached(tmp_path, album, monkeypatch):
     monkeypatch.setenv("MCLIR_NB_CACHE", str(tmp_path / "cache"))
-    assert datasets.open_set("folder", DERAIN, "train", album).cache is None
+    small = datasets.open_set("folder", DERAIN, "train", album)
+    assert small.cache is None and cache.predicted_bytes(small.files()) == 32 * 20 * 24 * 3
     monkeypatch.setattr(datasets, "MEMORY", 1000)
     assert datasets.open_set("folder", DERAIN, "train", album).cache.folder == tmp_path / "cache"
     assert datasets.open_set("folder", DERAIN, "val", album).cache is None
@@ -144,14 +141,7 @@ def test_only_training_sets_too_large_for_memory_are_cached(tmp_path, album, mon
     monkeypatch.setenv("MCLIR_NB_CACHE", "off")
     assert datasets.open_set("folder", DERAIN, "train", album).cache is None
 
-
-def test_nothing_is_cached_where_there_is_no_home_folder(monkeypatch):
     for name in ("MCLIR_NB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user that nobody knows
     assert cache.default_folder() is None
-
-
-def test_the_size_is_predicted_from_headers(album):
-    files = datasets.open_set("folder", DERAIN, "train", album).files()
-    assert cache.predicted_bytes(files) == 32 * 20 * 24 * 3

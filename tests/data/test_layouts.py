@@ -90,10 +90,7 @@ def test_a_packing_is_found_and_paired_by_its_rule(tmp_path, line):
 def test_published_counts_are_those_of_the_sources():
     """Every number that is promised of a set stands in the notes made from its repositories."""
     text = (SHARED / "data" / "LAYOUTS.md").read_text().replace(",", "")
-    computed = {
-        "bsds500": {396},
-        "airnet": {204},
-    }  # 400 photographs without the 4 shared ones; 68 at three noise levels
+    computed = {"bsds500": {396}, "airnet": {204}}  # 400 without the 4 shared ones; 68 at three noise levels
     for name in published.names():
         layout = published.get(name)
         for part in (*layout.train, *layout.test):
@@ -108,6 +105,8 @@ def test_every_public_set_describes_itself():
         text = datasets.tree(layout, task_of(name))
         assert layout.where in text and "{" not in text and "|" not in text
     assert set(published.table().index) == set(published.names())
+    for dataset, asked, given in (("rain200l", "deblur", "derain"), ("bsds500", "deblur", "deblur")):
+        assert datasets.fitting_task(dataset, asked) == given
 
 
 def test_pictures_that_sets_share_are_known_by_both_names():
@@ -119,15 +118,8 @@ def test_pictures_that_sets_share_are_known_by_both_names():
     ):
         assert bool(overlaps.overlap_warnings(trained, scored)) == known
     assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
-    assert {name for overlap in overlaps.OVERLAPS for name in overlap.trained_on + overlap.scored_on} <= set(
-        published.names()
-    )
-
-
-def test_a_benchmark_has_the_task_its_files_are_for():
-    assert datasets.fitting_task("rain200l", "deblur") == "derain"
-    assert datasets.fitting_task("embedded", "deblur") == datasets.fitting_task("bsds500", "deblur") == "deblur"
-    assert datasets.fitting_task("airnet", "derain") == "derain"
+    named = {name for overlap in overlaps.OVERLAPS for name in overlap.trained_on + overlap.scored_on}
+    assert named <= set(published.names())
 
 
 @pytest.mark.parametrize("inside", ["", "RESIDE", "RESIDE/SOTS", "RESIDE/SOTS/outdoor"])
@@ -155,9 +147,8 @@ def test_nothing_outside_the_named_folder_is_taken(tmp_path):
             datasets.open_set("reside-6k", tasks.get("dehaze"), "test", tmp_path / sibling)
 
 
-@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_names_are_compared_as_text_however_their_accents_are_stored(tmp_path, forms):
-    for side, form in zip(("lq", "gt"), forms, strict=True):
+def test_names_are_compared_as_text_however_their_accents_are_stored(tmp_path):
+    for side, form in (("lq", "NFC"), ("gt", "NFD")):
         for i in range(3):
             write(tmp_path / "test" / side / unicodedata.normalize(form, f"Übung{i}.png"), seed=i)
     test = datasets.open_set("folder", tasks.get("derain"), "test", tmp_path)
@@ -181,10 +172,8 @@ def test_names_stay_names_in_a_table(tmp_path):
     table = pd.DataFrame({"image": names, "psnr": [20.0, float("nan"), float("inf"), *range(5)], "note": ""})
     files.write_file(tmp_path / "scores.csv", table.to_csv(index=False))
     back = files.read_table(tmp_path / "scores.csv")
-    assert back.image.tolist() == names
-    assert (
-        back.psnr.dtype == float and back.psnr.isna().tolist() == [False, True] + [False] * 6 and back.note.isna().all()
-    )
+    assert back.image.tolist() == names and back.note.isna().all()
+    assert back.psnr.dtype == float and back.psnr.isna().tolist() == [False, True] + [False] * 6
 
 
 def test_names_sort_as_numbers(tmp_path):
@@ -231,27 +220,14 @@ def test_a_pair_list_cannot_lead_out_of_its_folder(tmp_path):
     fill(root, "real_world/000/1.png", "real_world_gt/000/1.png")
     fill(tmp_path, "1.png", "real_world/000/1.png")
     assert len(spa_list(root, good).entries) == 1
-    for outside in (
-        b"../1.png",
-        b"/real_world/../../1.png",
-        b"../real_world/000/1.png",
-        os.fsencode(tmp_path / "1.png"),
-    ):
-        assert not spa_list(root, outside + b" ./real_world_gt/000/1.png\n").entries
-    chance = np.random.default_rng(1)
-    for _ in range(200):  # any bytes give pairs inside the folder, or nothing
-        text = bytearray(good * 3)
-        for _ in range(chance.integers(1, 20)):
-            text[chance.integers(len(text))] = chance.choice(list(b"\0\xff/. \n~..") + [chance.integers(256)])
-        found = spa_list(root, bytes(text))
-        for entry in found.entries if found else []:
-            assert entry.gt.is_relative_to(root) and entry.lq.is_relative_to(root)
+    outside = (b"../1.png", b"/real_world/../../1.png", b"../real_world/000/1.png", os.fsencode(tmp_path / "1.png"))
+    for path in (*outside, b"\0", b"~/1.png", b"\xff"):
+        assert not spa_list(root, path + b" ./real_world_gt/000/1.png\n").entries
 
 
-FOLDERS = (
-    "ITS/hazy ITS/clear gt lq train/gt train/lq RainTrainL Rain100L/rainy Set5/HR Set5/LR_bicubic/X4 1.png".split()
-)
-NAMES = "1.png 2.jpg 001.png 1_2.png _.png rain-1.png norain-1.png ._1.png 1.txt 1x4.png ä.png (x|y).png {id}.png *.png"
+FOLDERS = "ITS/hazy ITS/clear gt lq train/gt RainTrainL Rain100L/rainy Set5/HR Set5/LR_bicubic/X4 1.png".split()
+NAMES = "1.png 2.jpg 1_2.png _.png rain-1.png ._1.png 1.txt 1x4.png ä.png (x|y).png {id}.png *.png".split()
+NAMES += ["9" * 30 + ".png", "a\nb.png"]
 
 
 def test_random_trees_give_a_set_or_a_sentence(tmp_path):
@@ -263,11 +239,7 @@ def test_random_trees_give_a_set_or_a_sentence(tmp_path):
         place.mkdir()
         folders = chance.choice([".", ".", *FOLDERS], chance.integers(1, 4))
         for _ in range(chance.integers(1, 30)):
-            file = (
-                place
-                / str(chance.choice(folders))
-                / str(chance.choice([*NAMES.split(), "9" * 30 + ".png", "a\nb.png"]))
-            )
+            file = place / str(chance.choice(folders)) / str(chance.choice(NAMES))
             if not file.exists() and not any(above.is_file() for above in file.parents):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.touch()

@@ -52,21 +52,17 @@ def test_the_split_and_what_is_listed():
     assert {e["name"] for e in INDEX} - estimated == {"motorcycle"}  # measured where it can be
 
 
-def test_no_photograph_is_there_twice():
-    """Names, files and originals differ, and no two pictures look alike at 8 x 8 pixels."""
-    for entries, columns in ((INDEX, ("name", "file", "depth_file", "sha256")), (rows("originals"), ("path",))):
-        for column in columns:
-            assert len({e[column] for e in entries}) == len(INDEX)
+def test_no_two_photographs_look_alike():
     small = [Image.open(SAMPLES / e["file"]).convert("L").resize((8, 8)) for e in INDEX]
-    likeness = np.corrcoef([np.array(s, float).ravel() for s in small])
+    likeness = np.corrcoef([np.array(s, float).ravel() for s in small])  # at 8 x 8 pixels
     assert np.abs(likeness - np.eye(len(INDEX))).max() < 0.93
 
 
-@pytest.mark.parametrize("name", ["picos", "aitzgorri", "sunset", "pagoda"])
-def test_skies_are_far_and_grounds_are_near(name):
-    depth = np.array(Image.open(SAMPLES / f"{name}_depth.png")) / 255
-    height = len(depth) // 12
-    assert depth[:height].mean() > 0.9 and depth[-height:].mean() < 0.45
+def test_skies_are_far_and_grounds_are_near():
+    for name in ("picos", "aitzgorri", "sunset", "pagoda"):
+        depth = np.array(Image.open(SAMPLES / f"{name}_depth.png")) / 255
+        height = len(depth) // 12
+        assert depth[:height].mean() > 0.9 and depth[-height:].mean() < 0.45
 
 
 def test_haze_on_the_pictures_has_the_strength_of_reside():
