@@ -37,6 +37,7 @@ class HistoryModels:
 
     Attributes:
         models: the copies, in eval mode and without gradients.
+        answering: what computes their outputs: the copies themselves, or compiled forms of them.
         turn: index of the history that the adaptive rule refreshes next.
 
     Raises:
@@ -63,26 +64,30 @@ class HistoryModels:
                 _average_into(history, fresh().to(device), 0.0)
                 _average_into(history, model, self.start)
             self.models.append(history)
+        self.answering: Sequence[nn.Module] = self.models
 
-    def negatives(self, lq: Tensor, only: int | None = None) -> list[Tensor]:
+    def negatives(self, lq: Tensor, only: int | None = None, parts: int = 1) -> list[Tensor]:
         """Outputs of the histories for `lq`, without a graph.
 
         Args:
             lq: (B, 3, H, W) degraded images, as given to the model.
             only: index of the single history to ask; the mean over a uniformly drawn index is the mean over all.
+            parts: into which the batch is cut, as the model gets it: a history that equals it then gives equal bits.
 
         Returns:
             One (B, 3, scale * H, scale * W) tensor per history asked.
         """
+        asked = self.answering if only is None else [self.answering[only]]
         with torch.inference_mode():
-            outputs = [history(lq) for history in (self.models if only is None else [self.models[only]])]
+            outputs = [[history(part) for part in lq.chunk(parts)] for history in asked]
         # copies, because an inference tensor cannot be saved for the backward pass of a loss
-        return [output.clone() for output in outputs]
+        return [torch.cat(output) for output in outputs]
 
     def first(self, count: int) -> "HistoryModels":
         """The first `count` histories with their schedule; the networks themselves, not copies."""
         part = copy.copy(self)
         part.models, part.every, part.decay = self.models[:count], self.every[:count], self.decay[:count]
+        part.answering = self.answering[:count]
         return part
 
     def update(self, model: nn.Module, step: int) -> list[int]:

@@ -58,6 +58,7 @@ class Negatives:
         precision: of the histories' forward passes, a name of `precision.NAMES`.
         noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
+        parts: into which a batch is cut for a history, as it is for the trained network.
 
     Attributes:
         thresholds: PSNR in dB of what made each negative, for C2R's curriculum; None: all negatives count alike.
@@ -73,8 +74,9 @@ class Negatives:
         precision: str = "float32",
         noised: int = 0,
         synthetic: bool = False,
+        parts: int = 1,
     ):
-        self.history, self.features, self.seed, self.draw = history, features, seed, draw
+        self.history, self.features, self.seed, self.draw, self.parts = history, features, seed, draw, parts
         self.precision, self.noised, self.synthetic = precision, noised, synthetic
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
@@ -103,9 +105,9 @@ class Negatives:
             count = len(self.history.models)
             only = int(torch.randint(count, (), generator=stream(self.seed, "draw", step)))
         with precision.autocast(self.precision, lq.device):
-            outputs = self.history.negatives(lq, only)
+            outputs = self.history.negatives(lq, only, self.parts)
             for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step)):
-                outputs += self.history.negatives(copy, 0)
+                outputs += self.history.negatives(copy, 0, self.parts)
         return outputs
 
     def set_thresholds(self, psnrs: Sequence[float]) -> None:

@@ -91,4 +91,5 @@ def make_negatives(recipe: Recipe, history: HistoryModels | None, network: nn.Mo
         precision=recipe.history_precision,
         noised=recipe.noised_inputs,
         synthetic=recipe.negatives == "synthetic",
+        parts=recipe.accumulate,
     )

@@ -131,20 +131,30 @@ def batch_share(batch_size: int) -> range:
     return range(rank() * part, (rank() + 1) * part)
 
 
-def coupling_note(objective: str) -> str:
-    """One sentence if the objective is another one on several processes; else empty."""
-    if world_size() == 1 or objective not in COUPLED:
+def coupling_note(objective: str, parts: int = 1, random_depth: bool = False) -> str:
+    """One sentence if a batch in pieces is not quite the batch as a whole; else empty.
+
+    Args:
+        objective: of the run.
+        parts: one after the other, in which each process takes its share of a batch.
+        random_depth: the network leaves out branches at random in training.
+    """
+    pieces = world_size() * parts
+    if pieces == 1 or objective not in COUPLED and not random_depth:
         return ""
+    reasons = [COUPLED[objective] + " within each piece"] if objective in COUPLED else []
+    reasons += ["random depth draws anew in each"] if random_depth else []
     return (
-        f"{objective} looks at a batch as a whole: on {world_size()} processes {COUPLED[objective]} within each "
-        "process's share, so the run is close to that of one process, not equal."
+        f"A batch is taken in {pieces} pieces ({world_size()} processes, accumulate {parts}): {' and '.join(reasons)}, "
+        "so the run is close to that of an undivided batch, not equal."
     )
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
     """The model as a step calls it: on several processes its gradients are the means over them.
 
-    The mean of the shares' mean losses is the mean loss of the batch, so these are the gradients of one process.
+    The mean of the shares' mean losses is the mean loss of the batch, so these are the gradients of one process. Taken
+    in parts, a batch is averaged with each of them: `no_sync` does not go with a static graph.
     """
     if world_size() == 1:
         return model

@@ -76,6 +76,8 @@ class Recipe(BaseModel):
     """Folder of the data set; None for the embedded photographs."""
     batch_size: PositiveInt
     """Patches per step."""
+    accumulate: PositiveInt = 1
+    """Parts in which a batch is taken, one after the other, so that a GPU need not hold all of it."""
     patch_size: PositiveInt
     """Side of a square patch in gt pixels, a multiple of 8 lq pixels."""
     seed: int = 0
@@ -88,6 +90,8 @@ class Recipe(BaseModel):
     """"paper", or a smaller member of the family: "gpu" (some families), "demo", "tiny"."""
     precision: Precision = "float32"
     """Of the trained network; "float32" is without TF32, "float16" with a scaled loss."""
+    compile: Annotated[str, _among("none", "default", "reduce-overhead")] = "none"
+    """Mode of torch.compile for network and histories in a step; rounds differently. "reduce-overhead": CUDA graphs."""
 
     # Optimiser: AdamW
     steps: PositiveInt
@@ -430,6 +434,10 @@ def _check_sizes(recipe: Recipe, crop: int) -> None:
 def _check_term(recipe: Recipe) -> None:
     """Refuse a negative term that cannot be meant."""
     objective = recipe.objective
+    if recipe.accumulate > recipe.batch_size:
+        raise ValueError(f"accumulate is {recipe.accumulate}; it must be at most the batch_size, {recipe.batch_size}.")
+    if recipe.accumulate > 1 and recipe.lambda_ratio is not None:
+        raise ValueError("accumulate takes a batch in parts, and lambda_ratio looks at all of it; give lambda_neg.")
     if recipe.lambda_from > recipe.steps:
         raise ValueError(f"lambda_from is {recipe.lambda_from}; it must be a step from 0 to {recipe.steps}.")
     if len(recipe.history_every) != len(recipe.history_decay):

@@ -11,6 +11,7 @@ from torch import nn
 
 from mclir_nb import files
 from mclir_nb.evaluation import evaluate
+from mclir_nb.networks.layers import DropPath
 from mclir_nb.progress import Progress
 from mclir_nb.training import (
     build,
@@ -103,7 +104,8 @@ def _train(
 def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboard: bool) -> None:
     """All that is left of a run: its steps, from the last checkpoint on, and the scores."""
     recipe, notes = trainer.recipe, [images.note for images in trainer.data.sets.values()]
-    notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective)]
+    random_depth = any(isinstance(part, DropPath) and part.rate for part in trainer.model.modules())
+    notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective, recipe.accumulate, random_depth)]
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
@@ -124,7 +126,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
 def _with_last_state(recipe: Recipe, run_dir: Path):
     """Say with every trouble of a run's steps where its last good state is."""
     try:
-        with machine.explain_out_of_memory(recipe):
+        with machine.explain_out_of_memory(recipe), machine.explain_compiler():
             yield
     except (Diverged, machine.OutOfMemory) as error:
         raise type(error)(f"{error} {checkpoint.last_saved(run_dir)}") from error

@@ -38,7 +38,9 @@ class Trainer:
         self.features = build.make_features(recipe, device)
         self.negatives = build.make_negatives(recipe, self.history, self.features)
         self.objective, self.guard = losses.OBJECTIVES[recipe.objective], Guard(recipe)
-        self.parallel = distributed.data_parallel(self.model)
+        self.parallel = distributed.data_parallel(self._compiled(self.model))
+        if self.history:
+            self.history.answering = [self._compiled(history) for history in self.history.models]
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
             lr=recipe.learning_rate,
@@ -68,15 +70,13 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate_at(self.step)
 
+        self.optimiser.zero_grad()
         with precision.autocast("tf32" if recipe.precision == "tf32" else "float32", self.device):
-            parts, restored = self._loss(gt, lq)
-            self.optimiser.zero_grad()
-            self.scaler.scale(parts.total).backward()
+            seen, restored = self._backward(gt, lq)
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if recipe.clipping is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), recipe.clipping, norm)
-        seen = torch.stack([part.detach() for part in parts])
         if self.scale == 1:  # else a gradient may be infinite: the step is left out and the scale lowered
             seen += 0 * norm
         self.guard.watch(self.step, seen, names)
@@ -90,24 +90,47 @@ class Trainer:
             self.history.update(self.past_of, self.step)
         self.log.sums += seen
 
-    def _loss(self, gt: Tensor, lq: Tensor) -> tuple[losses.LossParts, Tensor]:
-        """Negatives, forward pass and objective, each in its precision."""
+    def _backward(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a batch, of `accumulate` parts one after the other; l_rec, l_neg and total, and the output."""
+        if self.recipe.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step returned may be overwritten
+        count, weight = self.recipe.accumulate, self.recipe.weight_at(self.step) * self.guard.factor
+        negatives = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
+        seen, outputs, ratios = torch.zeros(3, device=self.device), [], []
+        logs = self.step % interval(self.recipe) == 0
+        for true, given, *past in zip(*(images.chunk(count) for images in (gt, lq, *negatives)), strict=True):
+            share = len(true) / len(gt)
+            parts, restored = self._loss(true, given, past, weight)
+            if logs and parts.l_neg.requires_grad:
+                ratios.append(share * push.image_ratio(parts, restored))
+            self.scaler.scale(parts.total * share).backward()
+            seen += share * torch.stack([part.detach() for part in parts])
+            outputs.append(restored.detach())
+        restored = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        self.log.image_ratio = torch.stack(ratios).sum() if ratios else self.log.image_ratio
+        self.last = LastStep(restored, gt, negatives) if negatives else None
+        return seen, restored
+
+    def _loss(self, gt: Tensor, lq: Tensor, negatives: list[Tensor], weight: float) -> tuple[losses.LossParts, Tensor]:
+        """Forward pass and objective of a part of the batch, each in its precision."""
         recipe = self.recipe
-        weight = recipe.weight_at(self.step) * self.guard.factor
-        outputs = self.negatives.outputs(lq, gt, self.step, weight)  # first, while no graph of the model takes memory
         with precision.autocast(recipe.precision, self.device):
             restored = self.parallel(lq).float()
         with precision.autocast(recipe.features_precision, self.device):
-            context = self.context(lq, outputs)
-            parts = self.objective(restored, gt, outputs, features=self.features, lambda_neg=weight, **context)
-        if recipe.lambda_ratio is not None and outputs:
+            context = self.context(lq, negatives)
+            parts = self.objective(restored, gt, negatives, features=self.features, lambda_neg=weight, **context)
+        if recipe.lambda_ratio is not None and negatives:
             sign = 1 if recipe.objective == "history-positive" else -1
             means = distributed.mean(torch.stack(parts[:2]).detach())
             parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
-        if self.step % interval(recipe) == 0 and parts.l_neg.requires_grad:
-            self.log.image_ratio = push.image_ratio(parts, restored)
-        self.last = LastStep(restored.detach(), gt, outputs) if outputs else None
         return parts, restored
+
+    def _compiled(self, network: nn.Module) -> nn.Module:
+        """A network as steps call it, compiled if the recipe asks for it; what is saved and scored is the plain one."""
+        mode = self.recipe.compile
+        if mode == "reduce-overhead" and self.device.type != "cuda":
+            raise ValueError("compile 'reduce-overhead' is for CUDA graphs and there is no GPU here; use 'default'.")
+        return network if mode == "none" else torch.compile(network, mode=mode, dynamic=False)
 
     @property
     def past_of(self) -> nn.Module:

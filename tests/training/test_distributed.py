@@ -55,6 +55,7 @@ def _in_each(rank: int, folder: Path) -> None:
     if rank == 1:
         files.write_file = _forbidden
     train.train(recipe(), folder / "whole", quiet=True)
+    train.train(recipe(accumulate=2), folder / "parts", quiet=True)
     advance = Trainer.advance
 
     def interrupted(self, *batch):
@@ -76,7 +77,9 @@ def _refusals(rank: int, folder: Path) -> None:
         train.train(recipe(seed=1), folder / "whole", quiet=True)
     with pytest.raises(ValueError, match="batch_size 3 .* 2 or 4"):
         train.train(recipe(batch_size=3), folder / "odd", quiet=True)
-    assert "cr" in distributed.coupling_note("cr")
+    assert "ratio" in distributed.coupling_note("cr") and "depth" in distributed.coupling_note(
+        "plain", random_depth=True
+    )
     assert distributed.coupling_note("spn") == distributed.coupling_note("plain") == ""
     os.environ["LOCAL_RANK"] = "99"
     with pytest.raises(ValueError, match="process 99"):
@@ -100,11 +103,13 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_two_halves_of_a_batch_give_the_weights_of_the_whole_batch(runs, file):
-    two, one = load_file(runs / "whole" / file), load_file(runs / "alone" / file)
+@pytest.mark.parametrize("run", ["whole", "parts"])
+def test_two_halves_of_a_batch_give_the_weights_of_the_whole_batch(runs, run, file):
+    """Each half at once, or in two parts."""
+    two, one = load_file(runs / run / file), load_file(runs / "alone" / file)
     assert two.keys() == one.keys()
     for name in one:  # an AdamW step is the learning rate, whatever the gradient: 6 steps move a weight by 0.02
-        assert torch.allclose(two[name], one[name], rtol=1e-4, atol=2e-6), name
+        assert torch.allclose(two[name], one[name], rtol=1e-4, atol=1e-5), name
 
 
 def test_what_is_logged_is_that_of_the_whole_batch(runs):

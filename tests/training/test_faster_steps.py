@@ -1,0 +1,140 @@
+"""What lets a step fit a GPU or fill it, tried on the CPU as far as that goes: a batch in parts, compiled networks."""
+
+import shutil
+
+import pytest
+import torch
+
+from mclir_nb.training import checkpoint, distributed, recipes, train
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SMALL = dict(batch_size=5, log_every=1, val_every=0)
+
+
+def trainer(task="derain", device="cpu", steps=0, **changes) -> train.Trainer:
+    histories = {} if "objective" in changes else dict(history_every=(2, 1))
+    made = train.Trainer(recipes.get("tiny", task, **SMALL | histories | changes), torch.device(device))
+    for batch in made.patches.batches(1, steps):
+        made.advance(*batch)
+    return made
+
+
+def gradients(made: train.Trainer) -> torch.Tensor:
+    return torch.cat([p.grad.flatten().cpu() for p in made.model.parameters() if p.grad is not None])
+
+
+def one_step(start: train.Trainer, **changes) -> train.Trainer:
+    """The next step of another trainer's state."""
+    made = train.Trainer(start.recipe.replace(**changes), start.device)
+    made.load_state_dict(start.state_dict())
+    made.advance(*made.patches.batch(start.step + 1))
+    return made
+
+
+def apart(one: train.Trainer, other: train.Trainer) -> float:
+    """Distance of two gradients as a share of their length."""
+    return ((gradients(one) - gradients(other)).norm() / gradients(one).norm()).item()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        ("derain", dict(objective="plain", network="dehazeformer-t")),
+        ("dehaze", dict(network="ffanet", noised_inputs=2)),
+        ("sr", dict(network="edsr", patch_size=32, scale=2, features_crop=16)),
+        ("deblur", dict(objective="spn-smooth", lambda_neg=1e-3, history_draw=True, history_every=(2, 1))),
+    ],
+)
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(task, fields, device):
+    """With networks without random depth, and objectives that are means over pictures; 5 in 2 parts are 3 and 2."""
+    start = trainer(task, device, steps=2, **fields)
+    whole = one_step(start)
+    for parts in (2, 5):
+        made = one_step(start, accumulate=parts)
+        assert apart(whole, made) < 1e-3
+        assert torch.allclose(whole.log.sums, made.log.sums, rtol=1e-3)
+        assert made.last is None or made.last.restored.shape == whole.last.restored.shape
+
+
+def test_what_looks_at_a_batch_as_a_whole_says_so(tmp_path, capsys):
+    start = trainer(steps=2, objective="cr", lambda_neg=0.1)
+    assert apart(one_step(start), one_step(start, accumulate=2)) > 1e-3
+    assert "accumulate 2" in distributed.coupling_note("cr", 2) and not distributed.coupling_note("spn", 2)
+    fields = dict(SMALL, steps=1, batch_size=2, accumulate=2, network="swinir-light", objective="plain", scale=2)
+    train.train(recipes.get("tiny", "sr", **fields), tmp_path / "run")
+    assert "random depth" in capsys.readouterr().out
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """torch.compile without its compiler: networks are traced, then run as they are. What was traced."""
+    traced = []
+
+    def keep(graph, inputs):
+        traced.append(graph)
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, mode, **how: real(network, backend=keep, **how))
+    return traced
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_networks_train_and_are_saved_under_plain_names(graphs, tmp_path):
+    start = trainer("sr", steps=2, network="edsr", scale=2, patch_size=32)
+    made = one_step(start, compile="default")
+    assert 2 <= len(graphs) <= 3  # the network with its gradient, and histories
+    assert apart(one_step(start), made) < 0.01
+    made.log_row()
+    made.validate()
+    made.advance(*made.patches.batch(4))
+    made.save(tmp_path)
+    assert len(graphs) <= 3  # pictures of other sizes are restored by the plain network
+    state, plain = checkpoint.read(tmp_path / checkpoint.FILE), start.model.state_dict()
+    assert state["model"].keys() == state["ema"].keys() == plain.keys()
+    assert state["history"].keys() == {f"{k}.{name}" for k in (0, 1) for name in plain}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiler_that_fails_is_named_in_one_sentence(monkeypatch, tmp_path):
+    def fails(graph, inputs):
+        raise OSError("no compiler here")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, mode, **how: real(network, backend=fails, **how))
+    fields = dict(network="edsr", scale=2, patch_size=32, compile="default", objective="plain", steps=1)
+    with pytest.raises(RuntimeError, match="compile") as caught:
+        train.train(recipes.get("tiny", "sr", **fields), tmp_path / "run", quiet=True)
+    assert "\n" not in str(caught.value) and "no compiler here" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("network", ["edsr", "nafnet"])
+def test_a_compiled_step_is_close_to_a_plain_one(network, device):
+    if device == "cpu" and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    task, mode = ("sr" if network == "edsr" else "derain"), "default" if device == "cpu" else "reduce-overhead"
+    start = trainer(task, device, steps=2, network=network)
+    plain, compiled = one_step(start), one_step(start, compile=mode)
+    assert apart(plain, compiled) < 0.01
+    for step in range(4, 8):  # graphs are recorded in the second step and replayed from the third on
+        for made in (plain, compiled):
+            made.advance(*made.patches.batch(step))
+    assert torch.allclose(plain.log.sums, compiled.log.sums, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        (dict(accumulate=6), "accumulate is 6"),
+        (dict(accumulate=2, lambda_ratio=0.05), "accumulate"),
+        (dict(compile="fast"), "compile"),
+        (dict(compile="reduce-overhead"), "compile"),
+    ],
+)
+def test_what_cannot_be_meant_or_has_no_effect_is_refused(fields, match):
+    with pytest.raises(ValueError, match=match):
+        trainer(**fields)
