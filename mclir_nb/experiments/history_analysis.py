@@ -26,6 +26,9 @@ from mclir_nb.training import build, frames, records
 from mclir_nb.training.frames import Frames
 from mclir_nb.training.recipes import Recipe
 
+PUSH, MOVED = "the push", "where it has moved"  # directions on the picture, see `Pushes.aims`
+NOISE, FOREIGN = "push from noise of the same size", "push from another seed's past"
+
 
 def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame:
     """How far each history is from the network at each kept moment, measured three ways.
@@ -78,6 +81,8 @@ class Pushes:
         lambdas: lambda around each moment, from the run's log.
         push: (S,3,H,W), where a step of descent on lambda times the second term takes each value. The unit is the pull
             of the L1 loss, which takes every value towards gt with strength 1.
+        controls: the same from negatives that are no past of this network: NOISE, white noise around the present
+            output of each history's rms distance, and FOREIGN, the histories of another run at the same step, if any.
         table: of `over_time`: per moment and history its age, progress, gap, cosine and votes.
     """
 
@@ -85,36 +90,61 @@ class Pushes:
     kept: Frames
     lambdas: list[float]
     push: Tensor
+    controls: dict[str, Tensor]
     table: pd.DataFrame
 
     @property
-    def towards(self) -> Tensor:
-        """(S,H,W), the push towards gt (above 0) or away from it (below 0), mean over R, G, B, in units of the pull."""
-        return (self.push * (self.kept.gt - self.kept.restored).sign()).mean(dim=1)
+    def moved(self) -> Tensor:
+        """(S,3,H,W), where the network has moved: its output minus the mean of its histories'. Not the push."""
+        return self.kept.present - self.kept.negatives.mean(dim=1)
+
+    def towards(self, direction: Tensor) -> Tensor:
+        """(S,H,W), how far a direction (S,3,H,W) leads towards gt (above 0) or away from it, mean over R, G, B."""
+        return (direction * (self.kept.gt - self.kept.restored).sign()).mean(dim=1)
+
+    def aims(self) -> pd.DataFrame:
+        """Where the push, its controls and the network's own movement point, on this picture.
+
+        Returns:
+            One row per moment and direction: step; direction; share, the part of the direction's length that points
+            towards gt (0.5 is a coin); net, how much faster |restored - gt| falls with it, where the pull alone is 1
+            (NaN for the movement, which is no force).
+        """
+        rows = []
+        for name, direction in {PUSH: self.push, **self.controls, MOVED: self.moved}.items():
+            towards = direction * (self.kept.gt - self.kept.restored).sign()
+            share = towards.clamp(min=0).sum(dim=(1, 2, 3)) / towards.abs().sum(dim=(1, 2, 3)).clamp(min=1e-30)
+            net = towards.mean(dim=(1, 2, 3)) if name != MOVED else torch.full_like(share, math.nan)
+            rows += zip(self.kept.steps, [name] * len(share), share.tolist(), net.tolist(), strict=True)
+        return pd.DataFrame(rows, columns=["step", "direction", "share", "net"])
 
 
-def pushes(run_dir: str | Path) -> Pushes:
+def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
     """The push at each moment that a run has kept, and what stands beside it. It takes seconds and trains nothing.
 
     Args:
         run_dir: of a run with history models, finished or not.
+        foreign: of a run with the same recipe and another seed, whose past is a control; None: without it.
 
     Raises:
-        ValueError: a run without moments or without a log, or whose feature network is not here.
+        ValueError: a run without moments or without a log, or whose feature network is not here; a foreign run that
+            kept other moments or another picture.
     """
     run, kept = records.Run(Path(run_dir).expanduser()), frames.read(run_dir)
+    others = None if foreign is None else _same_moments(frames.read(foreign), kept)
     recipe = run.recipe
     features = build.make_features(Recipe(**dict(recipe) | {"features_crop": None}), torch.device("cpu"))
     assert features  # a plain run keeps no moments
     log = run.log
     after = [log[log["step"] >= step].head(1) for step in kept.steps]
     lambdas = [float(np.nan_to_num((row if len(row) else log.tail(1))["lambda_neg"].iloc[0])) for row in after]
-    steps = []
-    for s, restored in enumerate(kept.restored):
+
+    def push_from(s: int, negatives: Tensor) -> Tensor:
+        """(3,H,W), the push of these negatives (K,3,H,W) at the moment s."""
         gradient = push.image_gradients(
-            restored[None],
+            kept.restored[s][None],
             kept.gt[None],
-            list(kept.negatives[s][:, None]),
+            list(negatives[:, None]),
             losses.OBJECTIVES[recipe.objective],
             features=features,
             lq=kept.lq[None],
@@ -123,8 +153,26 @@ def pushes(run_dir: str | Path) -> Pushes:
             best_psnr=0.0,
             generator=stream(recipe.seed, "objective", kept.steps[s]),
         )[2]
-        steps.append(-lambdas[s] * restored.numel() * gradient[0])
-    return Pushes(recipe, kept, lambdas, torch.stack(steps), over_time(kept, recipe, features))
+        return -lambdas[s] * kept.gt.numel() * gradient[0]
+
+    sizes = (kept.present[:, None] - kept.negatives).square().mean(dim=(2, 3, 4), keepdim=True).sqrt()
+    noise = torch.randn(kept.negatives.shape, generator=stream(recipe.seed, "noise around the present"))
+    candidates = {PUSH: kept.negatives, NOISE: kept.present[:, None] + sizes * noise}
+    candidates |= {FOREIGN: others.negatives} if others else {}
+    found = {n: torch.stack([push_from(s, x) for s, x in enumerate(old)]) for n, old in candidates.items()}
+    own = found.pop(PUSH)
+    return Pushes(recipe, kept, lambdas, own, found, over_time(kept, recipe, features))
+
+
+def _same_moments(others: Frames, kept: Frames) -> Frames:
+    """The moments of a foreign run, if they can stand beside those of this one."""
+    if others.steps != kept.steps or others.name != kept.name or others.negatives.shape != kept.negatives.shape:
+        raise ValueError(
+            f"the foreign run kept {len(others.steps)} moments of {others.name!r} up to step {others.steps[-1]}, this "
+            f"one {len(kept.steps)} of {kept.name!r} up to step {kept.steps[-1]}; train it with the same recipe and "
+            "another seed"
+        )
+    return others
 
 
 def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:

@@ -2,7 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from mclir_nb.evaluation import metrics
+from mclir_nb.experiments.history_analysis import Pushes
 from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
 
 PANELS = {  # column of `history_analysis.over_time`: title, unit
@@ -10,17 +13,18 @@ PANELS = {  # column of `history_analysis.over_time`: title, unit
     "pixels": ("Pixels", "mean |restored - negative|"),
     "features": ("Features", "share of l_neg, before the mean"),
 }
+GREY_LEVEL = 255.0**-2  # squared error of one grey level: below it an axis of squared errors is linear
 
 
 @styled
 def lags(table: pd.DataFrame) -> Figure:
-    """How far each history is behind, in weights, pixels and features, and whether moving on from it helps.
+    """How far each history is behind, in weights, pixels and features.
 
     Args:
         table: one row per moment and history, from `history_analysis.over_time`.
 
     Returns:
-        Figure, 10 inches wide. Moments at which a history equals the model, lag 0, have no place on a log scale and
+        Figure, 8.6 inches wide. Moments at which a history equals the model, lag 0, have no place on a log scale and
         are left out.
 
     Raises:
@@ -28,8 +32,8 @@ def lags(table: pd.DataFrame) -> Figure:
     """
     if table.empty:
         raise ValueError("the table of lags has no rows; let a run keep at least one moment")
-    figure = Figure((10, 2.7), layout="constrained")
-    *logs, last = figure.subplots(1, len(PANELS) + 1)
+    figure = Figure((8.6, 2.7), layout="constrained")
+    logs = figure.subplots(1, len(PANELS))
     histories = list(table.groupby("history"))
     for (number, part), colour in zip(histories, history_colours(len(histories)), strict=True):
         line = {"color": colour, "marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3, "linewidth": 1}
@@ -40,13 +44,63 @@ def lags(table: pd.DataFrame) -> Figure:
         for axes, column in zip(logs, PANELS, strict=True):
             seen = part[part[column] > 0]
             axes.plot(seen["step"], seen[column], label=label, **line)
-        last.plot(part["step"], part["cosine"], **line)
     for axes, (title, unit) in zip(logs, PANELS.values(), strict=True):
         axes.set(title=title, xlabel="step", ylabel=unit, yscale="log")
-    last.axhline(0, color=COLOURS["plain"], linewidth=1)
-    last.set(title="Way come, way left", xlabel="step", ylabel="cosine; > 0: progress > gap", ylim=(-1, 1))
     logs[0].legend(fontsize=7)
     return figure
+
+
+@styled
+def progress_and_gap(found: Pushes) -> Figure:
+    """PSNR and age over the steps, and for each history whether moving on from it helps: where progress exceeds gap.
+
+    Args:
+        found: of `history_analysis.pushes`.
+
+    Returns:
+        Figure, 8.6 inches wide: at the left the PSNR of the picture, the ages below; then a panel per history, green
+        where progress > gap and brown where not.
+    """
+    kept, table = found.kept, found.table
+    count = kept.negatives.shape[1]
+    colours, steps = history_colours(count), kept.steps
+    figure = Figure((8.6, 3.4), layout="constrained")
+    panels = figure.subplots(2, 1 + (count + 1) // 2, sharex=True)
+    quality, age = panels[:, 0]
+    clear = kept.gt.expand_as(kept.restored).clamp(0, 1)
+    quality.plot(steps, _psnr(kept.restored, clear), color=COLOURS["restored"], label="network")
+    for k, colour in enumerate(colours):
+        part = table[table.history == k + 1]
+        quality.plot(steps, _psnr(kept.negatives[:, k], clear), color=colour, lw=1, label=f"past {k + 1}")
+        age.plot(part.step, part.age, color=colour, lw=1, marker="o", markersize=2)
+        panel = panels[:, 1:].flat[k]
+        panel.plot(
+            part.step, part.progress, color=COLOURS["restored"], lw=1.3, marker="o", markersize=2, label="progress"
+        )
+        panel.plot(
+            part.step, part.gap, color=COLOURS["history"], lw=1.3, ls="--", marker="s", markersize=2, label="gap"
+        )
+        for helps, fill in ((part.progress > part.gap, "gt"), (part.progress <= part.gap, "away")):
+            panel.fill_between(
+                part.step, part.progress, part.gap, where=helps, color=COLOURS[fill], alpha=0.3, lw=0, interpolate=True
+            )
+        panel.set_yscale("symlog", linthresh=GREY_LEVEL, linscale=0.5)
+        panel.set_title(f"past {k + 1}, every {part.every.iloc[0]} steps", color=colour)
+    rest = panels[:, 1:].flat
+    for panel in rest[1:count]:
+        panel.sharey(rest[0])
+    for panel in rest[count:]:
+        panel.set_axis_off()
+    rest[0].set_yticks([-1e-1, -1e-3, 0, 1e-3, 1e-1])
+    quality.set(title="PSNR (dB)")
+    age.set(title="Steps since the last refresh", xlabel="step")
+    quality.legend(fontsize=6, loc="lower right")
+    rest[0].legend(fontsize=6, loc="upper right")
+    return figure
+
+
+def _psnr(images: Tensor, gt: Tensor) -> list[float]:
+    return [metrics.psnr(image, true) for image, true in zip(images.clamp(0, 1), gt, strict=True)]
 
 
 @styled

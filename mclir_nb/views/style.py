@@ -11,6 +11,7 @@ import math
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from PIL import Image
@@ -23,6 +24,7 @@ COLOURS = {
     "plain": "#555555",
     "ema": "#CC79A7",
     "band": "#F0E442",
+    "away": "#8C510A",  # from the ground truth; towards it is green, as gt
 }
 HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slowest first
 MARKERS = "os^Dv<>PX*"
@@ -112,6 +114,21 @@ def error_limit(errors) -> float:
 def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
     """An error map (H, W) in colour, (H, W, 3) in [0, 1]; black is 0, the brightest is `limit` or more."""
     return matplotlib.colormaps[ERROR_MAP](np.clip(error / limit, 0, 1))[..., :3].astype(np.float32)
+
+
+def aim_picture(image, towards) -> np.ndarray:
+    """A direction drawn on a picture, (H, W, 3) in [0, 1]: green where it leads to the ground truth, brown where away.
+
+    Args:
+        image: what it acts on, as `picture` accepts it; shown pale and grey.
+        towards: (H, W), how far it leads towards gt (above 0) or away from it; the scale is the map's own, so that a
+            late moment is as bright as an early one.
+    """
+    values = np.asarray(towards, dtype=np.float32)
+    strength = np.abs(values) / max(float(np.quantile(np.abs(values), 0.97)), 1e-12)
+    opacity = np.clip(strength, 0, 1)[..., None]
+    colour = np.where(values[..., None] > 0, to_rgb(COLOURS["gt"]), to_rgb(COLOURS["away"]))
+    return ((1 - opacity) * (0.6 + 0.38 * picture(image).mean(-1, keepdims=True)) + opacity * colour).astype(np.float32)
 
 
 def encode(image, quality: int = 90) -> bytes:

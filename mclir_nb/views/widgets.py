@@ -6,17 +6,21 @@ no figure is drawn anew. Every picture has alternative text; every slider and bu
 
 import base64
 import html
+import io
 from typing import Any
 
 import ipywidgets as w
 import numpy as np
 import torch
+from PIL import Image
 
 from mclir_nb.data import degrade
+from mclir_nb.evaluation import metrics
+from mclir_nb.experiments.history_analysis import MOVED, PUSH, Pushes
 from mclir_nb.progress import is_watched
-from mclir_nb.views import degradation_effects, toy
-from mclir_nb.views.figures import image_grid
-from mclir_nb.views.style import difference, encode, error_limit, error_picture, picture, render
+from mclir_nb.views import degradation_effects, history_figures, toy
+from mclir_nb.views.figures import image_grid, maps
+from mclir_nb.views.style import COLOURS, aim_picture, encode, picture, render
 
 PICTURE = "mclir-picture"  # CSS class of what changes when a slider moves
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -221,88 +225,121 @@ def _at_height(image: np.ndarray, height: int) -> tuple[int, int]:
     return height, max(1, round(image.shape[1] * height / image.shape[0]))
 
 
-def history_scrubber(
-    steps, restored, negatives, *, lq, gt, labels=None, limit: float | None = None, width: int = 196, caption: str = ""
-) -> Live:
-    """Step through training: what the model and each of its history models made of one picture.
+def training_scrubber(found: Pushes, *, width: int = 288, caption: str = "") -> Live:
+    """One picture through training: what the network made of it, what its past made, and where the push sends it.
 
-    All pictures are encoded when the widget is made; a slider only chooses among them.
+    Every picture is there from the start and the browser alone chooses among them, so no kernel is asked.
 
     Args:
-        steps: training steps of the frames, S of them.
-        restored: S images, the model's output at each step.
-        negatives: S lists of K images, the history models' outputs.
-        lq: the degraded picture; it may be smaller.
-        gt: the true picture.
-        labels: K short names, for example "every 100 steps".
-        limit: upper end of the difference maps; None: from the data, one for all frames.
-        width: largest width of a picture on the screen.
-        caption: what to see.
+        found: of `history_analysis.pushes`.
+        width: of the three large pictures on the screen.
+        caption: what to see; what the numbers say over the whole training is added.
 
     Returns:
         Live.
-
-    Raises:
-        ValueError: if the numbers of steps, frames or labels do not agree.
     """
-    counts = {len(frame) for frame in negatives}
-    labels = list(labels or [f"history {k + 1}" for k in range(max(counts, default=0))])
-    if not len(steps) == len(restored) == len(negatives) or counts != {len(labels)} or not labels:
-        raise ValueError(
-            f"{len(steps)} steps, {len(restored)} restored, {len(negatives)} frames of {sorted(counts)} "
-            f"negatives and {len(labels)} labels do not fit; give one restored image per "
-            "step and one negative per step and label"
-        )
-    gaps = [[difference(r, n) for n in frame] for r, frame in zip(restored, negatives, strict=True)]
-    limit = limit or error_limit(sum(gaps, []))
-    row = _history_rows(restored, negatives, labels, gaps, limit, lq, gt, width)
-    step = _slider(w.SelectionSlider, "training step", options=[(str(x), i) for i, x in enumerate(steps)])
-    numbered = [(f"{k + 1} of {len(labels)}", k) for k in range(len(labels))]
-    which = _slider(w.SelectionSlider, "history model", options=numbered)
-    view, numbers = w.HTML(), w.HTML()
+    kept, aims = found.kept, found.aims()
+    step = _slider(w.SelectionSlider, "training step", options=[(str(x), i) for i, x in enumerate(kept.steps)])
+    step.index = len(kept.steps) // 4
+    shown = w.ToggleButtons(options=[(PUSH, 0), (MOVED, 1)], style={"button_width": "14em"})
+
+    def by_step(parts) -> w.Stack:
+        stack = w.Stack([w.HTML(part) for part in parts], selected_index=step.index)
+        w.jslink((step, "index"), (stack, "selected_index"))
+        return stack
+
+    large, small = _shown_size(picture(kept.gt), width), _shown_size(picture(kept.gt), width // 2 - 24)
+    restored = by_step(_titled(x, f"restored, {_db(x, kept.gt)}", large) for x in kept.restored)
+    drawn = {PUSH: found.push, MOVED: found.moved, **found.controls}
+    drawn = {
+        name: [aim_picture(r, t) for r, t in zip(kept.restored, found.towards(direction), strict=True)]
+        for name, direction in drawn.items()
+    }
+    aim = w.Stack([by_step(_titled(x, name, large) for x in drawn[name]) for name in (PUSH, MOVED)], selected_index=0)
+    w.jslink((shown, "index"), (aim, "selected_index"))
+    below = by_step(_small_pictures(found, s, drawn, small) for s in range(len(kept.steps)))
+    top = w.HBox([restored, aim, w.HTML(_titled(kept.gt, "ground truth", large))])
+    figure = history_figures.progress_and_gap(found)
+    curves = _with_cursor(figure, kept.steps, by_step)
+    said = by_step(
+        f'<div style="max-width:60em;line-height:1.4">{_sentence(found, aims, s)}</div>' for s in range(len(kept.steps))
+    )
+    view = w.VBox([top, said, below, curves])
     view.add_class(PICTURE)
-
-    def show(_=None):
-        view.value = row(step.value, which.value)
-        numbers.value = f"mean |restored − negative| = {gaps[step.value][which.value].mean():.4f}"
-
-    for slider in (step, which):
-        slider.observe(show, "value")
-    show()
-    player = _player(step, len(steps), "training steps")
-    ramp = error_picture(np.tile(np.linspace(0, 1, 128), (10, 1)), 1)
-    scale = w.HTML(_titled(ramp, f"0 to {limit:.2f}", (10, 128)))
-    text = f"{caption} Differences are means over R, G, B on one scale from 0 to {limit:.2f}.".strip()
-    still = _history_still(steps, restored, negatives, gaps, limit, lq, gt)
-    return Live([w.HBox([step, player]), which, view, w.HBox([scale, numbers])], still, text)
+    text = f"{caption} {_overall(found, aims)}".strip()
+    still = _training_still(found, drawn, figure)
+    return Live([w.HBox([step, _player(step, len(kept.steps), "training steps")]), shown, view], still, text)
 
 
-def _history_rows(restored, negatives, labels, gaps, limit, lq, gt, width):
-    """Encode every picture; returns the function (step, history model) -> the row of pictures as HTML."""
-    size = _shown_size(picture(gt, "gt"), width)
-    left, right = (_titled(image, name, size) for name, image in (("lq", lq), ("gt", gt)))
-    new = [_titled(image, "restored", size) for image in restored]
-    old = [
-        [_titled(n, f"negative, {label}", size) for n, label in zip(frame, labels, strict=True)] for frame in negatives
-    ]
-    maps = [[_titled(error_picture(gap, limit), "|restored − negative|", size) for gap in row] for row in gaps]
-    return lambda s, k: _side_by_side(left, old[s][k], new[s], right, maps[s][k])
+def _db(image, gt) -> str:
+    return f"{metrics.psnr(image.clamp(0, 1), gt):.1f} dB"
 
 
-def _history_still(steps, restored, negatives, gaps, limit, lq, gt) -> bytes:
-    """Up to four moments of the first history model, as a picture."""
-    chosen = sorted({round(i) for i in np.linspace(0, len(steps) - 1, 4)})
-    rows = [
-        {
-            "lq": lq,
-            "negative 1": negatives[i][0],
-            "restored": restored[i],
-            "gt": gt,
-            f"|restored − negative|, 0 to {limit:.2f}": error_picture(gaps[i][0], limit),
-        }
-        for i in chosen
-    ]
-    return render(image_grid(rows, [f"step {steps[i]}" for i in chosen]))
+def _small_pictures(found: Pushes, s: int, drawn: dict, size) -> str:
+    """The degraded picture, what each history made of it, and the push that other negatives would give."""
+    kept = found.kept
+    parts = [_titled(kept.lq, "degraded", size)]
+    for k, past in enumerate(kept.negatives[s], 1):
+        parts.append(_titled(past, f"past {k}, {_db(past, kept.gt)}", size))
+    return _side_by_side(*parts, *(_titled(drawn[name][s], name, size) for name in found.controls))
+
+
+def _sentence(found: Pushes, aims, s: int) -> str:
+    """What the numbers of one moment say."""
+    now = aims[aims.step == found.kept.steps[s]].set_index("direction")
+    others = ", ".join(f"the {name} {now.share[name]:.0%}" for name in found.controls)
+    table = found.table[found.table.step == found.kept.steps[s]]
+    return (
+        f"Step {found.kept.steps[s]}: {now.share[PUSH]:.0%} of the push points towards the ground truth (a coin 50%, "
+        f"{others}). Where the pull is 1, the push adds {now.net[PUSH]:+.4f}. Going on from the past would bring this "
+        f"picture nearer to the truth for {(table.progress > table.gap).sum()} of {len(table)} pasts (progress > gap)."
+    )
+
+
+def _overall(found: Pushes, aims) -> str:
+    """What the numbers say over the whole training."""
+    push = aims[aims.direction == PUSH]
+    return (
+        f"Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} moments "
+        f"{push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and progress "
+        f"exceeds gap in {(found.table.progress > found.table.gap).sum()} of {len(found.table)} cases."
+    )
+
+
+def _with_cursor(figure, steps, by_step) -> w.GridBox:
+    """Curves over the steps, drawn once, below a line in each panel that stands at the chosen step."""
+    image = base64.b64encode(render(figure, "png", colours=64)).decode()
+    across, down = figure.canvas.get_width_height()
+    alt = "PSNR and age over the steps, and for each history progress and gap"
+    base = f'<img src="data:image/png;base64,{image}" alt="{alt}" width="{across}" height="{down}">'
+
+    def cursor(step: int) -> str:
+        lines = ""
+        for axes in figure.axes:
+            box, x = axes.bbox, axes.transData.transform((step, 0))[0]
+            if axes.axison:
+                lines += (
+                    f'<div style="position:absolute;left:{x:.0f}px;top:{down - box.y1:.0f}px;width:2px;'
+                    f'height:{box.height:.0f}px;background:{COLOURS["plain"]};opacity:0.6"></div>'
+                )
+        return f'<div style="position:relative;width:{across}px;height:{down}px">{lines}</div>'
+
+    same_place = w.Layout(grid_area="1 / 1 / 2 / 2", margin="0")
+    cursors = by_step(cursor(step) for step in steps)
+    cursors.layout = same_place
+    return w.GridBox([w.HTML(base, layout=same_place), cursors])
+
+
+def _training_still(found: Pushes, drawn: dict, figure) -> bytes:
+    """Three moments with everything that is drawn on them, and the curves below."""
+    kept = found.kept
+    last = len(kept.steps) - 1
+    chosen = sorted({min(1, last), last // 3, last})
+    rows = [{f"restored, {_db(kept.restored[s], kept.gt)}": kept.restored[s]} for s in chosen]
+    rows = [row | {name: shown[s] for name, shown in drawn.items()} for row, s in zip(rows, chosen, strict=True)]
+    parts = [maps(rows, [f"step {kept.steps[s]}" for s in chosen], width=figure.get_figwidth()), figure]
+    images = [picture(np.asarray(Image.open(io.BytesIO(render(part, "png"))))) for part in parts]
+    return encode(np.concatenate(images), quality=60)
 
 
 def spn_playground(

@@ -90,7 +90,26 @@ def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, obje
     pull, whole = (torch.autograd.grad(part, image, retain_graph=True)[0] for part in (parts.l_rec, parts.total))
     torch.testing.assert_close(found.push[-1], (pull - whole)[0] * image.numel(), rtol=1e-3, atol=1e-4)
     towards = (-pull * (pull - whole))[0].mean(0) * image.numel() ** 2
-    torch.testing.assert_close(found.towards[-1], towards, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.towards(found.push)[-1], towards, rtol=1e-3, atol=1e-4)
+
+
+def test_the_push_has_controls_and_its_aim_is_counted(tmp_path):
+    fields = dict(steps=8, batch_size=1, patch_size=32, log_every=4, val_every=0, val_side=64, lambda_neg=1e-3)
+    recipe = recipes.get("tiny", "derain", history_every=(4,), history_decay=(0.1,), **fields)
+    own, other = (train.train(recipe.replace(seed=k), tmp_path / str(k), quiet=True) for k in (0, 1))
+    found = history_analysis.pushes(own.dir, foreign=other.dir)
+    assert set(found.controls) == {history_analysis.NOISE, history_analysis.FOREIGN}
+    assert all(x.shape == found.push.shape and not torch.equal(x, found.push) for x in found.controls.values())
+    to_gt = (found.kept.gt - found.kept.restored).sign()
+    half = to_gt.clone()
+    half[:, :, :32] = -2 * half[:, :, :32]  # in the upper half away from gt, twice as hard
+    table = replace(found, push=half, controls={"pull": to_gt}).aims().groupby("direction")[["share", "net"]].mean()
+    assert table.loc["pull"].tolist() == pytest.approx([1, 1], abs=0.01)
+    assert table.loc[history_analysis.PUSH].tolist() == pytest.approx([1 / 3, -0.5], abs=0.01)
+    assert table.net.isna()[history_analysis.MOVED]
+    shorter = train.train(recipe.replace(seed=1, steps=6), tmp_path / "shorter", quiet=True)
+    with pytest.raises(ValueError, match="foreign"):
+        history_analysis.pushes(own.dir, foreign=shorter.dir)
 
 
 def test_under_the_adaptive_rule_no_age_is_invented(lite0):

@@ -47,9 +47,18 @@ widgets.before_after(0.5 * gt + 0.4, gt, names=("hazy <b>", "clear"), width=256)
     "widgets.degradation_explorer(gt, torch.tensor(1 - y).float())",
     """
 noise = torch.randn(5, 3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-old = [[gt + 0.1 * (5 - s) / 5 * n for n in noise[s]] for s in range(5)]
-new = [gt + 0.05 * (5 - s) / 5 * noise[s][0] for s in range(5)]
-widgets.history_scrubber([0, 10, 20, 30, 40], new, old, lq=0.5 * gt + 0.4, gt=gt)""",
+import pandas as pd
+from mclir_nb.experiments.history_analysis import NOISE, Pushes
+from mclir_nb.training import recipes
+from mclir_nb.training.frames import Frames
+size = torch.arange(5, 0, -1).view(5, 1, 1, 1)
+new = gt + 0.01 * size * noise[:, 0]
+old = gt + 0.02 * size[:, None] * noise
+kept = Frames("x", 0.5 * gt + 0.4, gt, [3, 10, 20, 30, 40], new, old, torch.ones(5, 3))
+moments = [(s, k) for s in kept.steps for k in (1, 2, 3)]
+rows = [dict(step=s, history=k, every=9 * k, age=s % (9 * k), progress=0.2 / k, gap=0.1) for s, k in moments]
+found = Pushes(recipes.get("tiny"), kept, [1e-3] * 5, noise[:, 1], {NOISE: noise[:, 2]}, pd.DataFrame(rows))
+widgets.training_scrubber(found, width=128)""",
     "widgets.spn_playground((0.0, 0.1, 0.5), steps=60)",
 ]
 READY = """

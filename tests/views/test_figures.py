@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from mclir_nb.experiments import history_analysis, intervals, paper, trajectory
 from mclir_nb.experiments.trajectory import Watched
+from mclir_nb.training.frames import Frames
 from mclir_nb.views import cost_figures, evidence_figures, explain_figures, figures, history_figures, style, toy
 from mclir_nb.views.schematic import schematic
 
@@ -53,7 +54,7 @@ def arm_log() -> pd.DataFrame:
 def lag_table() -> pd.DataFrame:
     """Two moments of two histories, the second of which is an exact copy."""
     rows = [
-        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, cosine=0.0, every=every, age=5)
+        dict(step=step, history=k, weights=0.5, pixels=0.1 * (2 - k), features=0.1, every=every, age=5)
         for step in (30, 40)
         for k, every in ((1, 20), (2, None))
     ]
@@ -83,6 +84,20 @@ def correlation_table() -> pd.DataFrame:
     return log(spread=[0.5] * 5, edges=[0.1] * 5, change=[0.2] * 5, spread_beyond=[0.0] * 5)
 
 
+def some_pushes() -> history_analysis.Pushes:
+    """Two moments of three histories; of the first history progress is above the gap, then below."""
+    gt = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    kept = Frames(
+        "x", gt, gt, [3, 8], torch.stack([gt * 0.8] * 2), torch.stack([gt * 0.7] * 6).view(2, 3, 3, 16, 16), None
+    )
+    rows = [
+        dict(step=s, history=k, every=5, age=s % 5, progress=0.01 - 0.001 * s, gap=0.005)
+        for s in (3, 8)
+        for k in (1, 2, 3)
+    ]
+    return history_analysis.Pushes(None, kept, [1e-3] * 2, kept.restored, {}, pd.DataFrame(rows))
+
+
 GROUPS = history_analysis.grouped(torch.rand(9, 9), torch.rand(9, 9))
 FIGURES = {
     "schematic": lambda: schematic(),
@@ -96,6 +111,7 @@ FIGURES = {
     "arm curves": lambda: evidence_figures.arm_curves(arm_log()),
     "improvements": lambda: evidence_figures.improvements(paper.gains(), paper.retrainings()),
     "lags": lambda: history_figures.lags(lag_table()),
+    "progress and gap": lambda: history_figures.progress_and_gap(some_pushes()),
     "correlations": lambda: history_figures.correlations(correlation_table()),
     "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
     "prices": lambda: cost_figures.prices(steps_table()),
@@ -248,10 +264,9 @@ def test_the_papers_gains_are_all_drawn():
 
 
 def test_lags_draw_every_history_and_leave_zero_lags_out():
-    *logs, aim = history_figures.lags(lag_table()).axes
+    logs = history_figures.lags(lag_table()).axes
     assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
     assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
-    assert aim.get_ylim() == (-1, 1)
 
 
 def test_tables_without_rows_are_refused():
@@ -260,3 +275,20 @@ def test_tables_without_rows_are_refused():
             draw(pd.DataFrame())
     with pytest.raises(ValueError):
         history_figures.by_groups({}, by="", mean="")
+
+
+def test_the_aim_is_green_towards_the_truth_and_brown_away_whatever_its_size():
+    towards = np.concatenate([np.full((8, 8), 1e-6), np.full((8, 8), -1e-6)])
+    drawn = style.aim_picture(np.ones((16, 8, 3)), towards)
+    np.testing.assert_allclose(drawn[0, 0], matplotlib.colors.to_rgb(style.COLOURS["gt"]), atol=1e-6)
+    np.testing.assert_allclose(drawn[-1, 0], matplotlib.colors.to_rgb(style.COLOURS["away"]), atol=1e-6)
+    still = style.aim_picture(GT, np.zeros(GT.shape[:2]))
+    assert still.min() >= 0.6 and np.ptp(still, axis=-1).max() == 0  # no direction: the picture, pale and grey
+
+
+def test_progress_and_gap_have_a_panel_per_history_shaded_by_which_is_larger():
+    figure = history_figures.progress_and_gap(some_pushes())
+    panels = [axes for axes in figure.axes if axes.get_title().startswith("past")]
+    assert len(panels) == 3
+    fills = {tuple(c.get_facecolor()[0][:3].round(3)): len(c.get_paths()) for c in panels[0].collections}
+    assert len(fills) == 2 and all(fills.values())

@@ -6,10 +6,15 @@ import time
 
 import ipywidgets as w
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from mclir_nb.experiments import history_analysis
+from mclir_nb.experiments.history_analysis import Pushes
+from mclir_nb.training import recipes
+from mclir_nb.training.frames import Frames
 from mclir_nb.views import widgets
 
 Y, X = np.mgrid[0:48, 0:64] / 64
@@ -17,17 +22,24 @@ GT = torch.tensor(np.stack([X, 0.5 + 0.4 * np.sin(24 * X * Y), Y])).float()
 DEPTH = torch.tensor(1 - Y).float()
 
 
-def scrubber(**options):
-    steps = [0, 10, 20]
-    restored = [GT * (0.7 + 0.1 * i) for i in range(3)]
-    negatives = [[GT * (0.5 + 0.1 * i), GT * (0.6 + 0.1 * i)] for i in range(3)]
-    return widgets.history_scrubber(steps, restored, negatives, **({"lq": GT * 0.4, "gt": GT} | options))
+def pushes(name: str = "x") -> Pushes:
+    """Three moments of two histories, of which the first always helps."""
+    gt, steps = GT.float(), [3, 10, 20]
+    restored = torch.stack([gt * (0.7 + 0.1 * i) for i in range(3)])
+    negatives = torch.stack([torch.stack([gt * (0.5 + 0.1 * i), gt * (0.75 + 0.1 * i)]) for i in range(3)])
+    kept = Frames(name, gt * 0.4, gt, steps, restored, negatives, torch.ones(3, 2))
+    push = torch.randn(restored.shape, generator=torch.Generator().manual_seed(0))
+    rows = [
+        dict(step=s, history=k, every=5 * k, age=s % (5 * k), progress=3 - k, gap=1.5) for s in steps for k in (1, 2)
+    ]
+    recipe = recipes.get("tiny", history_every=(5, 10), history_decay=(0.1, 0.1))
+    return Pushes(recipe, kept, [1e-3] * 3, push, {history_analysis.NOISE: -push}, pd.DataFrame(rows))
 
 
 MAKERS = {
     "before_after": lambda: widgets.before_after(GT * 0.5, GT),
     "degradation_explorer": lambda: widgets.degradation_explorer(GT, DEPTH),
-    "history_scrubber": scrubber,
+    "training_scrubber": lambda: widgets.training_scrubber(pushes()),
     "spn_playground": lambda: widgets.spn_playground((0.0, 0.1), steps=20),
 }
 
@@ -44,7 +56,17 @@ def sliders(live) -> list:
 def shown(live):
     """What the part of the view that sliders change looks like."""
     (view,) = [x for x in inside(live) if widgets.PICTURE in getattr(x, "_dom_classes", ())]
-    return view.value if isinstance(view, w.HTML) else [x.layout.width for x in inside(view)]
+    if isinstance(view, w.HTML):
+        return view.value
+    return [(x.layout.width, getattr(x, "selected_index", None)) for x in inside(view)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def links_as_in_a_browser():
+    """What a browser does with a link between two widgets, done here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(w, "jslink", w.link)
+        yield
 
 
 def press(slider) -> None:
@@ -115,14 +137,14 @@ def test_before_after_wipes_without_sending_a_picture_again():
     pictures = [x.value for x in inside(live) if isinstance(x, w.HTML)]
     (slider,) = sliders(live)
     slider.value = 25
-    assert f"{256 // 4}px" in shown(live)
+    assert f"{256 // 4}px" in [width for width, _ in shown(live)]
     assert [x.value for x in inside(live) if isinstance(x, w.HTML)] == pictures
 
 
 def test_names_are_escaped():
     bad = '<script>"&'
     live = widgets.before_after(GT, GT * 0.5, names=(bad, "after"), caption=bad)
-    live_too = scrubber(caption=bad)
+    live_too = widgets.training_scrubber(pushes(), caption=bad)
     for html in [x.value for x in inside(live) + inside(live_too) if isinstance(x, w.HTML)]:
         assert "<script" not in html and '=""&' not in html
     assert any("&lt;script&gt;&quot;&amp;" in x.value for x in inside(live) if isinstance(x, w.HTML))
@@ -140,8 +162,6 @@ def test_wrong_input_is_refused():
         widgets.before_after(GT[:, :8], GT)
     with pytest.raises(ValueError, match="no effect"):
         widgets.degradation_explorer(GT, make=lambda depth: [])
-    with pytest.raises(ValueError, match="1 labels"):
-        scrubber(labels=["only one"])
     with pytest.raises(ValueError, match="no lambda"):
         widgets.spn_playground(())
 
@@ -150,3 +170,19 @@ def test_playground_begins_with_the_chosen_weight():
     live = widgets.spn_playground((0.0, 0.3), first=0.12, steps=5)
     chosen = sliders(live)[0]
     assert [text for text, _ in chosen.options] == ["0", "0.12", "0.3"] and chosen.index == 1
+
+
+def test_the_training_scrubber_has_every_moment_in_the_page_and_says_what_its_numbers_say():
+    found = pushes()
+    live = widgets.training_scrubber(found)
+    stacks = [x for x in inside(live) if isinstance(x, w.Stack)]
+    steps = [x for x in stacks if len(x.children) == 3]
+    assert len(steps) == 6 and len(stacks) == 7  # and one that chooses between the push and the movement
+    (toggle,) = [x for x in inside(live) if isinstance(x, w.ToggleButtons)]
+    toggle.index = 1
+    assert [x for x in stacks if len(x.children) == 2][0].selected_index == 1
+    sliders(live)[0].index = 2
+    assert all(x.selected_index == 2 for x in steps)
+    (sentences,) = [x for x in steps if "of the push" in x.children[0].value]
+    share = found.aims().query("direction == @history_analysis.PUSH and step == 20").share.item()
+    assert f"{share:.0%} of the push" in sentences.children[2].value and "1 of 2 pasts" in sentences.children[2].value
