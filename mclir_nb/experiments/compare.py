@@ -19,10 +19,10 @@ from pathlib import Path
 import pandas as pd
 
 from mclir_nb import files
-from mclir_nb.experiments import cost, pool, run_tables
+from mclir_nb.experiments import pool, run_tables
 from mclir_nb.method import losses
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed, records, train
+from mclir_nb.training import distributed, macs, records, train
 from mclir_nb.training.recipes import Recipe
 
 DOSES = "doses.json"  # beside the run folders: what the short runs found that choose lambda, one for all its doses
@@ -36,7 +36,7 @@ class Arm:
         name: for tables and figures.
         changes: the recipe fields in which it differs, for example {"objective": "spn"}.
         at_cost_of: name of another arm. This arm then takes as many steps as that arm's run pays for, in counted
-            multiplications (`cost.run_macs`): the control at equal cost, decided before anything is run.
+            multiplications (`macs.run_macs`): the control at equal cost, decided before anything is run.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _at_cost_of(arm: Arm, chosen: dict[str, Recipe]) -> Recipe:
     if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:
         raise ValueError(f"arm {arm.name!r} is to cost what {arm.at_cost_of!r} costs, which is no other arm here")
     own = chosen[arm.name]
-    steps = own.steps * cost.run_macs(chosen[arm.at_cost_of]) / cost.run_macs(own)
+    steps = own.steps * macs.run_macs(chosen[arm.at_cost_of]) / macs.run_macs(own)
     return own.replace(steps=max(1, round(steps)))
 
 

@@ -1,12 +1,6 @@
 """What a training step costs: counted before it runs, predicted for this machine, tried out.
 
-Time is counted in multiply-accumulates (MACs) of convolutions and matrix products. A plain step is 3F, one forward
-pass F of the network and a backward pass of 2F. SPN adds N forward passes of history models and the feature network:
-V forward and V back to the image for the output, V for each negative. So
-
-    SPN step / plain step = 1 + N/3 + (2 + N) V / (3 F).
-
-For other objectives their own term is counted; one history drawn anew in each step counts as N = 1.
+Time is counted in multiply-accumulates, see `macs`.
 
 Memory: weights, gradients, two moments, EMA and N histories stay; what the backward pass needs of the forward pass
 grows with the batch; the feature network adds the maps of the few images it looks at at a time.
@@ -17,21 +11,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import nn
 
-from mclir_nb import networks
 from mclir_nb.choices import check_choice
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
-from mclir_nb.method import features, losses, precision
-from mclir_nb.method.rivals import C2R_INDOOR
-from mclir_nb.training import machine, recipes, records
+from mclir_nb.method import precision
+from mclir_nb.training import machine, macs, recipes, records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -64,93 +53,6 @@ def benchmark_recipe(network: str, **changes) -> Recipe:
     return recipes.get("demo", task, network=network, **fields | changes)
 
 
-class Counts(NamedTuple):
-    """Multiply-accumulates for one patch of a recipe."""
-
-    network: int  # F, one forward pass
-    features: int  # V, one pass of the feature network over the patch, or over the square of it that it sees
-    term: int  # of the objective beside L1, through the features and back to the image
-    histories: int  # N, forward passes of history models in one step; and of the EMA, where the objective reads it
-
-
-def count(recipe: Recipe) -> Counts:
-    """Multiply-accumulates of a recipe's networks and objective for one patch; nothing is trained or read."""
-    return _count(recipe.replace(seed=0, dataset="embedded", data_root=None))
-
-
-@lru_cache
-def _count(recipe: Recipe) -> Counts:
-    if recipe.network_size in ("tiny", "demo"):
-        return _count_on(recipe, "cpu")
-    try:
-        return _count_on(recipe, "meta")  # on shapes alone
-    except RuntimeError:  # a network of one's own that looks at values
-        return _count_on(recipe, "cpu")
-
-
-def _count_on(recipe: Recipe, device: str) -> Counts:
-    with torch.random.fork_rng(devices=[]):
-        with torch.device(device):
-            network = records.build_network(recipe).eval()
-    forward = networks.count_macs(network, _picture(recipe.patch_size // recipe.scale, device))
-    if recipe.objective == "plain":
-        return Counts(forward, 0, 0, 0)
-    net = feature_network(recipe).to(device)
-    restored, gt = (_picture(recipe.features_crop or recipe.patch_size, device) for _ in range(2))
-    looked_at = networks.count_macs(net, gt)
-    asked = _histories_asked(recipe)
-    outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
-    passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
-    reads_ema = recipe.objective == "spn-smooth"
-    return Counts(forward, looked_at, passes * looked_at, asked + reads_ema)
-
-
-def _histories_asked(recipe: Recipe) -> int:
-    """Outputs of history models in one step: of all or of one that is drawn, and of the first for noised inputs."""
-    histories = len(recipe.history_every) if recipe.uses_history else 0
-    return (min(histories, 1) if recipe.history_draw else histories) + recipe.noised_inputs
-
-
-def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor, negatives: list) -> int:
-    """How often an objective sends one patch through the feature network; forward and back to the image are two."""
-    passes = 0
-
-    def note(module, inputs, output) -> None:
-        nonlocal passes
-        passes += len(inputs[0]) * (2 if inputs[0].requires_grad else 1)
-
-    handle = net.register_forward_hook(note)
-    context = dict(lq=gt, averaged=gt, generator=torch.Generator().manual_seed(0))
-    objective(restored.requires_grad_(), gt, negatives, features=net, lambda_neg=1.0, **context)
-    handle.remove()
-    return passes
-
-
-def _picture(side: int, device: str | torch.device) -> torch.Tensor:
-    return torch.rand(1, 3, side, side, device=device)
-
-
-def feature_network(recipe: Recipe) -> features.FeatureNetwork:
-    """The recipe's feature network, untrained where its weights would come from a file: they cost the same."""
-    return features.build(recipe.features, None if recipe.features == "lite0" else "random")
-
-
-def run_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of a whole training run: what its objective costs, on any machine.
-
-    Without the short run before it in which lambda is chosen, where the recipe states a dose.
-    """
-    counts = count(recipe)
-    with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.negatives_every
-    term = counts.histories * counts.network + counts.term
-    return recipe.batch_size * (3 * counts.network * recipe.steps + term * with_term)
-
-
-def step_ratio(network: float, looked_at: float, histories: int) -> float:
-    """SPN step / plain step by MACs: 1 + N/3 + (2 + N) V / (3 F), and 1 without histories."""
-    return 1 + histories / 3 + (2 + histories) * looked_at / (3 * network) if histories else 1.0
-
-
 def fixed_bytes(weights: int, histories: int, looking: int = 0) -> int:
     """Bytes held between steps: weights, gradients, two moments, EMA, history models, and the feature network."""
     return (5 + histories) * weights + looking
@@ -160,12 +62,12 @@ def predicted_bytes(recipe: Recipe) -> int:
     """The predicted peak of the memory that tensors hold in a step, without training anything."""
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe)
-    kept = recipe.batch_size * memory.kept_for_backward(network, _picture(recipe.patch_size // recipe.scale, "cpu"))
+    kept = recipe.batch_size * memory.kept_for_backward(network, macs.picture(recipe.patch_size // recipe.scale, "cpu"))
     histories = len(recipe.history_every) if recipe.uses_history else 0
     if recipe.objective == "plain":
         return fixed_bytes(memory.size(network), histories) + kept
-    net, side = feature_network(recipe), recipe.features_crop or recipe.patch_size
-    asked, patch = _histories_asked(recipe), _picture(side, "cpu")
+    net, side = macs.feature_network(recipe), recipe.patch_size
+    asked, patch = macs.histories_asked(recipe), macs.picture(side, "cpu")
     at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * side**2)))
     with torch.no_grad():
         maps = sum(layer.nbytes for layer in net(patch).values())
@@ -187,10 +89,10 @@ def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.D
     rows = []
     for name in names:
         recipe = benchmark_recipe(name)
-        counts = count(recipe)
+        counts = macs.count(recipe)
         share = counts.features / counts.network
         row = {"network": name, "patch": recipe.patch_size, "V/F": share}
-        row |= {f"N = {n}": step_ratio(1, share, n) for n in histories}
+        row |= {f"N = {n}": macs.step_ratio(1, share, n) for n in histories}
         rows.append(row | {"as released": 1 + 4 / 3 + 4 * share})
     return pd.DataFrame(rows)
 
@@ -200,7 +102,7 @@ def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     """Seconds of a forward and a backward pass of the network for one patch here, the least of a few."""
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).to(device)
-    lq = _picture(recipe.patch_size // recipe.scale, device).contiguous(memory_format=torch.channels_last)
+    lq = macs.picture(recipe.patch_size // recipe.scale, device).contiguous(memory_format=torch.channels_last)
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()
@@ -234,7 +136,7 @@ def measure_bytes(recipe: Recipe, device: torch.device) -> int:
     trainer = Trainer(recipe, device)
     batches = trainer.patches.batches(1, 2)
     trainer.advance(*next(batches))  # moments and work space are made in the first step
-    trainer.step = next((s for s in range(2, recipe.steps + 1) if recipe.weight_at(s)), 2) - 1
+    trainer.step = next((s for s in range(2, recipe.steps + 1) if trainer.recipe.weight_at(s)), 2) - 1
     batch = next(batches)
     _, needed = memory.peak(lambda: trainer.advance(*batch), device)
     histories = len(trainer.history.models) if trainer.history else 0
@@ -265,7 +167,7 @@ def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
     Raises:
         OutOfMemory: as training would, with the fields of the recipe to turn down.
     """
-    counts, run = count(recipe), run_macs(recipe)
+    counts, run = macs.count(recipe), macs.run_macs(recipe)
     ratio = run / (3 * counts.network * recipe.batch_size * recipe.steps)
     with torch.device("meta"):
         parameters = sum(weights.numel() for weights in records.build_network(recipe).parameters())

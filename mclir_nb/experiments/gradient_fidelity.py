@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mclir_nb.experiments import timing
 from mclir_nb.method import distances, precision, push
-from mclir_nb.method.negatives import Negatives, Window
+from mclir_nb.training import macs
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -98,12 +98,11 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
 
 
 def named_approximations(recipe: Recipe) -> dict[str, dict]:
-    """The changes to a recipe, by name: one history, every fourth step, a square of half the patch's side."""
+    """The changes to a recipe, by name."""
     return {
         "exact": {},
-        "one random history": {"history_draw": True},
-        "every 4th step": {"negatives_every": 4},
-        "features on a quarter": {"features_crop": max(16, recipe.patch_size // 16 * 8)},
+        "one random history": {"sampling": "sampled", "sampled_every": 1},
+        "sampled": {"sampling": "sampled"},
     }
 
 
@@ -130,19 +129,20 @@ def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int
     gt, lq = (image.to(where, memory_format=torch.channels_last) for image in batch[:2])
     with torch.no_grad():
         restored = trainer.model(lq)
-    recipes = {name: trainer.recipe.replace(**changes) for name, changes in named_approximations(recipe).items()}
-    terms = {name: _term(trainer, changed) for name, changed in recipes.items()}
+    changed = {name: trainer.recipe.replace(**changes) for name, changes in named_approximations(recipe).items()}
+    recipes = {name: macs.with_period(own) for name, own in changed.items()}
+    terms = {name: make_negatives(own, trainer.history) for name, own in recipes.items()}
 
     def pushed(name: str, step: int) -> Tensor:
         """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
         weight = recipes[name].weight_at(step)
         outputs = terms[name].outputs(lq, gt, step, weight)
-        features = terms[name].features
+        features = trainer.features
         return weight * push.image_push(restored, outputs, features) if outputs and features else 0 * restored
 
     def cycle(name: str) -> None:
-        trainer.recipe, trainer.negatives, trainer.features = recipes[name], terms[name], terms[name].features
-        for _ in range(recipes[name].negatives_every):
+        trainer.recipe, trainer.negatives = recipes[name], terms[name]
+        for _ in range(recipes[name].period):
             trainer.advance(*batch)
 
     pushes = {name: [pushed(name, step) for step in range(1, draws + 1)] for name in terms}
@@ -150,13 +150,6 @@ def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int
     exact, rows = [pushes["exact"][0]], []
     for name, found in pushes.items():
         drawn = [push.cosine([one], exact) for one in found if one.any()]
-        price = taken[name] / recipes[name].negatives_every / taken["exact"]
+        price = taken[name] / recipes[name].period / taken["exact"]
         rows.append((name, price, sum(drawn) / len(drawn), push.cosine([torch.stack(found).mean(0)], exact)))
     return pd.DataFrame(rows, columns=["name", "cost", "one_draw", "mean_of_draws"])
-
-
-def _term(trainer: Trainer, recipe: Recipe) -> Negatives:
-    features = trainer.features
-    if features and recipe.features_crop:
-        features = Window(features, recipe.features_crop, recipe.patch_size)
-    return make_negatives(recipe, trainer.history, features)

@@ -133,7 +133,7 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
     run, kept = records.Run(Path(run_dir).expanduser()), frames.read(run_dir)
     others = None if foreign is None else _same_moments(frames.read(foreign), kept)
     recipe = run.recipe
-    features = build.make_features(Recipe(**dict(recipe) | {"features_crop": None}), torch.device("cpu"))
+    features = build.make_features(recipe, torch.device("cpu"))
     assert features  # a plain run keeps no moments
     log = run.log
     after = [log[log["step"] >= step].head(1) for step in kept.steps]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mclir_nb.experiments import cost, paper
-from mclir_nb.training import recipes
+from mclir_nb.experiments import paper
+from mclir_nb.training import macs, recipes
 
 NETWORKS = {theirs: ours for ours, theirs in paper.NETWORKS.items()}
 TRAINS_ON = {  # data set of the table: (task, data set to train on)
@@ -50,8 +50,8 @@ def table(tera_macs: float) -> pd.DataFrame:
 def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_macs: float) -> dict:
     network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
     recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
-    counts = cost.count(recipe)
-    ratio = cost.step_ratio(counts.network, counts.features, counts.histories)
+    counts = macs.count(recipe)
+    ratio = macs.step_ratio(counts.network, counts.features, counts.histories)
     hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
     return {
         "network": f"{name} {scale}".strip(),

@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from mclir_nb import files
-from mclir_nb.experiments import cost
-from mclir_nb.training import dose, records
+from mclir_nb.training import dose, macs, records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
 CURVES = ["step", "l_rec", "l_neg", "r", "dose", "dose_cosine", "val_psnr", "val_psnr_ema"]
@@ -141,7 +140,7 @@ def _row(folder: Path) -> dict:
     stopped = note.get("stopped", "")
     means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
     row |= dict(means)
-    row["macs"] = cost.run_macs(recipe)
+    row["macs"] = macs.run_macs(recipe)
     log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()
     row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
     row |= {"pictures": 0 if stopped else len(_scores(folder)), "stopped": stopped}

@@ -83,7 +83,7 @@ class OurSteps:
         history, features = self.trainer.history, self.trainer.features
         assert history and features  # the objective is SPN
         self.history, self.features = history, features
-        self.terms = {n: make_negatives(recipe, self.history.first(n) if n else None, self.features) for n in COUNTS}
+        self.terms = {n: make_negatives(recipe, self.history.first(n) if n else None) for n in COUNTS}
 
     def __call__(self, histories: int) -> None:
         """One step against the first `histories` history models; 0 is the plain step."""

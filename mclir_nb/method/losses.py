@@ -186,6 +186,8 @@ OBJECTIVES: dict[str, Callable[..., LossParts]] = {
 # The objectives whose `negatives` come from history models.
 USES_HISTORY = {"spn", "c2r", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"}
 USES_HISTORY |= {"spn-smooth", "ratio", "infonce", "margin"}
+# Those among them whose term is no mean over the negatives, so that no single one stands for all on average.
+NEEDS_ALL_NEGATIVES = {"c2r", "spn-uncertainty", "ratio", "infonce"}
 
 
 class OfficialLambda(NamedTuple):

@@ -1,19 +1,14 @@
 """What a step moves away from: the outputs of history models or, for C2R, of synthetic restorers.
 
-By default every history model answers in every step: the exact method. Two approximations live here:
-
-    draw     one history, drawn anew in each step: right on average, at the cost of one
-    Window   distances measured on one random square of the patch, drawn anew in each step; the middle of a patch is
-             seen more often than its borders, and the square's own borders are padded
-
-`gradient_fidelity.approximations` measures what each does to the gradient.
+By default every history model answers: the exact method. With `draw` one of them does, drawn anew in each step, which
+is right on average and costs one.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
@@ -21,40 +16,13 @@ from mclir_nb.method.rivals import C2R_INDOOR
 from mclir_nb.seeds import stream
 
 
-class Window(nn.Module):
-    """A feature network that sees one square of the images; `place` moves it.
-
-    Args:
-        features: the feature network.
-        side: of the square in gt pixels, a multiple of 8.
-        patch_size: side of the patches in gt pixels.
-    """
-
-    def __init__(self, features: nn.Module, side: int, patch_size: int):
-        super().__init__()
-        self.inner, self.side, self.patch_size = features, side, patch_size
-        self.source, self.layer_weights = features.source, features.layer_weights
-        self.pixels_at_once = getattr(features, "pixels_at_once", 2**16) * (patch_size // side) ** 2
-        self.top = self.left = 0
-
-    def place(self, generator: torch.Generator) -> None:
-        """Draw a new place in the patch, on the grid of 8 pixels that strided features sample."""
-        places = torch.randint((self.patch_size - self.side) // 8 + 1, (2,), generator=generator)
-        self.top, self.left = (8 * places).tolist()
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        rows, columns = slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
-        return self.inner(image[..., rows, columns])
-
-
 class Negatives:
     """The negatives of a run, step by step.
 
     Args:
         history: the history models; None for objectives without.
-        features: the feature network of the objective; a `Window` is moved in each step.
         seed: of the run. What is drawn in a step depends on the seed and the step alone.
-        draw: one history per step in place of all.
+        draw: one negative per step in place of all.
         precision: of the histories' forward passes, a name of `precision.NAMES`.
         noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
@@ -67,7 +35,6 @@ class Negatives:
     def __init__(
         self,
         history: HistoryModels | None,
-        features: nn.Module | None,
         *,
         seed: int = 0,
         draw: bool = False,
@@ -76,7 +43,7 @@ class Negatives:
         synthetic: bool = False,
         parts: int = 1,
     ):
-        self.history, self.features, self.seed, self.draw, self.parts = history, features, seed, draw, parts
+        self.history, self.seed, self.draw, self.parts = history, seed, draw, parts
         self.precision, self.noised, self.synthetic = precision, noised, synthetic
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
@@ -90,25 +57,22 @@ class Negatives:
             weight: what will multiply the term; where it is 0 no network is asked.
 
         Returns:
-            (B, 3, H, W) tensors: one per history model or synthetic restorer, or none.
+            (B, 3, H, W) tensors: one per history model or synthetic restorer, or the one that was drawn, or none.
         """
-        if isinstance(self.features, Window):
-            self.features.place(stream(self.seed, "window", step))
         if not weight:
             return []
         if self.synthetic:
             return [partly_restored(lq, gt, psnr) for psnr in C2R_INDOOR]
         if self.history is None:
             return []
-        only = None
+        count = len(self.history.models)
+        asked: list[tuple[Tensor, int]] = [(lq, k) for k in range(count)]
+        asked += [(copy, 0) for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step))]
         if self.draw:
-            count = len(self.history.models)
-            only = int(torch.randint(count, (), generator=stream(self.seed, "draw", step)))
+            drawn = int(torch.randint(len(asked), (), generator=stream(self.seed, "draw", step)))
+            asked = asked[drawn : drawn + 1]
         with precision.autocast(self.precision, lq.device):
-            outputs = self.history.negatives(lq, only, self.parts)
-            for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step)):
-                outputs += self.history.negatives(copy, 0, self.parts)
-        return outputs
+            return [output for image, k in asked for output in self.history.negatives(image, k, self.parts)]
 
     def set_thresholds(self, psnrs: Sequence[float]) -> None:
         """C2R's curriculum over own histories: the validation PSNR of each, in dB, as of now."""

@@ -13,7 +13,7 @@ from mclir_nb.data.patches import Benchmark, Patches
 from mclir_nb.data.tasks import Task
 from mclir_nb.method import features
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.method.negatives import Negatives, Window
+from mclir_nb.method.negatives import Negatives
 from mclir_nb.seeds import stream
 from mclir_nb.training import distributed, records
 from mclir_nb.training.recipes import Recipe
@@ -76,18 +76,15 @@ def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
     if recipe.objective == "plain":
         return None
     network = features.build(recipe.features, recipe.features_weights)
-    network = network.to(device, memory_format=torch.channels_last)
-    side = recipe.features_crop
-    return network if side is None else Window(network, side, recipe.patch_size)
+    return network.to(device, memory_format=torch.channels_last)
 
 
-def make_negatives(recipe: Recipe, history: HistoryModels | None, network: nn.Module | None) -> Negatives:
-    """The negatives that a recipe asks for, of these history models and this feature network."""
+def make_negatives(recipe: Recipe, history: HistoryModels | None) -> Negatives:
+    """The negatives that a recipe asks for, of these history models."""
     return Negatives(
         history,
-        network,
         seed=recipe.seed,
-        draw=recipe.history_draw,
+        draw=recipe.sampling == "sampled",
         precision=recipe.history_precision,
         noised=recipe.noised_inputs,
         synthetic=recipe.negatives == "synthetic",

@@ -20,7 +20,7 @@ import torch
 from mclir_nb import files
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed, user_code
+from mclir_nb.training import build, distributed, user_code
 from mclir_nb.training.log import interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -64,10 +64,11 @@ def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> pus
 
 
 def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
+    exact = build.make_negatives(trainer.recipe.replace(sampling="exact"), trainer.history)
     for step in range(trainer.recipe.steps + 1, trainer.recipe.steps + 1 + batches):
         gt, lq, _ = trainer.patches.batch(step)
         gt, lq = gt.to(trainer.device), lq.to(trainer.device)
-        negatives = trainer.negatives.outputs(lq, gt, step)
+        negatives = exact.outputs(lq, gt, step)
         context = trainer.context(lq, negatives)
         yield push.gradients(trainer.model, gt, negatives, trainer.objective, features=trainer.features, **context)
 
@@ -153,7 +154,7 @@ def _updates(
 
 # what makes a recipe a plain run whose histories are only watched
 PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
-PLAIN |= dict(history_draw=False, negatives_every=1, cosine_steps=None, milestones=())
+PLAIN |= dict(sampling="exact", sampled_every=None, cosine_steps=None, milestones=())
 
 
 def choose(

@@ -56,8 +56,19 @@ class Log:
         return self.rows[-1]["step"] if self.rows else 0
 
     def means(self, step: int) -> dict:
-        """Mean losses since the last row, and r = lambda * l_neg / l_rec."""
+        """Mean losses since the last row, and r = lambda * l_neg / l_rec.
+
+        With sampling l_neg is the mean over the steps that had the term, and total counts lambda once for every step.
+        Where no step had it, both repeat the term of the row before.
+        """
         l_rec, l_neg, total = (distributed.mean(self.sums) / (step - self.last_step)).tolist()
+        if self.recipe.period > 1:
+            share = sum(map(self.recipe.has_term, range(self.last_step + 1, step + 1))) / (step - self.last_step)
+            if share:
+                l_neg, total = l_neg / share, l_rec + (total - l_rec) / (share * self.recipe.period)
+            elif self.rows:
+                last = self.rows[-1]
+                l_neg, total = last["l_neg"], l_rec + last["total"] - last["l_rec"]
         r = abs(total - l_rec) / l_rec if self.recipe.objective != "plain" else math.nan
         return {"step": step, "l_rec": l_rec, "l_neg": l_neg, "total": total, "r": r}
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, get_args
 
+import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,6 +29,7 @@ from mclir_nb import networks
 from mclir_nb.choices import check_choice, did_you_mean
 from mclir_nb.data import datasets, tasks
 from mclir_nb.method import losses, precision
+from mclir_nb.seeds import stream
 from mclir_nb.training import paper_recipes
 
 PRECISIONS = precision.NAMES
@@ -151,12 +153,11 @@ class Recipe(BaseModel):
     """Of c2r over histories: "none" weights them alike, "measured" by their validation PSNR; ours."""
 
     # Approximations
-    history_draw: bool = False
-    """One history per step, drawn at random: right on average, at the cost of one; ours."""
-    negatives_every: PositiveInt = 1
-    """The term in every k-th step only, k times as strong; ours."""
-    features_crop: Annotated[int, Field(ge=16, multiple_of=8)] | None = None
-    """Side in gt pixels of the square of the patch that features see; None: all of it. Ours."""
+    sampling: Annotated[str, _among("exact", "sampled")] = "exact"
+    """"sampled": the term in one step of every k, drawn at random, against one random history and k times as strong.
+    Its gradient is right on average, at nearly the price of a plain step; ours."""
+    sampled_every: PositiveInt | None = None
+    """k of "sampled"; None: the smallest with which a step costs at most 1.1 plain ones on average, see `macs`."""
     history_precision: Precision = "float32"
     """Of the history models; less loses the SPN gradient late in training."""
     features_precision: Precision = "float32"
@@ -243,9 +244,24 @@ class Recipe(BaseModel):
             return 0.0
         return self.weight * (self.learning_rate_at(step) / self.learning_rate if self.lambda_follows_rate else 1.0)
 
+    @property
+    def period(self) -> int:
+        """Steps of which one has the term."""
+        if self.sampling == "exact":
+            return 1
+        assert self.sampled_every is not None  # `macs.with_period` puts a number there
+        return self.sampled_every
+
+    def has_term(self, step: int) -> bool:
+        """Whether a step, counted from 1, has the term: with sampling, one drawn from the seed of each `period`."""
+        if self.period == 1:
+            return True
+        block, place = divmod(step - 1, self.period)
+        return place == int(torch.randint(self.period, (), generator=stream(self.seed, "sampled step", block)))
+
     def weight_at(self, step: int) -> float:
-        """What multiplies the term in a step: with `negatives_every` lambda is saved up for every k-th step."""
-        return 0.0 if step % self.negatives_every else self.lambda_at(step) * self.negatives_every
+        """What multiplies the term in a step: lambda, saved up for the step that is drawn."""
+        return self.lambda_at(step) * self.period if self.has_term(step) else 0.0
 
 
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
@@ -277,11 +293,27 @@ def default_lambda(objective: str, features: str) -> float:
     return known[features]
 
 
+RETIRED = ("history_draw", "negatives_every", "features_crop")
+
+
 def from_saved(fields: dict[str, Any]) -> Recipe:
     """The recipe that a run folder keeps as JSON, with the lambda that it had.
 
-    Until lambda was bound to its feature network, every objective had a default in all of them.
+    Until lambda was bound to its feature network, every objective had a default in all of them. One random history in
+    every k-th step had two fields of its own, and which step it is was not drawn.
+
+    Raises:
+        ValueError: fields or values that no recipe has, or an approximation that is gone.
     """
+    draw, every, crop = (fields.get(name) for name in RETIRED)
+    fields = {name: value for name, value in fields.items() if name not in RETIRED}
+    if crop is not None or (not draw and every not in (None, 1)):
+        raise ValueError(
+            "features_crop, and negatives_every without history_draw, are gone; train anew with sampling 'sampled', or "
+            "read log.csv and scores.csv of this run as tables."
+        )
+    if draw:
+        fields |= {"sampling": "sampled", "sampled_every": every}
     objective, features = fields.get("objective", ""), fields.get("features")
     former = {"spn": 1e-3 if features == "vgg19" else None}
     former |= {name: official.value for name, official in losses.OFFICIAL_LAMBDA.items() if name != "spn"}
@@ -422,8 +454,6 @@ def _check_sizes(recipe: Recipe, crop: int) -> None:
             f"patch_size {patch} must be a multiple of {unit} and at least {2 * unit} (8 lq pixels times scale "
             f"{recipe.scale}); use {down} or {down + unit}."
         )
-    if recipe.features_crop is not None and recipe.features_crop > patch:
-        raise ValueError(f"features_crop is {recipe.features_crop}; it must be at most the patch_size, {patch}.")
     if side is not None and side < 2 * crop + recipe.scale:
         raise ValueError(
             f"val_side is {side}; at scale {recipe.scale} a border of {crop} is left out, so it must be at least "
@@ -447,27 +477,25 @@ def _check_term(recipe: Recipe) -> None:
         )
     if objective == "spn-smooth" and recipe.history_of != "ema":
         raise ValueError("history_of must be 'ema' for spn-smooth: its push is that of the EMA away from its own past.")
-    if recipe.history_draw and objective == "spn-uncertainty":
-        raise ValueError("history_draw leaves one history in a step, and spn-uncertainty needs the spread of two.")
-    if recipe.history_draw and recipe.curriculum == "measured":
-        raise ValueError("curriculum 'measured' weights all histories; with history_draw leave it at 'none'.")
+    if recipe.sampling == "sampled" and objective in losses.NEEDS_ALL_NEGATIVES:
+        raise ValueError(f"sampling 'sampled' asks one history, and {objective} needs all of them; use 'exact'.")
+    if recipe.sampling == "sampled" and recipe.lambda_ratio is not None:
+        raise ValueError("sampling 'sampled' asks one history, and lambda_ratio needs all of them; use a dose instead.")
     if recipe.negatives == "synthetic" and objective in losses.USES_HISTORY - {"c2r"}:
         raise ValueError(f"negatives 'synthetic' belong to objective c2r, not to {objective}; use 'history' there.")
-    if objective == "c2r" and recipe.negatives_every > 1:
-        raise ValueError("negatives_every is for objectives with histories alone; c2r needs its negatives, use 1.")
     if objective == "c2r" and recipe.lambda_ratio is not None:
         raise ValueError("lambda_ratio is for objectives of spn's kind and history-positive; give c2r a lambda_neg.")
 
 
 HISTORY_FIELDS = (
-    *("history_every", "history_decay", "history_start", "history_threshold", "history_draw"),
-    *("history_precision", "lambda_ratio", "negatives_every", "history_of", "noised_inputs"),
+    *("history_every", "history_decay", "history_start", "history_threshold", "history_of"),
+    *("history_precision", "lambda_ratio", "sampling", "sampled_every", "noised_inputs"),
 )
 TERM_FIELDS = (
     *("lambda_neg", "dose", "lambda_from", "lambda_follows_rate", "features", "features_weights", "negatives"),
-    *("features_crop", "features_precision", "guard", "guard_r", "guard_drop"),
+    *("features_precision", "guard", "guard_r", "guard_drop"),
 )
-LAMBDA_FIELDS = ("lambda_follows_rate", "negatives_every", "guard")  # they act on lambda, which lambda_ratio sets anew
+LAMBDA_FIELDS = ("lambda_follows_rate", "guard")  # they act on lambda, which lambda_ratio sets anew
 
 
 def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
@@ -488,6 +516,8 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if not recipe.uses_history:
         which = f"objective {objective}" if recipe.negatives == "history" else "c2r with synthetic negatives"
         yield HISTORY_FIELDS, f"{which} has no history models"
+    if recipe.sampling == "exact":
+        yield ("sampled_every",), "sampling 'exact' has the term in every step"
     if objective != "c2r" or not recipe.uses_history:
         yield ("curriculum",), "a curriculum is for objective c2r over histories"
     if objective not in losses.USES_HISTORY:

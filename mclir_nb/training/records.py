@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mclir_nb import files, networks, root
 from mclir_nb.choices import did_you_mean
 from mclir_nb.data import tasks
-from mclir_nb.training.recipes import Recipe, from_saved
+from mclir_nb.training.recipes import RETIRED, Recipe, from_saved
 
 FILES = {
     "recipe.json": "every field of the recipe",
@@ -56,7 +56,7 @@ def read_recipe(run_dir: Path) -> Recipe:
     if not file.exists():
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
-    if new := sorted(set(fields) - set(Recipe.model_fields)):
+    if new := sorted(set(fields) - set(Recipe.model_fields) - set(RETIRED)):
         raise ValueError(f"{file} is not a recipe of this version: it has the fields {', '.join(new)}.")
     try:
         return from_saved(fields)

@@ -20,6 +20,7 @@ from mclir_nb.training import (
     dose,
     frames,
     machine,
+    macs,
     records,
     run_folder,
     tensorboard_log,
@@ -106,10 +107,12 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     recipe, notes = trainer.recipe, [images.note for images in trainer.data.sets.values()]
     random_depth = any(isinstance(part, DropPath) and part.rate for part in trainer.model.modules())
     notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective, recipe.accumulate, random_depth)]
+    notes.append(macs.sampling_note(recipe))
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
-    on_first_rank(run_folder.write_provenance, run_dir, facts | {"content": content}, trainer.step)
+    facts |= {"content": content} | ({"sampled_every": recipe.period} if recipe.sampling == "sampled" else {})
+    on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
         if recipe.guard == "lower-lambda" and trainer.step == 0:

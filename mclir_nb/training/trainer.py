@@ -16,7 +16,7 @@ from mclir_nb.evaluation import evaluate
 from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
 from mclir_nb.seeds import stream
-from mclir_nb.training import build, checkpoint, distributed, machine
+from mclir_nb.training import build, checkpoint, distributed, machine, macs
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import LastStep, Log, history_columns, interval
@@ -27,6 +27,7 @@ class Trainer:
     """The state of a run and one step of it."""
 
     def __init__(self, recipe: Recipe, device: torch.device, data: build.Data | None = None):
+        recipe = macs.with_period(recipe)
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
         if device.type == "cpu":
             machine.keep_freed_memory()
@@ -36,7 +37,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.history = build.make_history(recipe, self.model, device)
         self.features = build.make_features(recipe, device)
-        self.negatives = build.make_negatives(recipe, self.history, self.features)
+        self.negatives = build.make_negatives(recipe, self.history)
         self.objective, self.guard = losses.OBJECTIVES[recipe.objective], Guard(recipe)
         self.parallel = distributed.data_parallel(self._compiled(self.model))
         if self.history:
@@ -102,7 +103,7 @@ class Trainer:
             share = len(true) / len(gt)
             parts, restored = self._loss(true, given, past, weight)
             if logs and parts.l_neg.requires_grad:
-                ratios.append(share * push.image_ratio(parts, restored))
+                ratios.append(share * push.image_ratio(parts, restored) / self.recipe.period)
             self.scaler.scale(parts.total * share).backward()
             seen += share * torch.stack([part.detach() for part in parts])
             outputs.append(restored.detach())

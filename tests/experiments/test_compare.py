@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mclir_nb.experiments import ablations, compare, cost, pool, run_tables
+from mclir_nb.experiments import ablations, compare, pool, run_tables
 from mclir_nb.experiments.compare import Arm
-from mclir_nb.training import recipes, records, train
+from mclir_nb.training import macs, recipes, records, train
 
 ARMS = compare.arms(["plain", "spn"])
 
@@ -52,7 +52,7 @@ def test_a_plan_goes_seed_by_seed_and_changes_nothing_but_the_arm():
 def test_equal_cost_is_counted_before_anything_runs():
     plain, spn, equal = compare.plan(recipe(steps=200), ARMS, (0,))
     assert equal.recipe == plain.recipe.replace(steps=equal.recipe.steps) and spn.recipe.steps == 200
-    assert cost.run_macs(equal.recipe) == pytest.approx(cost.run_macs(spn.recipe), rel=0.01)
+    assert macs.run_macs(equal.recipe) == pytest.approx(macs.run_macs(spn.recipe), rel=0.01)
     assert [arm.name for arm in compare.arms(["spn", "vgg"])] == ["spn", "vgg"]  # nothing to be equal to
 
 
@@ -100,7 +100,7 @@ def test_every_run_is_one_row(done):
     numbers = ["psnr_input", "psnr_raw", "psnr_ema", "ssim_raw", "ssim_ema", "pictures", "macs"]
     assert runs[numbers].gt(0).all().all() and (runs["stopped"] == "").all()
     assert runs.loc[runs["arm"] == "spn", "feature_network"].str.contains("EfficientNet").all()
-    assert runs["macs"].tolist() == [cost.run_macs(job.recipe) for job in plan]
+    assert runs["macs"].tolist() == [macs.run_macs(job.recipe) for job in plan]
 
 
 def test_the_mean_is_that_of_the_pictures(done):

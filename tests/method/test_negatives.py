@@ -1,12 +1,11 @@
-"""Which negatives a step gets: all histories or a drawn one, synthetic restorers, features through a window."""
+"""Which negatives a step gets: all histories or a drawn one, synthetic restorers."""
 
 import pytest
 import torch
 from torch import nn
 
-from mclir_nb.method import features
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.method.negatives import Negatives, Window, partly_restored
+from mclir_nb.method.negatives import Negatives, partly_restored
 from mclir_nb.method.rivals import C2R_INDOOR
 
 
@@ -24,16 +23,16 @@ def history():
 
 
 def test_all_histories_answer_unless_the_weight_is_zero(history):
-    lq, negatives = photo(0), Negatives(history, None)
+    lq, negatives = photo(0), Negatives(history)
     for k, output in enumerate(negatives.outputs(lq, lq, step=1)):
         torch.testing.assert_close(output, (k + 1) * lq)
     assert negatives.outputs(lq, lq, step=1, weight=0.0) == []
-    assert Negatives(None, None).outputs(lq, lq, step=1) == []
+    assert Negatives(None).outputs(lq, lq, step=1) == []
 
 
 def test_one_history_is_drawn_from_seed_and_step(history):
     def drawn(seed):
-        negatives = Negatives(history, None, seed=seed, draw=True)
+        negatives = Negatives(history, seed=seed, draw=True)
         ones = torch.ones(1, 3, 1, 1)
         return [[int(n.max()) for n in negatives.outputs(ones, ones, step)] for step in range(1, 33)]
 
@@ -41,16 +40,24 @@ def test_one_history_is_drawn_from_seed_and_step(history):
     assert all(len(one) == 1 for one in drawn(0)) and 8 <= sum(one == [1] for one in drawn(0)) <= 24
 
 
+def test_noised_inputs_are_drawn_as_often_as_histories(history):
+    ones = torch.ones(1, 3, 4, 4)
+    negatives = Negatives(history, draw=True, noised=2)
+    outputs = [output for step in range(1, 65) for output in negatives.outputs(ones, ones, step)]
+    from_histories = sum(torch.equal(output, output[0, 0, 0, 0] * ones) for output in outputs)
+    assert len(outputs) == 64 and 20 <= from_histories <= 44  # two of four
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_histories_answer_in_their_precision(precision, history):
-    (output, _) = Negatives(history, None, precision=precision).outputs(photo(0), photo(0), step=1)
+    (output, _) = Negatives(history, precision=precision).outputs(photo(0), photo(0), step=1)
     assert output.dtype == getattr(torch, precision)
 
 
 def test_synthetic_restorers_have_the_psnr_they_are_named_after():
     gt = photo(0)
     lq = (gt + 0.3 * photo(1)).clamp(0, 1)
-    outputs = Negatives(None, None, synthetic=True).outputs(lq, gt, step=1)
+    outputs = Negatives(None, synthetic=True).outputs(lq, gt, step=1)
     for psnr, output in zip(C2R_INDOOR[2:], outputs[2:], strict=True):
         error = (output - gt).square().mean(dim=(1, 2, 3))
         torch.testing.assert_close(-10 * error.log10(), torch.full((2,), psnr), rtol=0, atol=1e-3)
@@ -58,22 +65,11 @@ def test_synthetic_restorers_have_the_psnr_they_are_named_after():
     assert partly_restored(photo(2, (2, 3, 8, 8)), gt, 20.0).shape == gt.shape
 
 
-def test_features_see_a_window_that_moves():
-    window = Window(features.build("lite0", "random"), side=16, patch_size=32)
-    image, places = photo(0, (1, 3, 32, 32)), set()
-    for step in range(1, 9):
-        Negatives(None, window).outputs(image, image, step, weight=0.0)
-        places.add((window.top, window.left))
-    assert len(places) > 3 and {x for place in places for x in place} <= {0, 8, 16}
-    cut = window.inner(image[..., window.top : window.top + 16, window.left : window.left + 16])
-    assert all(torch.equal(seen, cut[layer]) for layer, seen in window(image).items())
-
-
 def test_the_curriculum_is_saved_and_resumed():
-    measured, synthetic = Negatives(None, None), Negatives(None, None, synthetic=True)
+    measured, synthetic = Negatives(None), Negatives(None, synthetic=True)
     assert measured.thresholds is None and synthetic.thresholds == C2R_INDOOR
     measured.set_thresholds([21.5, 23.0])
-    resumed = Negatives(None, None)
+    resumed = Negatives(None)
     resumed.load_state_dict(measured.state_dict())
     assert resumed.thresholds == (21.5, 23.0)
     synthetic.load_state_dict({"thresholds": None})

@@ -66,7 +66,9 @@ def test_log_shows_image_ratio_progress_and_gap(tmp_path):
     assert not {"dose", "image_ratio"} & set(plain.columns)
 
 
-@pytest.mark.parametrize(("changes", "share"), [(dict(negatives_every=4), 1), (dict(lambda_from=20), None)])
+@pytest.mark.parametrize(
+    ("changes", "share"), [(dict(sampling="sampled", sampled_every=4), 1), (dict(lambda_from=20), None)]
+)
 def test_dose_is_that_of_lambda_not_of_its_spikes(changes, share):
     """Every 4th step four times as strong is the same dose; before lambda sets in there is none."""
     trainer = Trainer(short(**changes), CPU)

@@ -88,7 +88,7 @@ def test_the_parameters_of_notebooks_are_fields_of_a_recipe():
         *(("lambda_neg", -1.0), ("lambda_neg", math.nan), ("learning_rate", math.inf), ("guard_r", 0.0)),
         *(("history_decay", (0.1, None, 0.1, 0.1)), ("history_every", (4, -2)), ("betas", (0.9,)), ("scale", 2)),
         *(("lambda_from", 301), ("lambda_ratio", 1.0), ("history_threshold", -1.0), ("learning_rat", 1.0)),
-        *(("features_crop", 20), ("features_crop", 128), ("negatives_every", 0), ("negatives", "synthetic")),
+        *(("sampling", "every"), ("sampled_every", 0), ("negatives", "synthetic")),
     ],
 )
 def test_an_impossible_value_is_refused_by_its_field_in_one_sentence(field, value):
@@ -117,9 +117,11 @@ def test_a_misspelt_name_is_recognised():
     "fields",
     [
         {"history_every": (4, 2), "history_decay": (0.1,)},
-        {"history_draw": True, "objective": "spn-uncertainty"},
-        {"history_draw": True, "objective": "c2r", "curriculum": "measured"},
-        {"negatives_every": 2, "objective": "c2r"},
+        *(
+            {"sampling": "sampled", "objective": name, "lambda_neg": 0.1}
+            for name in ("spn-uncertainty", "c2r", "ratio")
+        ),
+        {"sampling": "sampled", "lambda_ratio": 0.05},
         {"lambda_ratio": 0.05, "objective": "c2r"},
     ],
 )
@@ -131,14 +133,14 @@ def test_fields_that_contradict_each_other_are_refused(fields):
 IDLE = [
     *({"objective": "plain", field: value} for field, value in (("lambda_neg", 0.1), ("features", "vgg16"))),
     *({"objective": "plain", field: value} for field, value in (("history_start", 0.1), ("guard", "lower-lambda"))),
-    *(VGG | {field: value} for field, value in (("history_draw", True), ("negatives_every", 2))),
+    *(VGG | {field: value} for field, value in (("sampling", "sampled"), ("noised_inputs", 2))),
     VGG | {"history_precision": "tf32"},
     {"objective": "pcl", "lambda_ratio": 0.1},
     {"objective": "c2r", "lambda_neg": 0.2, "negatives": "synthetic", "history_start": 0.1},
     {"curriculum": "measured"},
     {"lambda_ratio": 0.05, "guard": "lower-lambda"},
     {"lambda_ratio": 0.05, "lambda_follows_rate": True},
-    {"lambda_ratio": 0.05, "negatives_every": 4},
+    {"sampled_every": 4},
     {"lambda_ratio": 0.05, "lambda_neg": 0.1},
     {"milestones": (100,), "cosine_steps": 50},
     {"data_root": "pictures"},
@@ -154,9 +156,9 @@ def test_a_setting_without_effect_is_refused(fields):
 
 
 def test_what_is_only_carried_along_may_be_idle():
-    spn = recipes.get("tiny", history_every=(4, 2), guard="lower-lambda", lambda_neg=0.1, features_crop=32)
+    spn = recipes.get("tiny", history_every=(4, 2), guard="lower-lambda", lambda_neg=0.1, sampling="sampled")
     plain = spn.replace(objective="plain")
     assert plain.weight == 0 and Recipe(**plain.model_dump()) == plain
     assert recipes.get("paper", objective="plain").history_start == 0.1  # the table's own
     with pytest.raises(ValueError, match="guard"):  # it would go on with the same push, ten times
-        spn.replace(lambda_ratio=0.05)
+        spn.replace(lambda_ratio=0.05, sampling="exact")

@@ -64,14 +64,6 @@ def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     assert never.history.turn == 0
 
 
-def test_every_third_step_pushes_three_times():
-    made = trainer(negatives_every=3)
-    weights = [made.recipe.weight_at(step) for step in (1, 2, 3, 6)]
-    assert weights == [0, 0, *[pytest.approx(3 * made.recipe.weight)] * 2]
-    image = torch.rand(1, 3, 32, 32)
-    assert [len(made.negatives.outputs(image, image, 1, weight)) for weight in weights] == [0, 0, 2, 2]
-
-
 def flat(network):
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
