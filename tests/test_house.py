@@ -17,7 +17,13 @@ FLOORS = {
     "networks": set(),
     "data": set(),
 }
-GROUND = {"files", "progress", "seeds", "choices"}  # root modules every room may use; they use each other at most
+GROUND = {
+    "files",
+    "weight_files",
+    "progress",
+    "seeds",
+    "choices",
+}  # root modules every room may use; they use each other at most
 TOP = {"notebook", "__main__"}
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import files
+from mclir_nb import weight_files
 from mclir_nb.choices import check_choice
 
 NAMES = ("vgg16", "vgg19", "lite0")
@@ -228,7 +228,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
         network.source = f"{what}, untrained: He-normal random weights, seed 0"
         return network
     path, origin = _locate(name, weights)
-    state = {key: value for key, value in files.read_weights(path).items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in weight_files.read(path).items() if isinstance(value, Tensor)}
     _load(network, Lite0.from_package(state) if name == "lite0" else state, path.name)
     network.source = f"{what}, {origin}, sha256 {_sha256(path)}"
     return network

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.choices import check_choice, did_you_mean
+from mclir_nb.choices import check_choice
 from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "own", "table"]
@@ -89,13 +89,9 @@ _SHAPES: dict[tuple, checkpoints.Shapes] = {}  # what `_shapes` has counted
 
 
 class Restorer(nn.Module):
-    """A network as the rest of the workbook sees it; made by `build`.
+    """A network as the rest of the workbook sees it; `build(name, scale, **options)` makes one like it.
 
-    Attributes:
-        core: the bare network with the official state_dict keys and input convention.
-        name: as given to `build`.
-        scale: as given to `build`.
-        options: the constructor options of `core`; `build(name, scale, **options)` makes one like it.
+    `core` is the bare network with the official state_dict keys and input convention.
     """
 
     def __init__(self, name: str, scale: int, options: dict[str, Any]):
@@ -145,14 +141,8 @@ def names() -> list[str]:
 def options(name: str, size: str = "paper") -> dict[str, Any]:
     """Constructor options of one size, to be passed on: `build(name, scale, **options(name, "tiny"))`.
 
-    Args:
-        name: one of `names()`.
-        size: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests; some
-            families have one in between, "gpu".
-    Returns:
-        A new dictionary.
-    Raises:
-        ValueError: an unknown name or size.
+    Sizes: "paper", or "demo" and "tiny": smaller members of the family, ours, for a laptop and for tests; some families
+    have one in between, "gpu". Raises: ValueError for an unknown name or size.
     """
     network = _network(name)
     sizes = ["paper", *(s for s in ("gpu", "demo", "tiny") if s in network.family.SIZES)]
@@ -180,31 +170,25 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         raise ValueError(f"{name} has no scale {scale}; build it with scale={supported}")
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
-        if option not in accepted:
-            raise ValueError(
-                f"{name} has no option {option!r}{did_you_mean(option, accepted)}; it has {', '.join(accepted)}"
-            )
+        check_choice(f"option of {name}", option, accepted)
     return Restorer(name, scale, options(name) | overrides)
 
 
 def table() -> pd.DataFrame:
-    """All networks at paper size.
+    """All networks at paper size: network | year | task | scale | parameters | macs | reference.
 
-    Returns:
-        Columns network, year, task, scale, parameters, macs and reference. `macs` are multiply-accumulates of
-        convolutions and matrix products for one restored image of 256x256 pixels (at scale 4 for super-resolution),
-        counted while the network runs without data, not quoted.
+    `macs` are multiply-accumulates of convolutions and matrix products for one restored image of 256x256 pixels (at
+    scale 4 for super-resolution), counted while the network runs without data, not quoted.
     """
     rows = []
     for name, network in NETWORKS.items():
         scale = network.scales[-1]
         with torch.device("meta"):
             restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
-        parameters = sum(p.numel() for p in restorer.parameters())
-        macs = count_macs(restorer, lq)
-        rows.append((name, network.year, network.task, scale, parameters, macs, network.reference))
-    columns = ["network", "year", "task", "scale", "parameters", "macs", "reference"]
-    return pd.DataFrame(rows, columns=columns)
+        row = {"network": name, "year": network.year, "task": network.task, "scale": scale}
+        counts = {"parameters": sum(p.numel() for p in restorer.parameters()), "macs": count_macs(restorer, lq)}
+        rows.append(row | counts | {"reference": network.reference})
+    return pd.DataFrame(rows)
 
 
 def count_macs(network: nn.Module, image: Tensor) -> int:

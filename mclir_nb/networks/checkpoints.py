@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mclir_nb import files
+from mclir_nb import weight_files
 
 ENTRIES = ("params_ema", "params", "state_dict", "model")  # taken in this order where several fit
 DERIVED = ("attn_mask", "relative_position_index", "relative_positions")  # buffers that follow from the options
@@ -85,16 +85,11 @@ def load(
 
 
 def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file by entry: dictionaries within dictionaries have names such as "ema/module".
+    """The tensors of a file by entry: "" is the top level, dictionaries within dictionaries are "ema/module".
 
-    Args:
-        path: as for `files.read_weights`.
-    Returns:
-        Tensors by name by entry; "" is the top level.
-    Raises:
-        ValueError: it cannot be read, or holds no tensors.
+    Raises: ValueError if it cannot be read, or holds no tensors.
     """
-    content = files.read_weights(path)
+    content = weight_files.read(path)
     entries: dict[str, dict[str, Tensor]] = {}
 
     def collect(items: Mapping, place: str, depth: int) -> None:
@@ -102,10 +97,9 @@ def read(path: str | Path) -> dict[str, dict[str, Tensor]]:
             if isinstance(value, Tensor):
                 entry, _, key = f"{place}{name}".rpartition("/")
                 entries.setdefault(entry, {})[WRAPPERS.sub("", key)] = value
-            elif isinstance(value, (list, tuple)) and depth:
-                collect(dict(enumerate(value)), f"{place}{name}/", depth - 1)
-            elif isinstance(value, Mapping) and depth:
-                collect(value, f"{place}{name}/", depth - 1)
+            elif isinstance(value, (Mapping, list, tuple)) and depth:
+                inner = value if isinstance(value, Mapping) else dict(enumerate(value))
+                collect(inner, f"{place}{name}/", depth - 1)
 
     collect(content, "", DEPTH)
     if not entries:
@@ -125,18 +119,11 @@ def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[
     unknown = [k for k in found if k not in own]
     if not missing:
         unknown = [k for k in _large(found, unknown) if k.partition(".")[0] in tops]
-    shapes = [
-        f"{k} is {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in found and found[k].shape != own[k].shape
-    ]
-    kinds = [f"{k} is {_kind(found[k])}, not {_kind(own[k])}" for k in own if k in found and _odd(own[k], found[k])]
-    listed = {
-        f"of {len(own)} tensors missing": missing,
-        "unknown": unknown,
-        "of another shape": shapes,
-        "of another kind": kinds,
-    }
+    both = {k: (found[k], own[k]) for k in own if k in found}
+    shapes = [f"{k} is {tuple(f.shape)}, not {tuple(o.shape)}" for k, (f, o) in both.items() if f.shape != o.shape]
+    kinds = [f"{k} is {_kind(f)}, not {_kind(o)}" for k, (f, o) in both.items() if _odd(o, f)]
+    listed = {f"of {len(own)} tensors missing": missing, "unknown": unknown}
+    listed |= {"of another shape": shapes, "of another kind": kinds}
     return [f"{len(names)} {what} ({_listed(names)})" for what, names in listed.items() if names]
 
 
@@ -147,17 +134,12 @@ def _parts(entry: str, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) ->
     for name in plain:
         words = name.split(".")
         prefixes.update(name[: -len(end)] for i in range(len(words)) if (end := ".".join(words[i:])) in own)
-    best = max(prefixes.values())
-    return [
-        Part(
-            entry,
-            prefix,
-            {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)},
-            [k for k in plain if not k.startswith(prefix)],
-        )
-        for prefix, count in prefixes.items()
-        if count == best or not prefix
-    ]
+    parts = []
+    for prefix, count in prefixes.items():
+        if count == max(prefixes.values()) or not prefix:
+            behind = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+            parts.append(Part(entry, prefix, behind, [k for k in plain if not k.startswith(prefix)]))
+    return parts
 
 
 def _suggestions(found: Mapping[str, Tensor], known: Callable[[], Iterable[tuple[str, Shapes]]]) -> list[str]:

@@ -1,8 +1,6 @@
 """What goes wrong with real pictures and data, from the user's door: the file is named, status 1, nothing is left."""
 
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -40,32 +38,13 @@ def png(path, pixels=RGB):
     return path
 
 
-def truncated_png(path):
+def cut_off(path):
     png(path).write_bytes(path.read_bytes()[:2000])
 
 
-def decompression_bomb(path):
-    data = png(path).read_bytes()
-    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
-    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
-
-
-def nan_in_a_float_tiff(path):
-    Image.fromarray(np.full((80, 90), np.nan, np.float32)).save(path, format="TIFF")
-
-
-def no_permission(path):
-    png(path).chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("the superuser may read everything")
-
-
-PICTURES = {  # what is wrong: (how it is made, a word of the sentence)
-    "truncated": (truncated_png, "damaged"),
+PICTURES = {  # how it is made, and a word of the sentence; every other kind is in tests/data/test_images.py
+    "truncated": (cut_off, "damaged"),
     "text": (lambda path: path.write_text("404"), "PNG, JPEG"),
-    "bomb": (decompression_bomb, "million pixels"),
-    "NaN": (nan_in_a_float_tiff, "NaN"),
-    "no permission": (no_permission, "permission"),
     "missing": (lambda path: None, "no such file"),
 }
 
@@ -97,26 +76,9 @@ def sound(root):
             png(root / f"train/{side}/{number}.png", np.roll(RGB, number + shift, 0))
 
 
-def half_a_download(root):
-    (root / "train/gt/3.png").unlink()
-
-
-def two_gt_for_one_lq(root):
-    Image.fromarray(RGB).save(root / "train/gt/3.jpg")
-
-
 def smaller_than_the_patch(root):
     for file in root.rglob("*.png"):
         png(file, np.roll(RGB[:40, :40], int(file.stem) + ("lq" in str(file)), 0))
-
-
-def one_pixel(root):
-    for file in root.rglob("*.png"):
-        png(file, RGB[int("lq" in str(file)) :][:1, :1])
-
-
-def truncated(root):
-    truncated_png(root / "train/lq/0.png")
 
 
 def one_folder_twice(root):
@@ -124,19 +86,13 @@ def one_folder_twice(root):
         file.write_bytes((root / "train/gt" / file.name).read_bytes())
 
 
-def nothing(root):
-    for file in root.rglob("*.png"):
-        file.unlink()
-
-
-SETS = {  # what is wrong: (how it is made, words of the sentence)
-    "half a download": (half_a_download, "no partner", "lq/3.png"),
-    "two gt for one lq": (two_gt_for_one_lq, "gt/3.", "partner"),
+SETS = {  # how it is spoilt, and words of the sentence; every other kind is in tests/data/test_checks.py
+    "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "no partner", "lq/3.png"),
+    "two gt for one lq": (lambda root: png(root / "train/gt/3.bmp"), "gt/3.", "partner"),
     "smaller than the patch": (smaller_than_the_patch, "40x40", "patch_size 40"),
-    "one pixel": (one_pixel, "1x1", "patch"),
-    "truncated": (truncated, "train/lq/0.png", "damaged"),
+    "truncated": (lambda root: cut_off(root / "train/lq/0.png"), "train/lq/0.png", "damaged"),
     "one folder twice": (one_folder_twice, "same picture"),
-    "nothing": (nothing, "no train files of folder"),
+    "nothing": (lambda root: [file.unlink() for file in root.rglob("*.png")], "no train files of folder"),
 }
 
 
@@ -152,11 +108,10 @@ def test_a_data_set_that_cannot_be_trained_on(tmp_path, capsys, what):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_root_prints_the_tree_that_is_expected(tmp_path, capsys):
-    error = refused(capsys, "check-data", "reside-its", tmp_path / "nowhere")
-    assert "nowhere" in error and "RESIDE/ITS/hazy" in error
+def test_a_file_for_a_root_prints_the_tree_that_is_expected(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert "not a folder" in refused(capsys, "check-data", "reside-its", tmp_path / "file")
+    error = refused(capsys, "check-data", "reside-its", tmp_path / "file")
+    assert "not a folder" in error and "RESIDE/ITS/hazy" in error
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):

@@ -24,12 +24,9 @@ LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if
 PINS = {canonicalize_name(r.name): r for r in map(Requirement, LINES)}
 
 
-def test_package_under_test_is_this_checkout():
+def test_the_package_is_this_checkout_and_every_part_of_it_is_installed():
     assert Path(mclir_nb.__file__).is_relative_to(ROOT)
     assert mclir_nb.__version__ == PROJECT["version"]
-
-
-def test_every_part_of_the_package_is_installed():
     found = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
     assert set(find_packages(ROOT, **found)) >= {"mclir_nb", *(f"mclir_nb.{room.parent.name}" for room in ROOMS)}
 
@@ -41,11 +38,8 @@ def test_every_requirement_has_a_tested_version(wanted):
     assert "+" not in pin.version and "*" not in pin.version  # no local build, no range
 
 
-def test_constraints_name_no_host():
+def test_constraints_name_no_host_and_the_newest_torch_is_the_tested_one():
     assert not re.search(r"https?:|--|@", "\n".join(LINES))
-
-
-def test_newest_torch_is_the_tested_one():
     (torch,) = [r for r in WANTED if r.name == "torch"]
     (pin,) = PINS["torch"].specifier
     major, minor = map(int, pin.version.split(".")[:2])
@@ -60,18 +54,19 @@ def test_conda_gives_python_and_pip_the_rest():
     assert others == ["pip", {"pip": ["-c constraints.txt", "-e .[test]"]}]
 
 
-def test_makefile_installs_what_environment_yml_installs():
-    dry = subprocess.run(["make", "-n", "-B", ".venv/.ok"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "-c constraints.txt -e '.[test]'" in dry.stdout
-
-
-def test_first_command_runs_the_training_notebook():
-    dry = subprocess.run(["make", "-n", "train", "TASK=sr"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "notebooks/03_train.ipynb runs/03_train-sr.ipynb -p task sr" in dry.stdout
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        (["-B", ".venv/.ok"], ["-c constraints.txt -e '.[test]'"]),  # as environment.yml
+        (["train", "TASK=sr"], ["notebooks/03_train.ipynb runs/03_train-sr.ipynb -p task sr"]),  # README: the first
+        (["test"], ["ruff check", "ruff format --check", "/mypy", "-m pytest"]),  # and the second command
+    ],
+)
+def test_what_make_does(target, parts):
+    dry = subprocess.run(["make", "-n", *target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(part in dry for part in parts)
 
 
 def test_ci_runs_the_second_command():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK) and script.read_text().splitlines()[-1] == "make test"
-    dry = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert all(part in dry for part in ("ruff check", "ruff format --check", "/mypy", "-m pytest"))

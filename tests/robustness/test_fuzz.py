@@ -16,7 +16,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from mclir_nb import files, networks, notebook, root
+from mclir_nb import files, networks, notebook, root, weight_files
 from mclir_nb.data import images
 from mclir_nb.experiments import evidence
 from mclir_nb.networks import checkpoints
@@ -159,7 +159,7 @@ def readable(tmp_path_factory) -> list:
         (frames.FILE, lambda file: frames.read(folder)),
         ("zip.pth", checkpoints.read),
         ("old.pth", checkpoints.read),
-        ("zip.pth", files.read_weights),
+        ("zip.pth", weight_files.read),
         *((picture, lambda file: images.read_image(file, upright=True)) for picture in pictures),
         *((picture, images.read_size) for picture in pictures[:3]),
     ]

@@ -4,10 +4,10 @@ import json
 import os
 import pickle
 import re
-import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,31 +39,32 @@ def saved(path, payload):
     torch.save({"params": payload}, path)
 
 
-@pytest.fixture(params=[pickled, saved])
+def saved_as_before(path, payload):
+    torch.save({"params": payload}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.fixture(params=[pickled, saved, saved_as_before])
 def hostile(request, tmp_path):
     """A function that writes a malicious pickle; afterwards nothing of it may have run, though it could have."""
     write, mark = request.param, tmp_path / "mark"
     yield lambda path: write(path, Payload(mark))
     assert not mark.exists(), "code of the file has run"
     write(tmp_path / "real.pth", Payload(mark))
-    if write is saved:
-        torch.load(tmp_path / "real.pth", weights_only=False)
-    else:
+    if write is pickled:
         pickle.loads((tmp_path / "real.pth").read_bytes())
+    else:
+        torch.load(tmp_path / "real.pth", weights_only=False)
     assert mark.exists()  # an unguarded reader runs it
 
 
-def run_folder(tmp_path, broken: str, hostile):
-    """A run folder in which one file is malicious."""
+def test_every_file_of_a_run_folder(hostile, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     files.write_json(folder / "recipe.json", RECIPE.model_dump())
-    hostile(folder / broken)
-    return folder, records.Run(folder)
-
-
-def test_every_file_of_a_run_folder(hostile, tmp_path):
-    folder, run = run_folder(tmp_path, "nothing", hostile)
+    run = records.Run(folder)
+    hostile(folder / checkpoint.FILE)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        train.train(RECIPE, folder, quiet=True)  # it would go on from there
     readers = {
         "model.safetensors": run.model,
         "ema.safetensors": run.ema_model,
@@ -81,17 +82,26 @@ def test_every_file_of_a_run_folder(hostile, tmp_path):
             read()
 
 
-def test_a_resumed_run(hostile, tmp_path):
-    folder, _ = run_folder(tmp_path, checkpoint.FILE, hostile)
-    with pytest.raises(ValueError, match="cannot be read as safetensors"):
-        train.train(RECIPE, folder, quiet=True)
+def edsr():
+    return networks.build("edsr", 2, **networks.options("edsr", "tiny"))
+
+
+def test_code_cannot_be_smuggled_in_numpy_objects_or_the_first_kind_of_pickle(tmp_path):
+    payload = Payload(tmp_path / "mark")
+    scores = np.array([payload], dtype=object)
+    torch.save({"model": edsr().core.state_dict(), "psnrs": scores}, tmp_path / "numpy.pth")
+    (tmp_path / "first.pth").write_bytes(pickle.dumps(payload, protocol=0))
+    for name in ("numpy.pth", "first.pth"):
+        with pytest.raises(ValueError, match="exec"):
+            networks.load_checkpoint(edsr(), tmp_path / name)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_weights_of_networks_and_features_and_the_command(hostile, tmp_path, capsys):
     for name in ("x.pth", "x.safetensors"):
         hostile(tmp_path / name)
         for load in (
-            lambda path: networks.load_checkpoint(networks.build("edsr", 2, **networks.options("edsr", "tiny")), path),
+            lambda path: networks.load_checkpoint(edsr(), path),
             lambda path: features.build("vgg16", path),
             lambda path: features.build("lite0", path),
         ):
@@ -125,8 +135,7 @@ def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path):
             bomb.writestr(entry, true.read(entry))
         bomb.writestr("true/data/1", bytes(50_000_000))
     assert path.stat().st_size < 100_000
-    network = networks.build("edsr", 2, **networks.options("edsr", "tiny"))
-    for load in (lambda: networks.load_checkpoint(network, path), lambda: features.build("vgg16", path)):
+    for load in (lambda: networks.load_checkpoint(edsr(), path), lambda: features.build("vgg16", path)):
         with pytest.raises(ValueError, match="bomb.pth is refused: it has .* bytes and would unpack to 5"):
             load()
 
@@ -143,10 +152,10 @@ def test_an_archive_is_never_unpacked_to_disk(tmp_path):
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["escape.pth"]
 
 
-@pytest.mark.parametrize("name", ["../C1", "/etc", "C1/../../x", "..", "", "a/b"])
-def test_a_record_stays_in_its_folder(name):
-    with pytest.raises(ValueError, match="is no name of a record"):
-        evidence.read_record(name)
+def test_a_record_stays_in_its_folder():
+    for name in ("../C1", "/etc", "C1/../../x", "..", "", "a/b"):
+        with pytest.raises(ValueError, match="is no name of a record"):
+            evidence.read_record(name)
 
 
 def test_tensors_named_like_paths_write_nothing(tmp_path):
@@ -202,13 +211,3 @@ def test_a_json_file_as_large_as_memory_is_not_read(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="it holds a list"):
         records.read_recipe(tmp_path)
-
-
-TWO_DISKS = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + b"PK\x05\x06" + bytes(18)  # the end of a zip64
-
-
-@pytest.mark.parametrize("content", [b"\x80", TWO_DISKS], ids=["one byte of a pickle", "part of an archive"])
-def test_remains_of_a_file_are_refused_by_name(content, tmp_path):
-    (tmp_path / "rest.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="rest.pth is (a )?damaged"):
-        networks.load_checkpoint(networks.build("edsr", 2, **networks.options("edsr", "tiny")), tmp_path / "rest.pth")
