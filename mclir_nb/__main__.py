@@ -17,7 +17,7 @@ from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate
 from mclir_nb.evaluation.restore import restore_file
-from mclir_nb.experiments import evidence, paper, push_study
+from mclir_nb.experiments import evidence, measure, paper, push_study
 from mclir_nb.training import distributed, machine, recipes, records, train
 from mclir_nb.training.recipes import Recipe
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_restore(command("restore", _restore, "restore your own pictures"))
     _add_compare(command("compare", _compare, "run an experiment: arms x seeds, and write its record"))
     _add_probe(command("probe", _probe, "experiment P: does the push help where it is applied?"))
+    _add_measure(command("measure", _measure, "check and time this machine, for the minutes that it is lent"))
     return parser
 
 
@@ -268,6 +269,26 @@ def _probe(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
         push_study.run(arguments.out, arguments.data_root)
     print(f"written to {push_study.write_record(arguments.out, arguments.record)}")
+
+
+def _add_measure(parser: argparse.ArgumentParser) -> None:
+    folder = parser.add_mutually_exclusive_group(required=True)
+    folder.add_argument("--out", type=_path, help="a new folder for the results")
+    folder.add_argument("--continue", type=_path, dest="begun", help="the folder of an earlier call, to go on in")
+    parser.add_argument("--minutes", type=float, required=True, help="after which nothing more is begun, such as 8")
+    parser.add_argument("--experiments", nargs="*", default=[], help="whose seeds are run with the time that is left")
+    parser.add_argument("--data-root", help="folder of their data set, if it is not embedded")
+    parser.add_argument("--rehearsal", action="store_true", help="small networks and patches, to try the command out")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    how = {name: getattr(arguments, name) for name in ("device", "experiments", "data_root")}
+    sizes = measure.REHEARSAL if arguments.rehearsal else measure.Sizes()
+    folder, proceed = arguments.begun or arguments.out, bool(arguments.begun)
+    if not measure.measure(folder, arguments.minutes, proceed=proceed, sizes=sizes, **how):
+        raise ValueError(f"not everything is as it should be; see above, and the tables in {folder}.")
+    print(f"written to {folder}")
 
 
 if __name__ == "__main__":
