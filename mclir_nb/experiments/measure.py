@@ -337,33 +337,27 @@ def price(sizes: Sizes, network: str, precision: str, compile: str, device: torc
     if precision == "tf32":
         fields |= dict(history_precision="tf32", features_precision="tf32")
     recipe = recipes.get(sizes.recipe, task, **fields)
-    arms = {"plain": recipe.replace(objective="plain"), "exact": recipe}
-    if "sampling" in Recipe.model_fields:
-        arms["sampled"] = recipe.replace(sampling="sampled")
+    sampled = recipe.replace(sampling="sampled")
+    arms = {"plain": recipe.replace(objective="plain"), "exact": recipe, "sampled": sampled}
     trainers = {arm: Trainer(asked, device) for arm, asked in arms.items()}
     gt, lq, names = next(trainers["plain"].patches.batches(1, 1))
     gt, lq = gt.to(device), lq.to(device)
 
     def steps(trainer: Trainer) -> None:
-        for _ in range(_period(trainer)):
+        for _ in range(trainer.recipe.period):
             trainer.advance(gt, lq, names)
 
     turns: dict[str, timing.Step] = {arm: partial(steps, trainer) for arm, trainer in trainers.items()}
     taken = timing.median_seconds(turns, sizes.rounds, device)
     rows: dict[str, dict] = {arm: {"step": arm, "patch": recipe.patch_size, "batch": recipe.batch_size} for arm in arms}
     for arm, row in rows.items():
-        row["seconds"] = taken[arm] / _period(trainers[arm])
+        row["seconds"] = taken[arm] / trainers[arm].recipe.period
         row["ratio"] = row["seconds"] / rows["plain"]["seconds"]
         if compile == "none":
             row["peak_mb"] = cost.measure_bytes(arms[arm], device) / 1e6
     if compile == "none":
         rows["plain"]["waiting"] = _waiting(trainers["plain"], sizes.rounds)
     return list(rows.values())
-
-
-def _period(trainer: Trainer) -> int:
-    """Steps after which the cost of a step repeats."""
-    return getattr(trainer.recipe, "sampled_every", None) or 1
 
 
 def _waiting(trainer: Trainer, steps: int) -> float:
