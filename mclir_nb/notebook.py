@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 from importlib.util import find_spec
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
@@ -25,7 +26,7 @@ from IPython.display import Markdown, display
 from mclir_nb import __version__, root
 from mclir_nb.choices import did_you_mean
 from mclir_nb.method import precision
-from mclir_nb.views.style import STYLE, render
+from mclir_nb.views import style
 
 
 def setup(seed: int, device: str = "auto") -> torch.device:
@@ -50,7 +51,7 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     np.random.seed(seed)
     torch.manual_seed(seed)
     precision.forbid_tf32()  # what a cell computes is compared with what the package computes
-    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]  # matplotlib types every key
+    matplotlib.rcParams.update(style.STYLE)  # type: ignore[arg-type]  # matplotlib types every key
     if hasattr(get_ipython(), "kernel"):  # a reader's own figures appear below the cell, with or without pyplot
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -152,7 +153,7 @@ def check_machine() -> None:
     print(f"[OK] {gpu}")
 
 
-def show_figure(figure, caption: str) -> None:
+def show_figure(figure, caption: str, export: str | Path | None = None) -> None:
     """Show a figure with its caption, which is also its alternative text.
 
     Photographs are stored as JPEG, plots as PNG, at the figure's own resolution: the notebook stays small.
@@ -160,11 +161,14 @@ def show_figure(figure, caption: str) -> None:
     Args:
         figure: a matplotlib `Figure`.
         caption: what to see, in one or two sentences.
+        export: path without ending; the figure is written there as PDF and as SVG too.
     """
+    if export is not None:
+        style.export(figure, export)
     panels = [panel for axes in figure.axes for panel in (axes, *axes.child_axes)]
     form = "jpeg" if any(panel.images for panel in panels) else "png"
     mime = f"image/{form}"
-    data = {mime: base64.b64encode(render(figure, form, colours=256)).decode(), "text/plain": caption}
+    data = {mime: base64.b64encode(style.render(figure, form, colours=256)).decode(), "text/plain": caption}
     display(data, metadata={mime: {"alt": caption}}, raw=True)
     display(Markdown(f"*{html.escape(caption, quote=False)}*"))  # it may hold names of files
 

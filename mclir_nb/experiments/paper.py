@@ -16,7 +16,7 @@ import pandas as pd
 
 from mclir_nb import root
 from mclir_nb.evaluation import evaluate
-from mclir_nb.experiments import evidence
+from mclir_nb.experiments import evidence, intervals
 
 RESULTS = ("dehazing", "deraining", "super_resolution", "deblurring")  # base networks with and without SPN
 HEAD_TO_HEAD = "losses_head_to_head"  # one network under several losses
@@ -81,9 +81,113 @@ def elsewhere() -> pd.DataFrame:
     """Numbers from outside the tables that claims lean on: the abstract, other authors, users who retrained.
 
     Columns: kind ("abstract gain" | "published" | "retrained") | network | dataset | scale | value_db | ssim
-    (NaN if not given) | source | note.
+    (NaN if not given) | source | note | same_recipe ("yes": retrained with the published settings, as far as its
+    source says; "no": with others; else "").
     """
     return _read("elsewhere")
+
+
+def neighbours() -> pd.DataFrame:
+    """Ablations of another paper with negatives from the past. This paper's own are not known.
+
+    Columns: source | question ("number of negatives" | "interval" | "weight") | setting (text) | psnr_db | note.
+    """
+    return _read("neighbours", dtype={"setting": str})
+
+
+OUR_ABLATIONS = {  # question of `neighbours`: {setting: arm of record A1}
+    "number of negatives": {"1": "one history", "2": "two histories", "4": "spn"},
+    "interval": {"as decided": "spn", "4 times as long": "refreshed 4 times less often"},
+    "weight": {"λ / 10": "lambda x 0.1", "λ": "spn", "10 λ": "lambda x 10"},
+}
+
+
+def our_ablations(record: evidence.Record) -> pd.DataFrame:
+    """The gains over plain that a record with the arms of A1 holds for the questions of `neighbours`.
+
+    Columns: question | setting | mean | low | high (dB, 95 % over paired seeds, raw weights) | record.
+    """
+    found = intervals.paired(record.runs).set_index("arm")[["mean", "low", "high"]]
+    rows = [
+        {"question": question, "setting": setting, **found.loc[arm], "record": record.name}
+        for question, settings in OUR_ABLATIONS.items()
+        for setting, arm in settings.items()
+        if arm in found.index
+    ]
+    return pd.DataFrame(rows, columns=["question", "setting", "mean", "low", "high", "record"])
+
+
+VENUES = {  # of the tables in which the paper prints none
+    "MIMO-UNet": "ICCV'21",
+    "HINet": "CVPRW'21",
+    "MAXIM": "CVPR'22",
+    "Restormer": "CVPR'22",
+    "UFormer": "CVPR'22",
+    "NAFNet": "ECCV'22",
+    "EDSR-light": "CVPRW'17",
+    "EDSR": "CVPRW'17",
+    "SwinIR-light": "ICCVW'21",
+    "SwinIR": "ICCVW'21",
+    "FFANet": "AAAI'20",
+}
+
+
+def layout(task: str) -> pd.DataFrame:
+    """A result table as a paper prints it, as Markdown text; below each row with SPN what was measured here.
+
+    Args:
+        task: one of `RESULTS`, or `HEAD_TO_HEAD`.
+
+    Returns:
+        Columns method | venue (in italics where the paper prints none) | a "PSNR / SSIM" per data set, the best of each
+        scale in bold | gain (mean over the data sets, dB / SSIM). A measurement counts if a committed record trained
+        the network at paper size on that data; else its cells say "not run".
+    """
+    table, digits = _read(task), _read(task, dtype=str)
+    table["shown"] = list(zip(digits["psnr_db"], digits["ssim"], strict=True))  # as printed, zeros at the end too
+    records = [evidence.read_record(name) for name in evidence.recorded()]
+    rows = []
+    for _, block in table.groupby("network" if task == HEAD_TO_HEAD else "scale", sort=False):
+        best = block.groupby("dataset")[["psnr_db", "ssim"]].max()
+        for (network, scale, objective), cells in block.groupby(["network", "scale", "objective"], sort=False):
+            values = cells.set_index("dataset")
+            venue = next((v for v in cells.get("venue", []) if v), "") or f"*{VENUES.get(network, '')}*"
+            name = f"{network} {scale}".strip()
+            row = {"method": name if objective == "none" else f"{name} + {objective}"}
+            row["venue"] = venue if objective == "none" else ""
+            row |= {place: _cell(value, best.loc[place]) for place, value in values.iterrows()}
+            base = block[(block["network"] == network) & (block["objective"] == "none")].set_index("dataset")
+            row["gain"] = "" if objective == "none" else _mean_gain(values, base)
+            rows.append(row)
+            if objective == "SPN":
+                measured = {place: _measured_cell(records, network, scale, place) for place in values.index}
+                rows.append({"method": f"{name} + SPN, here", "venue": "", **measured, "gain": ""})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    last = [name for name in ("average", "gain") if name in columns]
+    return pd.DataFrame(rows).fillna("")[[name for name in columns if name not in last] + last]
+
+
+def _cell(value: pd.Series, best: pd.Series) -> str:
+    """PSNR / SSIM, each in bold where nothing in its column is better."""
+    pairs = zip(value["shown"], best.index, strict=True)
+    return " / ".join(f"**{text}**" if value[name] == best[name] else text for text, name in pairs)
+
+
+def _mean_gain(values: pd.DataFrame, base: pd.DataFrame) -> str:
+    step = (values[["psnr_db", "ssim"]] - base[["psnr_db", "ssim"]]).drop("average", errors="ignore").mean()
+    return f"{step['psnr_db']:+.2f} / {step['ssim']:+.4f}"
+
+
+def _measured_cell(records: Sequence[evidence.Record], network: str, scale: str, place: str) -> str:
+    """The mean over seeds of the SPN runs that some record holds of this cell."""
+    for record in records:
+        runs = record.runs[(record.runs["network_size"] == "paper") & (record.runs["arm"] == "spn")]
+        names = runs["network"].map(NETWORKS) == network
+        places = runs["dataset"].map(lambda name: DATASETS.get(name, ("",))[0]) == place
+        scales = runs["scale"].isin([int(scale[1:])] if scale else [1])
+        if len(cells := runs[names & places & scales]):
+            return f"{cells['psnr_raw'].mean():.2f} / {cells['ssim_raw'].mean():.4f} ({record.name})"
+    return "not run"
 
 
 def gains() -> pd.DataFrame:
@@ -130,14 +234,15 @@ def retrainings() -> pd.DataFrame:
     """The claimed gain beside how far an independent retraining of the base landed from the quoted value.
 
     Columns: network | scale | dataset | psnr_base | retrained | difference_db | gain_db | gain_is_larger |
-    source | note. One run each, by users: a hint of the size of the noise, not a measurement of it.
+    same_recipe (see `elsewhere`) | source | note. One run each, by users: a hint of the size of the noise, not a
+    measurement of it.
     """
     key = ["network", "scale", "dataset"]
     runs = elsewhere().query("kind == 'retrained'").rename(columns={"value_db": "retrained"})
-    table = gains().merge(runs[[*key, "retrained", "source", "note"]], on=key, validate="1:1")
+    table = gains().merge(runs[[*key, "retrained", "same_recipe", "source", "note"]], on=key, validate="1:1")
     table["difference_db"] = (table["retrained"] - table["psnr_base"]).round(2)
     table["gain_is_larger"] = table["gain_db"] > table["difference_db"].abs()
-    columns = ["psnr_base", "retrained", "difference_db", "gain_db", "gain_is_larger", "source", "note"]
+    columns = ["psnr_base", "retrained", "difference_db", "gain_db", "gain_is_larger", "same_recipe", "source", "note"]
     return table[[*key, *columns]]
 
 

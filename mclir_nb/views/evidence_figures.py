@@ -1,14 +1,10 @@
-"""Figures of evidence: paired differences, gain beside cost, learning curves of arms, the paper's gains."""
-
-import math
+"""Figures of evidence: paired differences, gain beside cost and learning curves of arms."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
-from torch import Tensor
 
-from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.experiments import intervals
 from mclir_nb.views.style import COLOURS, MARKERS, styled
 
@@ -141,55 +137,3 @@ def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure
-
-
-@styled
-def improvements(gains: pd.DataFrame, noise: pd.DataFrame) -> Figure:
-    """The paper's gains, one dot per row of its tables, coloured by task; log scale, because they span a factor 200.
-
-    Args:
-        gains: of `paper.gains`.
-        noise: of `paper.retrainings`; the distance of a retrained base from the quoted one is marked in the row it
-            belongs to.
-
-    Returns:
-        Figure, 8 inches wide.
-    """
-    table = gains.sort_values(["task", "gain_db"]).reset_index(drop=True)
-    colours = dict(zip(table["task"].unique(), ("restored", "history", "ema", "gt"), strict=False))
-    figure = Figure((8, 0.6 + 0.2 * len(table)), layout="constrained")
-    axes = figure.subplots()
-    for task, part in table.groupby("task", sort=False):
-        axes.plot(part["gain_db"], part.index, "o", color=COLOURS[colours[task]], label=task.replace("_", "-"))
-    found = table.reset_index().merge(noise[["network", "scale", "dataset", "difference_db"]])
-    label = "|retrained base - quoted base|, one run"
-    axes.plot(found["difference_db"].abs(), found["index"], "|", color="black", markersize=9, mew=2, label=label)
-    axes.set(yticks=table.index, xscale="log", xlabel="gain of SPN in the paper's tables (dB, log scale)")
-    names = (table["network"] + " " + table["scale"]).str.strip() + ", " + table["dataset"]
-    axes.set_yticklabels(names, fontsize=7)
-    axes.legend(fontsize=7, loc="lower right")
-    return figure
-
-
-def divergence(rows: list[dict[str, Tensor]], one: str, other: str, factor: float | None = None) -> list[dict]:
-    """Rows for `figures.image_grid`, with what makes the difference of two columns visible.
-
-    Args:
-        rows: one {name: image (3, H, W)} per picture, among them lq, gt and both columns.
-        one: the first column.
-        other: the second column.
-        factor: of the difference, the same in all rows; None: 1, 2 or 5 times a power of ten that shows the largest.
-
-    Returns:
-        The rows, lq enlarged to the size of gt, and the scaled difference at their end.
-    """
-    apart = [(row[other] - row[one]).abs() for row in rows]
-    if factor is None:
-        largest = max(float(difference.flatten().quantile(0.995)) for difference in apart)
-        unit = 10 ** math.floor(math.log10(1 / max(largest, 1e-6)))
-        factor = max(step * unit for step in (1, 2, 5) if step * unit * largest <= 1)
-    name = f"{factor:g} x |{other} - {one}|"
-    return [
-        row | {"lq": enlarge(row["lq"], row["gt"]), name: (factor * difference).clamp(0, 1)}
-        for row, difference in zip(rows, apart, strict=True)
-    ]

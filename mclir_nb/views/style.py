@@ -7,6 +7,7 @@ on a fixed 0..1 scale; error maps share one scale.
 import functools
 import io
 import math
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -156,3 +157,13 @@ def render(figure: Figure, form: str = "jpeg", colours: int | None = None) -> by
         image = image.quantize(colours, dither=Image.Dither.NONE)
     image.save(stream, form, **options)
     return stream.getvalue()
+
+
+def export(figure: Figure, place: str | Path) -> list[Path]:
+    """A figure as PLACE.pdf and PLACE.svg, for a paper or a talk; folders are made, older files replaced."""
+    made = [Path(f"{place}.{form}").expanduser() for form in ("pdf", "svg")]
+    made[0].parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
+        for file in made:
+            figure.savefig(file, bbox_inches="tight")
+    return made

@@ -27,6 +27,28 @@ def test_digits_are_as_recorded():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == checksum, name
 
 
+def test_the_layout_keeps_every_printed_digit_and_marks_the_best():
+    for task in (*paper.RESULTS, paper.HEAD_TO_HEAD):
+        table = paper.layout(task).set_index("method")
+        digits = pd.read_csv(FOLDER / f"{task}.csv", dtype=str, keep_default_na=False)
+        for row in digits.itertuples():
+            name = f"{row.network} {getattr(row, 'scale', '')}".strip()
+            cell = table.loc[name if row.objective == "none" else f"{name} + {row.objective}", row.dataset]
+            assert cell.replace("*", "") == f"{row.psnr_db} / {row.ssim}"
+    indoor = paper.layout("dehazing").set_index("method")["SOTS-indoor"]
+    assert list(indoor.index[indoor.str.startswith("**")]) == ["FFANet + SPN"]
+    assert paper.layout("deblurring").set_index("method").loc["NAFNet + SPN", "gain"] == "+0.06 / +0.0013"
+
+
+def test_a_cell_says_not_run_until_a_record_holds_it(monkeypatch):
+    assert set(paper.layout("deblurring").set_index("method").loc["NAFNet + SPN, here", ["GoPro"]]) == {"not run"}
+    there = dict(arm=["spn", "spn", "plain"], network="nafnet", network_size="paper", dataset="gopro", scale=1)
+    runs = pd.DataFrame(there | dict(psnr_raw=[32.0, 33.0, 10.0], ssim_raw=[0.95, 0.97, 0.1]))
+    monkeypatch.setattr(evidence, "recorded", lambda: ["E5"])
+    monkeypatch.setattr(evidence, "read_record", lambda name: evidence.Record(name, {}, runs, runs, runs))
+    assert paper.layout("deblurring").set_index("method").loc["NAFNet + SPN, here", "GoPro"] == "32.50 / 0.9600 (E5)"
+
+
 def test_gains():
     gains = paper.gains()
     assert len(gains) == 8 + 5 + 16 + 1

@@ -7,10 +7,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mclir_nb.experiments import history_analysis, intervals, paper, trajectory
+from mclir_nb.experiments import evidence, history_analysis, intervals, paper, trajectory
 from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.training.frames import Frames
-from mclir_nb.views import cost_figures, evidence_figures, explain_figures, figures, history_figures, style, toy
+from mclir_nb.views import (
+    cost_figures,
+    evidence_figures,
+    explain_figures,
+    figures,
+    history_figures,
+    paper_figures,
+    style,
+    toy,
+)
 from mclir_nb.views.schematic import schematic
 
 GT = np.random.default_rng(0).random((24, 32, 3)).astype(np.float32)
@@ -109,7 +118,7 @@ FIGURES = {
     "paired": lambda: evidence_figures.paired_differences(intervals.by_weights(runs(0.1))),
     "gain beside cost": lambda: gain_beside_cost(0.1),
     "arm curves": lambda: evidence_figures.arm_curves(arm_log()),
-    "improvements": lambda: evidence_figures.improvements(paper.gains(), paper.retrainings()),
+    "improvements": lambda: paper_figures.improvements(paper.gains(), paper.retrainings()),
     "lags": lambda: history_figures.lags(lag_table()),
     "progress and gap": lambda: history_figures.progress_and_gap(some_pushes()),
     "correlations": lambda: history_figures.correlations(correlation_table()),
@@ -194,14 +203,34 @@ def test_maps_of_a_kind_share_a_scale_and_signed_ones_are_centred():
         figures.maps([{"error": np.full((4, 4), np.nan)}])
 
 
-def test_the_divergence_is_the_scaled_difference():
-    gt, lq = torch.full((3, 32, 32), 0.5), torch.full((3, 16, 16), 0.5)
-    row = {"lq": lq, "plain": gt, "SPN": gt + 0.1, "gt": gt}
-    (shown,) = evidence_figures.divergence([row], "plain", "SPN", factor=5.0)
-    assert list(shown) == ["lq", "plain", "SPN", "gt", "5 x |SPN - plain|"] and shown["lq"].shape == gt.shape
-    torch.testing.assert_close(shown["5 x |SPN - plain|"], gt)
-    (shown,) = evidence_figures.divergence([row | {"SPN": gt + 0.03}], "plain", "SPN")
-    assert "20 x |SPN - plain|" in shown  # 0.03 apart: 20 times is 0.6, 50 times would be cut off
+def test_a_visual_comparison_cuts_the_box_out_of_every_picture_and_scores_the_whole():
+    gt = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
+    outputs, box = {"lq": gt * 0.5, "plain": gt * 0.7, "spn": gt * 0.9}, (8, 20, 16, 24)
+    score = lambda image, gt: 10 * float(image.mean() / gt.mean())  # noqa: E731
+    figure = paper_figures.visual_comparison(gt, outputs, box, score=score, signed={"gain": gt[0] - 0.5})
+    whole, lq, _, spn, clear, gain, *unused = figure.axes
+    assert not any(axes.axison for axes in unused)  # no empty frame
+    (marked,) = whole.patches
+    assert (marked.get_y(), marked.get_x(), marked.get_height(), marked.get_width()) == box
+    assert whole.images[0].get_array().shape == (40, 60, 3)
+    np.testing.assert_allclose(spn.images[0].get_array(), (gt * 0.9)[:, 8:24, 20:44].permute(1, 2, 0))
+    assert "5.00" in lq.get_xlabel() and "9.00" in spn.get_xlabel() and "dB" not in clear.get_xlabel()
+    low, high = gain.images[0].get_clim()
+    assert low == -high and gain.images[0].get_array().shape == (16, 24)
+    with pytest.raises(ValueError, match="40, 60"):
+        paper_figures.visual_comparison(gt, outputs, (30, 0, 16, 16))
+
+
+def test_the_busiest_square_is_where_a_map_is_largest():
+    values = torch.zeros(30, 50)
+    values[12:18, 31:37] = 1
+    assert paper_figures.busiest(values, 6) == (12, 31, 6, 6)
+
+
+def test_a_figure_is_exported_for_print(tmp_path):
+    figure = paper_figures.ablations(paper.neighbours(), paper.our_ablations(evidence.read_record("A1")))
+    pdf, svg = style.export(figure, tmp_path / "new" / "ablations")
+    assert pdf.read_bytes().startswith(b"%PDF") and "<svg" in svg.read_text()
 
 
 # Curves and intervals.
@@ -257,10 +286,14 @@ def test_arm_curves_are_means_over_seeds():
         evidence_figures.arm_curves(arm_log(), ["cr"])
 
 
-def test_the_papers_gains_are_all_drawn():
-    *tasks, noise = evidence_figures.improvements(paper.gains(), paper.retrainings()).axes[0].lines
-    assert sum(len(line.get_xdata()) for line in tasks) == len(paper.gains())
-    assert len(noise.get_xdata()) == len(paper.retrainings())
+def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe():
+    gains, retrained = paper.gains(), paper.retrainings()
+    lines = [line for axes in paper_figures.improvements(gains, retrained).axes for line in axes.lines]
+    bars = sorted(x for line in lines if line.get_marker() == "|" for x in line.get_xdata())
+    dots = sorted(x for line in lines if line.get_marker() != "|" for x in line.get_xdata())
+    assert dots == sorted(gains["gain_db"])
+    same = retrained[retrained["network"] != "DehazeFormer-S"]  # trained with another batch size
+    assert bars == sorted(same["difference_db"].abs()) and len(bars) == len(retrained) - 1
 
 
 def test_lags_draw_every_history_and_leave_zero_lags_out():

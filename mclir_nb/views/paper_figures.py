@@ -1,0 +1,169 @@
+"""Figures in the layout of papers: gains by task and architecture, a picture with its crops, others' ablations."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from torch import Tensor
+
+from mclir_nb.views.figures import WIDTH
+from mclir_nb.views.style import COLOURS, MARKERS, difference, picture, styled
+
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4)  # dB, of a logarithmic axis
+
+
+@styled
+def improvements(gains: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
+    """The paper's gains: a panel per task, a row per architecture, a dot per data set; logarithmic, for they span 200.
+
+    Args:
+        gains: of `paper.gains`.
+        retrained: of `paper.retrainings`; where `same_recipe` is "yes", the distance of the retrained base from the
+            quoted one is marked above the dot it belongs to.
+
+    Returns:
+        Figure, 10 inches wide, one panel per task.
+    """
+    tasks = [gains[gains["task"] == task] for task in gains["task"].unique()]
+    same = retrained[retrained["same_recipe"] == "yes"]
+    figure = Figure((WIDTH, 4.6), layout="constrained")
+    rows = [len(part.groupby(["network", "scale"])) + 1 for part in tasks]
+    halves = [max(rows[0], rows[2]), max(rows[1], rows[3])]
+    panels = figure.subplots(2, 2, sharex=True, height_ratios=halves).T.flat
+    for axes, part in zip(panels, tasks, strict=True):
+        _gains_of(axes, part, same)
+    for axes in figure.axes:
+        axes.set(xscale="log", xlim=(0.008, 5))
+        axes.xaxis.set_major_locator(FixedLocator(TICKS))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.supxlabel("gain of SPN as printed (dB); bars: a base network trained again lands so far off", fontsize=9)
+    return figure
+
+
+def _gains_of(axes, part: pd.DataFrame, same: pd.DataFrame) -> None:
+    """One task: rows are architectures in the order of the table, markers are data sets."""
+    part = part.assign(label=(part["network"] + " " + part["scale"]).str.strip())
+    place = {label: row for row, label in enumerate(part["label"].unique())}
+    for number, (dataset, dots) in enumerate(part.groupby("dataset", sort=False)):
+        rows = [place[label] for label in dots["label"]]
+        marker, colour = MARKERS[number], COLOURS[("restored", "history", "gt", "ema", "lq")[number]]
+        axes.plot(dots["gain_db"], rows, marker, color=colour, markersize=6, mec="white", mew=0.5, label=dataset)
+        found = dots.merge(same, on=["network", "scale", "dataset"])
+        heights = [place[label] - 0.28 for label in found["label"]]
+        axes.plot(found["difference_db"].abs(), heights, "|", color=colour, markersize=8, mew=2.5)
+    axes.set(yticks=list(place.values()), yticklabels=list(place), ylim=(len(place) - 0.5, -0.6))
+    axes.set_title(part["task"].iloc[0].replace("_", "-"), loc="left")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1)
+
+
+@styled
+def visual_comparison(
+    gt,
+    outputs: Mapping,
+    box: tuple[int, int, int, int],
+    *,
+    score: Callable[[Tensor, Tensor], float] | None = None,
+    signed: Mapping[str, Tensor] | None = None,
+) -> Figure:
+    """As papers show it: the whole picture with a box, and what every method made of the box, PSNR below.
+
+    Args:
+        gt: ground truth, an image as `style.picture` accepts it.
+        outputs: {name: image of the size of gt}, in this order; gt is added at the end.
+        box: (top, left, height, width) in pixels.
+        score: (image, gt) -> dB, of whole pictures.
+        signed: {name: (H, W) map}, cropped and drawn in PuOr at the end, white is 0.
+
+    Returns:
+        Figure, 10 inches wide.
+
+    Raises:
+        ValueError: for a box outside the picture, or outputs of another size.
+    """
+    whole, (top, left, height, width) = picture(gt, "gt"), box
+    if not (0 <= top <= top + height <= whole.shape[0] and 0 <= left <= left + width <= whole.shape[1]):
+        raise ValueError(f"box {box} leaves the picture of {whole.shape[:2]} pixels; give (top, left, height, width)")
+    cut = (slice(top, top + height), slice(left, left + width))
+    crops = []
+    for name, image in (dict(outputs) | {"gt": gt}).items():
+        difference(image, gt)  # another size is refused here
+        told = f"\n{score(image, gt):.2f} dB" if score and name != "gt" else "\n "
+        crops.append((name + told, picture(image)[cut], {}))
+    limit = max((float(values.abs().quantile(0.995)) for values in (signed or {}).values()), default=1.0)
+    for name, values in (signed or {}).items():
+        crops.append((f"{name}\n± {limit:.2g}", values[cut].numpy(), dict(cmap="PuOr", vmin=-limit, vmax=limit)))
+    columns = -(-len(crops) // 2)
+    side = WIDTH * 0.58 / columns  # inches of a crop
+    high = 2 * (side * height / width + 0.42)
+    figure = Figure((WIDTH, max(high, WIDTH * 0.4 * whole.shape[0] / whole.shape[1] + 0.3)), layout="constrained")
+    left_part, right_part = figure.subfigures(1, 2, width_ratios=[0.41, 0.59])
+    _draw(left_part.subplots(), whole, "gt, the box enlarged", {}).add_patch(
+        Rectangle((left, top), width, height, fill=False, ec="#FFD400", lw=2)
+    )
+    panels = right_part.subplots(2, columns, squeeze=False).flat
+    for (name, crop, options), axes in zip(crops, panels, strict=False):
+        _draw(axes, crop, "", options).set_xlabel(name, fontsize=8, labelpad=2)
+    for axes in list(panels):
+        axes.set_axis_off()
+    return figure
+
+
+def _draw(axes, image: np.ndarray, title: str, options: dict):
+    """One picture or map without axes."""
+    axes.imshow(image, interpolation="nearest" if image.shape[1] < 200 else "antialiased", **options)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=8, pad=3)
+    return axes
+
+
+def busiest(values: Tensor, side: int) -> tuple[int, int, int, int]:
+    """The square in which a map is largest on average, so that nobody has to choose where to look.
+
+    Args:
+        values: (H, W), >= 0.
+        side: of the square in pixels, at most H and W.
+
+    Returns:
+        (top, left, side, side).
+    """
+    mean = torch.nn.functional.avg_pool2d(values[None, None], side, 1)[0, 0]
+    top, left = divmod(int(mean.argmax()), mean.shape[1])
+    return top, left, side, side
+
+
+@styled
+def ablations(theirs: pd.DataFrame, ours: pd.DataFrame) -> Figure:
+    """Another paper's ablations above, our own of the same questions below; their numbers are not ours to compare.
+
+    Args:
+        theirs: of `paper.neighbours`: source, question, setting, psnr_db.
+        ours: of `paper.our_ablations`: question, setting, mean, low, high (gain over plain, dB), record.
+
+    Returns:
+        Figure, a column per question (three).
+    """
+    questions = list(theirs["question"].unique())
+    figure = Figure((WIDTH, 4.2), layout="constrained")
+    panels = figure.subplots(2, len(questions), sharey="row")
+    for axes, below, question in zip(*panels, questions, strict=True):
+        rows = theirs[theirs["question"] == question]
+        axes.plot(rows["setting"].astype(str), rows["psnr_db"], "o-", color=COLOURS["plain"])
+        axes.set_title(f"{question}, theirs: {rows['source'].iloc[0].split(' (')[0]}", loc="left")
+        mine = ours[ours["question"] == question]
+        below.axhline(0, color=COLOURS["plain"], lw=1)
+        half = [mine["mean"] - mine["low"], mine["high"] - mine["mean"]]
+        below.errorbar(mine["setting"], mine["mean"], yerr=half, fmt="o", capsize=3, color=COLOURS["restored"])
+        below.set_title(
+            f"{question}, ours: {'record ' + mine['record'].iloc[0] if len(mine) else 'not run'}", loc="left"
+        )
+        below.set_xlim(-0.5, len(mine) - 0.5)
+    panels[0, 0].set_ylabel("PSNR (dB), single runs")
+    panels[1, 0].set_ylabel("gain over plain (dB), 95 %")
+    return figure
