@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mclir_nb.evaluation import metrics
 from mclir_nb.method import losses, precision, push
+from mclir_nb.seeds import stream
 from mclir_nb.training import frames, train
 from mclir_nb.training.recipes import Recipe
 
@@ -31,7 +32,8 @@ class Watched:
         negatives: S lists of K outputs of the histories.
         table: one row per frame: `step`; `l_rec`, `l_neg` and `r` = lambda l_neg / l_rec on these pictures; `psnr` and
             `psnr_history_k`, means over the pictures in dB; `alignment`, the cosine between the push on the weights
-            and the way that the weights have come since the histories were taken (NaN at the start).
+            and the way that the weights have come since the histories were taken (NaN at the start); `control`, the
+            same for the push away from noise around the output, of the histories' rms distance.
         stopped: why the run ended early, else empty.
     """
 
@@ -92,14 +94,24 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     negatives = history.negatives(lq.to(device))
     weight = trainer.recipe.weight
     parts = losses.spn_loss(restored, gt.to(device), negatives, features=features, lambda_neg=weight)
-    pushes = torch.autograd.grad(parts.l_neg, list(model.parameters()))
+    source = stream(trainer.recipe.seed, "control", trainer.step)
+    noise = [torch.randn(lq.shape[:2] + gt.shape[2:], generator=source).to(device) for _ in negatives]
+    noise = [restored + (n - restored).square().mean().sqrt() * x for n, x in zip(negatives, noise, strict=True)]
+    control = losses.spn_loss(
+        restored, gt.to(device), [n.detach() for n in noise], features=features, lambda_neg=weight
+    )
+    weights, way = list(model.parameters()), _way(model, history.models)
+    aligned, controlled = (
+        push.cosine(list(torch.autograd.grad(loss, weights, retain_graph=True)), way)
+        for loss in (parts.l_neg, control.l_neg)
+    )
     model.train()
     row = {"step": trainer.step, "l_rec": parts.l_rec.item(), "l_neg": parts.l_neg.item()}
     row["r"] = weight * row["l_neg"] / row["l_rec"]
     shown, *old = (image.detach().clamp(0, 1).cpu() for image in (restored, *negatives))
     row["psnr"] = metrics.mean_psnr(shown, gt)
     row |= {f"psnr_history_{k}": metrics.mean_psnr(image, gt) for k, image in enumerate(old)}
-    row["alignment"] = push.cosine(list(pushes), _way(model, history.models))
+    row |= {"alignment": aligned, "control": controlled}
     return row, shown, old
 
 

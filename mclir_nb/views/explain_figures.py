@@ -88,24 +88,23 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
 
 
 @styled
-def direction_of_push(watched: Watched, gains: pd.DataFrame, chance: float) -> Figure:
+def direction_of_push(watched: Watched, gains: pd.DataFrame) -> Figure:
     """Two measurements on a real network: does the push follow the way come, and does going on help?
 
     Args:
         watched: of `trajectory.watch`.
         gains: of `trajectory.extrapolations`.
-        chance: size of a cosine between random directions, to be marked.
 
     Returns:
         Figure, 10 inches wide.
     """
     figure = Figure((10, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.axhspan(-chance, chance, color=COLOURS["plain"], alpha=0.3, lw=0, label="chance")
-    left.plot(watched.table.step, watched.table.alignment, color=COLOURS["history"], label="measured")
+    left.plot(watched.table.step, watched.table.alignment, color=COLOURS["history"], label="push from the past")
+    left.plot(watched.table.step, watched.table.control, color=COLOURS["plain"], ls=":", label="push from noise")
     left.set(title="Cosine of the push on the weights and the way come", xlabel="training step", ylabel="cosine")
     left.legend(fontsize=7)
-    shades = {-1: COLOURS["gt"], -0.5: "#7FCEB9", 0.5: HISTORIES[2], 1: HISTORIES[1]}
+    shades = {-1: COLOURS["ema"], -0.5: "#E5BCD3", 0.5: HISTORIES[2], 1: HISTORIES[1]}
     for reach in gains.columns[1:]:
         where = "away from" if reach > 0 else "towards"
         label = f"{abs(reach):g} × the way, {where} the past"

@@ -17,6 +17,7 @@ TILT = np.deg2rad(25.0)
 AXES = np.array([[np.cos(TILT), np.sin(TILT)], [-np.sin(TILT), np.cos(TILT)]])  # rows: along, across the valley
 SLOPE = np.array([0.15, 1.0])  # how steep the walls are: along, across
 ROUND = 0.1  # width of the rounded bottom
+NEAR = 0.12  # half the side of the inset that shows the histories around the point
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Scene:
         self.map, self.graph = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_landscape(self.map, 1.9)
         self.map.set(aspect="equal")
+        self.near = self.map.inset_axes((0.66, 0.02, 0.33, 0.44))
+        self.near.set(xlim=(-NEAR, NEAR), ylim=(-NEAR, NEAR), xticks=[], yticks=[], aspect="equal")
+        self.near.set_title("seen from the point", fontsize=7, pad=2)
+        self.near.spines[:].set(visible=True, color=COLOURS["plain"])
+        self.near.plot(0, 0, "o", color=COLOURS["restored"], markersize=6)
         plain = self.reference
         self.map.plot(*plain.theta.T, color=COLOURS["plain"], lw=1, ls=":")
         self.graph.plot(plain.l_rec, color=COLOURS["plain"], ls=":", label=f"λ = {plain.lambda_neg:g}")
@@ -131,7 +137,9 @@ class Scene:
         """Artists that `pixels` moves; animated: left out of the background."""
         moving = {"animated": True, "zorder": 5}
         self.path = self.map.plot([], [], color=COLOURS["restored"], **moving)[0]
-        self.olds = self.map.plot([], [], "s", color=COLOURS["history"], markersize=7, mfc="none", mew=1.8, **moving)[0]
+        square = {"color": COLOURS["history"], "markersize": 7, "mfc": "none", "mew": 1.8, "ls": "", **moving}
+        self.olds, self.close = (axes.plot([], [], "s", **square)[0] for axes in (self.map, self.near))
+        self.trail = self.near.plot([], [], color=COLOURS["restored"], lw=1, **moving)[0]
         self.here = self.map.plot([], [], "o", color=COLOURS["restored"], markersize=8, **moving)[0]
         arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.008, **moving}
         self.arrows = [self.map.quiver([0], [0], [0], [0], color=COLOURS[role], **arrow) for role in ("gt", "history")]
@@ -146,6 +154,8 @@ class Scene:
         here, until = descent.theta[step], slice(0, step + 1)
         self.path.set_data(*descent.theta[until].T)
         self.olds.set_data(*descent.history[step].T)
+        self.close.set_data(*(descent.history[step] - here).T)
+        self.trail.set_data(*(descent.theta[until] - here).T)
         self.here.set_data(*here[:, None])
         for arrow, force in zip(self.arrows, (descent.pull[step], descent.push[step]), strict=True):
             arrow.set_offsets(here)
@@ -154,7 +164,18 @@ class Scene:
         self.dot.set_data([step], [descent.l_rec[step]])
         self.state.set_text(f"λ = {descent.lambda_neg:g}, step {step}")
         self.canvas.restore_region(self.background)
-        for artist in (self.path, *self.arrows, self.olds, self.here, self.curve, self.dot, self.state):
+        moving = (
+            self.path,
+            *self.arrows,
+            self.olds,
+            self.here,
+            self.trail,
+            self.close,
+            self.curve,
+            self.dot,
+            self.state,
+        )
+        for artist in moving:
             artist.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
 

@@ -388,8 +388,8 @@ def spn_playground(
     show()
     text = caption or (
         "The pull (green) points down the valley to the answer (cross); the push (orange) points away from "
-        "the history models (squares). Move λ: a little helps along the floor of the valley, a lot runs past "
-        "the answer."
+        "the history models (squares; the inset shows them near the point). A little λ helps along the floor of the "
+        "valley, a lot runs past the answer."
     )
     player = _player(step, steps + 1, "steps of the descent")
     return Live([chosen, w.HBox([step, player]), view, numbers], _playground_still(scene, descents), text)

@@ -33,6 +33,7 @@ def test_the_table_says_how_the_histories_stand(watched):
     first, last = watched.table.iloc[0], watched.table.iloc[-1]
     assert first.l_neg == 0 and first.psnr == first.psnr_history_0 == first.psnr_history_1
     assert math.isnan(first.alignment) and -1 <= last.alignment <= 1
+    assert math.isnan(first.control) and -1 <= last.control <= 1 and last.control != last.alignment
     assert last.r == pytest.approx(3e-4 * last.l_neg / last.l_rec)
     assert last.psnr == pytest.approx(metrics.mean_psnr(watched.restored[-1], watched.gt))
 

@@ -85,7 +85,7 @@ def cosine_table() -> pd.DataFrame:
 def watched() -> Watched:
     gt = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     table = pd.DataFrame({"step": [0, 5], "psnr": [10.0, 12], "psnr_history_0": [10.0, 11]})
-    table["alignment"] = [np.nan, 0.1]
+    table["alignment"] = table["control"] = [np.nan, 0.1]
     return Watched(["one"], gt, gt, [gt * 0.5, gt * 0.8], [[gt * 0.5], [gt * 0.7]], table, "")
 
 
@@ -129,7 +129,7 @@ FIGURES = {
     "numbers": lambda: explain_figures.number_pictures({"a": np.eye(4), "b": np.eye(4) / 2}, ("gt", "history")),
     "ages": lambda: explain_figures.age_curves({"official": history_analysis.ages((4, 2), (0.1, 0.1), 20)}),
     "negatives": lambda: explain_figures.negatives_over_time(watched(), {"lq": 9.0}),
-    "direction": lambda: explain_figures.direction_of_push(watched(), trajectory.extrapolations(watched()), 0.02),
+    "direction": lambda: explain_figures.direction_of_push(watched(), trajectory.extrapolations(watched())),
     "paths": lambda: toy.paths({"λ = 0": toy.descend(0.0, steps=20), "λ = 0.1": toy.descend(0.1, steps=20)}),
 }
 
