@@ -74,8 +74,10 @@ def _path(text: str) -> Path:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", default="demo", help=", ".join(recipes.names()))
-    parser.add_argument("--task", default="dehaze", help=", ".join(tasks.names()))
+    parser.add_argument("--recipe", help=f"{', '.join(recipes.names())}; default: demo")
+    parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: dehaze")
+    told = "a finished run: all of it goes on to --steps in the new folder --out, with its recipe but for what is given"
+    parser.add_argument("--continue", dest="continues", metavar="RUN", default=argparse.SUPPRESS, help=told)
     parser.add_argument("--out", type=_path, required=True, help="the run folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
@@ -83,7 +85,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deterministic", action="store_true", help="on CUDA, the same bits each time; slower")
     fields = parser.add_argument_group("fields of the recipe", "A field that is not given is the recipe's own.")
     for name, field in Recipe.model_fields.items():
-        if name not in ("name", "task"):
+        if name not in ("name", "task", "continues"):
             option, told = f"--{name.replace('_', '-')}", " ".join((field.description or "").split()).replace("%", "%%")
             fields.add_argument(option, default=argparse.SUPPRESS, help=told, **_reading(field.annotation))
 
@@ -112,7 +114,13 @@ def _kinds(annotation) -> set:
 
 def _train(arguments: argparse.Namespace) -> None:
     fields = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields and name != "task"}
-    recipe = recipes.get(arguments.recipe, arguments.task, **fields)
+    if "continues" in fields:
+        if arguments.recipe or arguments.task or "steps" not in fields:
+            raise ValueError("--continue takes the recipe and task of its run; give --steps, and leave these out.")
+        recipe = records.read_recipe(Path(fields["continues"]).expanduser())
+        recipe = recipe.replace(**dict(initial_weights=None, initial_entry=None) | fields)
+    else:
+        recipe = recipes.get(arguments.recipe or "demo", arguments.task or "dehaze", **fields)
     how = {name: getattr(arguments, name) for name in ("device", "tensorboard", "deterministic")}
     run = train.train(recipe, arguments.out, not arguments.no_resume, **how)
     if distributed.is_first_rank():

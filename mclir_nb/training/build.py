@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from mclir_nb import networks
 from mclir_nb.data import checks, datasets, tasks
 from mclir_nb.data.image_set import ImageSet
 from mclir_nb.data.patches import Benchmark, Patches
@@ -57,6 +58,24 @@ def make_network(recipe: Recipe, device: torch.device, *key) -> nn.Module:
     return network.train()
 
 
+def make_start(recipe: Recipe, device: torch.device) -> nn.Module:
+    """The network as training begins: drawn from the seed, or with the recipe's initial weights.
+
+    Raises:
+        ValueError: they are not there, or not of this network: with what does not fit.
+    """
+    network, file = make_network(recipe, device, "weights"), records.start_file(recipe, "initial_weights")
+    if file is None:
+        return network
+    try:
+        return networks.load_checkpoint(network, file, recipe.initial_entry)
+    except ValueError as error:
+        raise ValueError(
+            f"initial_weights: {error}. The recipe's network is {recipe.network} of network_size "
+            f"{recipe.network_size!r}; published weights are of size 'paper'."
+        ) from error
+
+
 def make_history(recipe: Recipe, model: nn.Module, device: torch.device) -> HistoryModels | None:
     """The history models, copies of the model with a share of fresh networks; None for objectives without."""
     if not recipe.uses_history:
@@ -66,7 +85,7 @@ def make_history(recipe: Recipe, model: nn.Module, device: torch.device) -> Hist
         model,
         recipe.history_every,
         recipe.history_decay,
-        recipe.history_start,
+        0.0 if recipe.initial_weights else recipe.history_start,
         fresh=lambda: make_network(recipe, device, "history", next(numbers)),
     )
 

@@ -166,8 +166,9 @@ def choose(
     """
     if recipe.dose is None:
         return None
-    if (run_dir / FILE).exists():
-        return Lambda(**files.read_json(run_dir / FILE))
+    for folder in (run_dir, Path(recipe.continues or run_dir).expanduser()):
+        if (file := folder / FILE).exists():
+            return Lambda(**files.read_json(file))
     return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
 
 

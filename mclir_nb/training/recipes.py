@@ -32,7 +32,7 @@ from mclir_nb.method import losses, precision
 from mclir_nb.seeds import stream
 from mclir_nb.training import paper_recipes
 
-PRECISIONS = precision.NAMES
+PRECISIONS, COMPILE = precision.NAMES, ("none", "default", "reduce-overhead")
 FEATURES = ("lite0", "vgg16", "vgg19")
 OWN = "the recipe's own"  # as a value of `get`: as if it had not been given, where None is a value too
 
@@ -90,9 +90,15 @@ class Recipe(BaseModel):
     """Public name, see `networks.names()`."""
     network_size: str
     """"paper", or a smaller member of the family: "gpu" (some families), "demo", "tiny"."""
+    initial_weights: str | None = None
+    """Run folder (its raw weights) or file of weights to start from; None: drawn from the seed."""
+    initial_entry: str | None = None
+    """Which network of a file that holds several, such as "params"; None: the first that fits, averages first."""
+    continues: str | None = None
+    """Finished run whose whole state is taken over, for more steps; its steps count among these."""
     precision: Precision = "float32"
     """Of the trained network; "float32" is without TF32, "float16" with a scaled loss."""
-    compile: Annotated[str, _among("none", "default", "reduce-overhead")] = "none"
+    compile: Annotated[str, _among(*COMPILE)] = "none"
     """Mode of torch.compile for network and histories in a step; rounds differently. "reduce-overhead": CUDA graphs."""
 
     # Optimiser: AdamW
@@ -424,8 +430,9 @@ def accepted() -> dict[str, Any]:
         "precision": [None, *PRECISIONS],
         "seed": int,
         "val_side": int | str | None,
-        **dict.fromkeys(("data_root", "features_weights"), str | None),
-        **dict.fromkeys(("steps", "batch_size", "patch_size"), int | None),
+        **dict.fromkeys(("data_root", "features_weights", "initial_weights"), str | None),
+        **dict.fromkeys(("steps", "batch_size", "accumulate", "patch_size"), int | None),
+        "compile": [None, *COMPILE],
         **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
         **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
     }
@@ -528,5 +535,11 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("lambda_neg",), "lambda follows from the dose"
     if recipe.milestones:
         yield ("cosine_steps", "learning_rate_min"), "milestones halve the rate, in place of the cosine"
+    if recipe.initial_weights is not None:
+        yield ("history_start",), "with initial_weights the histories start as exact copies of them"
+    else:
+        yield ("initial_entry",), "there is no file of initial_weights"
+    if recipe.continues is not None:
+        yield ("initial_weights", "history_start"), "the run that is continued brings its networks"
     if recipe.dataset == "embedded":
         yield ("data_root",), "the embedded photographs need no folder; give a dataset too, such as 'folder'"

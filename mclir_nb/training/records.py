@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mclir_nb import files, networks, root
 from mclir_nb.choices import did_you_mean
 from mclir_nb.data import tasks
+from mclir_nb.training import checkpoint
 from mclir_nb.training.recipes import RETIRED, Recipe, from_saved
 
 FILES = {
@@ -34,7 +35,9 @@ FILES = {
 }
 
 
-PLACES = ("data_root", "features_weights")  # fields of a recipe that say where something lies
+# fields of a recipe that say where something lies; those of a start, and the file that counts in a run folder
+STARTS = {"initial_weights": "model.safetensors", "continues": checkpoint.FILE}
+PLACES = ("data_root", "features_weights", *STARTS)
 
 
 def different_fields(old: Recipe, new: Recipe, places: Sequence[str] = ()) -> str:
@@ -45,9 +48,18 @@ def different_fields(old: Recipe, new: Recipe, places: Sequence[str] = ()) -> st
         new: the other.
         places: those of `PLACES` that count too. What they name is compared by its content, not by its path.
     """
-    names = [name for name in Recipe.model_fields if name not in PLACES or name in places]
+    moved = {name for name in PLACES if name not in STARTS or None not in (getattr(old, name), getattr(new, name))}
+    names = [name for name in Recipe.model_fields if name not in moved or name in places]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in names]
     return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if a != b)
+
+
+def start_file(recipe: Recipe, field: str) -> Path | None:
+    """The file that a field of `STARTS` names, in a run folder or by itself; None if the recipe names none."""
+    if (place := getattr(recipe, field)) is None:
+        return None
+    place = Path(place).expanduser()
+    return place / STARTS[field] if place.is_dir() else place
 
 
 def read_recipe(run_dir: Path) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from mclir_nb.data.image_set import ImageSet
 from mclir_nb.method import features
 from mclir_nb.training import distributed, user_code
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.records import FILES, PLACES, different_fields, read_recipe
+from mclir_nb.training.records import FILES, PLACES, STARTS, different_fields, read_recipe, start_file
 
 LOCK = "run.lock"
 
@@ -77,14 +78,24 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
     if differing:
         raise ValueError(
             f"{run_dir} holds a run of another recipe ({differing}). A run keeps its recipe, for the learning rate "
-            "falls over all of its steps: to train longer or otherwise choose another out_dir and begin anew."
+            "falls over all of its steps: to train otherwise choose another out_dir. For more steps of a finished run, "
+            f"in another out_dir too: `--continue {run_dir} --steps N` takes over everything, optimiser and histories "
+            f"included, and counts on; `--initial-weights {run_dir}` starts anew from its weights."
         )
 
 
-def content(sets: dict[str, ImageSet], features: nn.Module | None) -> dict[str, str]:
-    """What a run learns from, wherever it lies: fingerprints of the splits, and of the feature network's weights."""
+def content(sets: dict[str, ImageSet], features: nn.Module | None, recipe: Recipe) -> dict[str, str]:
+    """What a run learns and starts from, wherever it lies: fingerprints of the splits, hashes of files of weights."""
     found = {split: images.fingerprint() for split, images in sets.items()}
-    return found | ({"features": str(features.source).rpartition("sha256 ")[2]} if features else {})
+    if features:
+        found["features"] = str(features.source).rpartition("sha256 ")[2]
+    starts = {field: start_file(recipe, field) for field in STARTS}
+    return found | {field: _sha256(file) for field, file in starts.items() if file and file.is_file()}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def check_content(run_dir: Path, found: dict[str, str]) -> None:
@@ -97,8 +108,8 @@ def check_content(run_dir: Path, found: dict[str, str]) -> None:
     changed = [name for name, value in found.items() if known.get(name, value) != value]
     if changed:
         raise ValueError(
-            f"{run_dir} holds a run that began with other data ({', '.join(changed)}) than data_root and "
-            "features_weights name now; put them back, or choose another out_dir."
+            f"{run_dir} holds a run that began with other data ({', '.join(changed)}) than {' and '.join(PLACES)} "
+            "name now; put them back, or choose another out_dir."
         )
 
 
@@ -119,7 +130,7 @@ def check_finished(run_dir: Path, recipe: Recipe) -> None:
         return
     if recipe.features_weights != there.features_weights:
         network = features.build(recipe.features, recipe.features_weights)
-    check_content(run_dir, content(sets, network))
+    check_content(run_dir, content(sets, network, recipe))
 
 
 @contextmanager

@@ -96,7 +96,11 @@ def _train(
     on_first_rank(build.check_scored_pictures, data)
     chosen = dose.choose(recipe, run_dir, device, quiet, doses)
     trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
-    content = on_first_rank(run_folder.content, data.sets, trainer.features)
+    content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
+    if recipe.continues and not (run_dir / checkpoint.FILE).exists():
+        said = trainer.take_over(Path(recipe.continues).expanduser())
+        run_folder.check_content(Path(recipe.continues).expanduser(), content)
+        print(end="" if quiet else f"{said}\n")
     with distributed.entered_on_first_rank(run_folder.claim(run_dir, recipe, resume, content)):
         on_first_rank(dose.keep, run_dir, chosen)
         _run(trainer, run_dir, content, quiet, tensorboard)
@@ -111,11 +115,12 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
+    facts |= {field: getattr(recipe, field) for field in records.STARTS if getattr(recipe, field)}
     facts |= {"content": content} | ({"sampled_every": recipe.period} if recipe.sampling == "sampled" else {})
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
-        if recipe.guard == "lower-lambda" and trainer.step == 0:
+        if recipe.guard == "lower-lambda" and not (run_dir / checkpoint.FILE).exists():
             on_first_rank(trainer.save, run_dir)  # a state to go back to
         while trainer.step < recipe.steps:
             try:

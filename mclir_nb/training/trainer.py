@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from mclir_nb.evaluation import evaluate
 from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
 from mclir_nb.seeds import stream
-from mclir_nb.training import build, checkpoint, distributed, machine, macs
+from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import LastStep, Log, history_columns, interval
@@ -33,7 +34,7 @@ class Trainer:
             machine.keep_freed_memory()
         self.data = data or build.make_data(recipe)
         self.task, self.patches, self.validation = self.data.task, self.data.patches, self.data.validation
-        self.model = build.make_network(recipe, device, "weights")
+        self.model = build.make_start(recipe, device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.history = build.make_history(recipe, self.model, device)
         self.features = build.make_features(recipe, device)
@@ -126,7 +127,7 @@ class Trainer:
             parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
         return parts, restored
 
-    def _compiled(self, network: nn.Module) -> nn.Module:
+    def _compiled(self, network: nn.Module) -> Any:  # torch's annotation of what it returns is a function
         """A network as steps call it, compiled if the recipe asks for it; what is saved and scored is the plain one."""
         mode = self.recipe.compile
         if mode == "reduce-overhead" and self.device.type != "cuda":
@@ -222,6 +223,20 @@ class Trainer:
             raise Diverged(f"step {self.step}: a weight is not finite, so this state is not saved.")
         self.log.write(run_dir)
         checkpoint.save(run_dir, self.state_dict())
+
+    def take_over(self, run_dir: Path) -> str:
+        """Everything of a finished run, its log too, for the steps that are left of this recipe. Returns a sentence.
+
+        Raises:
+            ValueError: there is no such run, or it has taken these steps already.
+        """
+        if not records.Run(run_dir).is_finished:
+            raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
+        self.restore(run_dir)
+        if self.step >= self.recipe.steps:
+            raise ValueError(f"steps is {self.recipe.steps}; {run_dir} has taken {self.step} already, so give more.")
+        rate, steps = self.recipe.learning_rate_at(self.step + 1), self.recipe.steps
+        return f"{run_dir} goes on after step {self.step} to step {steps}, with learning rate {rate:g} at first."
 
     def restore(self, run_dir: Path) -> str:
         """Continue from the folder's checkpoint, if there is one. Returns what a reader should know, else nothing."""

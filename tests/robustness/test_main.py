@@ -72,7 +72,7 @@ def test_somebodys_files_are_not_overwritten(tmp_path, capsys):
 
 def test_more_steps_on_a_finished_run_says_the_way_onward(run, capsys):
     error = said(capsys, "train", "--recipe", "tiny", "--task", "derain", "--steps", "600", "--out", run)
-    assert "steps: 300 there, 600 now" in error and "another out_dir" in error
+    assert "steps: 300 there, 600 now" in error and "--continue" in error and "--initial-weights" in error
 
 
 def test_one_bad_picture_does_not_end_the_list(run, pictures, capsys):

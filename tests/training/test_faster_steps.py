@@ -42,8 +42,8 @@ def apart(one: train.Trainer, other: train.Trainer) -> float:
     [
         ("derain", dict(objective="plain", network="dehazeformer-t")),
         ("dehaze", dict(network="ffanet", noised_inputs=2)),
-        ("sr", dict(network="edsr", patch_size=32, scale=2, features_crop=16)),
-        ("deblur", dict(objective="spn-smooth", lambda_neg=1e-3, history_draw=True, history_every=(2, 1))),
+        ("sr", dict(network="edsr", patch_size=32, scale=2)),
+        ("deblur", dict(objective="spn-smooth", lambda_neg=1e-3, history_every=(2, 1))),
     ],
 )
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(task, fields, device):

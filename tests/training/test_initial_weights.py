@@ -1,0 +1,157 @@
+"""Where a run starts: from weights of a file or another run, or from the whole state of a finished run."""
+
+import hashlib
+
+import pictures
+import pytest
+import torch
+from killing import same_runs, work
+from safetensors.torch import load_file
+
+from mclir_nb.__main__ import main
+from mclir_nb.training import recipes, records, train
+
+SMALL = dict(network="nafnet", patch_size=32, batch_size=2, log_every=2, val_every=4, save_every=2)
+SPN = dict(history_every=(3, 2))
+
+
+def recipe(**changes):
+    histories = {} if "objective" in changes else SPN
+    return recipes.get("tiny", "derain", **SMALL | histories | dict(steps=4, cosine_steps=3) | changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    work(recipe(), folder)
+    return folder
+
+
+def weights(network) -> dict:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start(place, **changes) -> train.Trainer:
+    return train.Trainer(recipe(initial_weights=str(place), **changes), torch.device("cpu"))
+
+
+def test_a_run_starts_from_the_raw_weights_of_a_run_or_from_its_ema(run):
+    raw, averaged = load_file(run / "model.safetensors"), load_file(run / "ema.safetensors")
+    assert not same(raw, averaged)
+    assert same(weights(start(run).model), raw) and same(weights(start(run / "ema.safetensors").model), averaged)
+
+
+def test_histories_ema_and_all_arms_start_as_exact_copies(run):
+    spn, plain = start(run), start(run, objective="plain")
+    for network in (plain.model, spn.ema, *spn.history.models):
+        assert same(weights(network), weights(spn.model))
+    carried = recipe(history_start=0.1).replace(initial_weights=str(run))
+    mixed = train.Trainer(carried, torch.device("cpu"))  # as the paper recipe carries it
+    assert same(weights(mixed.history.models[0]), weights(spn.model))
+    assert torch.equal(plain.patches.batch(1)[1], spn.patches.batch(1)[1])
+
+
+def test_a_published_file_is_taken_by_entry(run, tmp_path):
+    raw = {name.removeprefix("core."): tensor for name, tensor in load_file(run / "model.safetensors").items()}
+    file = tmp_path / "net.pth"
+    torch.save({"params": raw, "params_ema": {name: 0.5 * tensor for name, tensor in raw.items()}}, file)
+    by_name, first = start(file, initial_entry="params"), start(file)
+    assert torch.equal(by_name.model.core.intro.weight, raw["intro.weight"])
+    assert torch.equal(first.model.core.intro.weight, 0.5 * raw["intro.weight"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        (dict(network_size="demo"), "initial_weights.*another shape.*network_size 'demo'"),
+        (dict(network="ffanet"), "initial_weights.*missing.*ffanet"),
+        (dict(initial_entry="params"), "initial_weights.*params"),
+        (dict(history_start=0.1), "history_start.*no effect"),
+    ],
+)
+def test_what_does_not_fit_is_listed_before_anything_is_written(fields, match, run, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        train.train(recipe(initial_weights=str(run), **fields), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_without_weights_and_an_entry_without_a_place_are_refused(tmp_path):
+    for place in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match="initial_weights.*does not exist"):
+            start(place)
+    with pytest.raises(ValueError, match="initial_entry.*no effect"):
+        recipe(initial_entry="params")
+
+
+def test_a_run_keeps_the_hash_of_its_start_and_goes_on_from_nothing_else(run, tmp_path):
+    first = recipe(initial_weights=str(run), objective="plain")
+    work(first, tmp_path / "tuned")
+    provenance = records.Run(tmp_path / "tuned").provenance
+    assert provenance["initial_weights"] == str(run)
+    digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    assert provenance["content"]["initial_weights"] == digest
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((run / "model.safetensors").read_bytes())
+    train.train(first.replace(initial_weights=str(moved)), tmp_path / "tuned", quiet=True)  # moved, the same run
+    for other in (first.replace(initial_weights=str(run / "ema.safetensors")), first.replace(initial_weights=None)):
+        with pytest.raises(ValueError, match="initial_weights"):
+            train.train(other, tmp_path / "tuned", quiet=True)
+
+
+def test_a_finished_run_that_is_continued_ends_with_the_bits_of_a_longer_one(run, tmp_path):
+    work(recipe(steps=8), tmp_path / "longer")
+    work(recipe(steps=8, continues=str(run)), tmp_path / "more")
+    logs = [records.Run(tmp_path / name).log for name in ("longer", "more")]
+    columns = [c for c in logs[0] if c != "seconds" and not c.startswith("dose")]  # which has its moments in each run
+    assert logs[0][columns].equals(logs[1][columns])
+    for name in ("recipe.json", "provenance.json", "log.csv", "frames.safetensors"):  # and frames have theirs
+        (tmp_path / "more" / name).write_bytes((tmp_path / "longer" / name).read_bytes())
+    same_runs(tmp_path / "longer", tmp_path / "more")
+
+
+def test_a_run_that_continues_another_knows_it_and_resumes_without_it(run, tmp_path, monkeypatch, capsys):
+    copy, real = tmp_path / "copy", train.Trainer.advance
+    copy.mkdir()
+    for file in run.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+
+    def stops(self, *batch):
+        real(self, *batch)
+        if self.step == 7:
+            raise EOFError
+
+    monkeypatch.setattr(train.Trainer, "advance", stops)
+    command = ["train", "--continue", str(copy), "--steps", "8", "--out", str(tmp_path / "more"), "--device", "cpu"]
+    with pytest.raises(EOFError):
+        main(command)
+    assert "goes on after step 4 to step 8" in capsys.readouterr().out
+    monkeypatch.setattr(train.Trainer, "advance", real)
+    (copy / "checkpoint.safetensors").unlink()
+    assert main(command) == 0
+    more = records.Run(tmp_path / "more")
+    digest = hashlib.sha256((run / "checkpoint.safetensors").read_bytes()).hexdigest()
+    assert more.provenance["content"]["continues"] == digest and more.log.step.tolist() == [2, 4, 6, 8]
+
+
+def test_what_cannot_be_continued_is_refused(run, tmp_path):
+    for place, steps, match in ((run, 4, "steps is 4"), (tmp_path, 8, "no finished run")):
+        with pytest.raises(ValueError, match=match):
+            train.train(recipe(steps=steps, continues=str(place)), tmp_path / "more", quiet=True)
+    with pytest.raises(ValueError, match="other data"):
+        pictures.fill(tmp_path / "data", *(f"{number}.png" for number in range(8)), size=(48, 56))
+        changed = recipe(steps=8, continues=str(run), dataset="folder", data_root=str(tmp_path / "data"))
+        train.train(changed, tmp_path / "more", quiet=True)
+    with pytest.raises(ValueError, match="initial_weights.*no effect"):
+        recipe(continues=str(run), initial_weights=str(run))
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--steps", "8", "--recipe", "tiny"), ("--steps", "8", "--task", "derain")])
+def test_the_command_line_continues_with_the_recipe_of_the_run(words, run, tmp_path, capsys):
+    assert main(["train", "--continue", str(run), "--out", str(tmp_path / "more"), *words]) == 1
+    assert "--steps" in capsys.readouterr().err
