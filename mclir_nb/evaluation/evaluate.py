@@ -124,8 +124,7 @@ def enlarge(lq: Tensor, gt: Tensor) -> Tensor:
 def side_by_side(network: nn.Module, histories: list[nn.Module], benchmark: Iterable[Pair], limit: int) -> list[dict]:
     """What the network and its histories make of the first `limit` pictures: rows for `figures.comparison`.
 
-    Returns:
-        Dicts with name, lq, restored, negatives (one per history) and gt, all (3,H,W) in [0,1].
+    Each has name, lq, restored, negatives (one per history) and gt, all (3,H,W) in [0,1].
     """
     rows = []
     for name, gt, lq in itertools.islice(benchmark, limit):
@@ -148,8 +147,7 @@ def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.Data
 
     Args:
         scores: as `evaluate` returns it.
-        draws: resampled sets of pictures.
-        seed: of these draws, so that the same table gives the same numbers.
+        draws: resampled sets of pictures; `seed` is theirs, so that the same table gives the same numbers.
 
     Returns:
         Index `SCORES`; columns mean, low, high (95 %, percentiles of the resampled means; NaN for one picture, or
@@ -171,11 +169,8 @@ def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.Data
 def parts(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of each part of a mixture: one mean over noise, rain and haze together would mean nothing.
 
-    Args:
-        scores: as `evaluate` returns it; pictures of a mixture are called "PART/NAME", or "PART/NAME noise SIGMA".
-
-    Returns:
-        One row per part in the order of the pictures (the index), columns `SCORES` without the gains | pictures.
+    Pictures of a mixture are called "PART/NAME", or "PART/NAME noise SIGMA". Returns: one row per part (the index) in
+    the order of the pictures, columns `SCORES` without the gains | pictures.
     """
     names = scores.image.str.extract(r"^(?:(.*)/)?.*?( noise \S+)?$").fillna("")
     groups = scores.groupby((names[0] + names[1]).rename("part"), sort=False)

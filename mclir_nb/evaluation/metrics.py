@@ -16,7 +16,7 @@ within 1e-6 dB and 1e-5.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,10 @@ class Protocol:
     colour: str = "rgb"  # "rgb" | "y" (BT.601 16..235, fractions kept) | "y-rounded"
     window: str = "valid"  # "valid" | "zero" | "pooled" | "volume" | "uniform": the SSIM window, see `ssim`
     identical: float = float("inf")  # the PSNR printed for two equal pictures
+
+    @property
+    def peak(self) -> float:
+        return 255.0 if self.eight_bit else 1.0
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -102,19 +106,15 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
         restored, gt: the same size, RGB or grey, uint8 or float in [0, 1] (module docstring).
         protocol: a name in `PROTOCOLS`; it decides colour and rounding.
         crop: pixels removed on each side first; super-resolution uses the scale, everything else 0.
-
     Returns:
         dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
-
     Raises:
         ValueError: for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
-
-    Source: the protocol's `source`.
     """
     rules = _rules(protocol)
     x, y = _pair(restored, gt, rules, crop)
     mse = float(np.mean((x - y) ** 2))
-    return rules.identical if mse == 0 else float(10 * np.log10(_peak(rules) ** 2 / mse))
+    return rules.identical if mse == 0 else float(10 * np.log10(rules.peak**2 / mse))
 
 
 def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
@@ -125,26 +125,18 @@ def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     after average pooling of large pictures; "volume" 11x11x11, over the colours, too; "uniform" 7x7 mean with
     sample covariance.
 
-    Args:
-        restored, gt, protocol, crop: as for `psnr`.
-
-    Returns:
-        At most 1; 1 for identical pictures.
-
-    Raises:
-        ValueError: as for `psnr`, and if the cropped picture is smaller than a window that must fit.
-
-    Source: the protocol's `source`.
+    Arguments are those of `psnr`, and so are errors; a picture smaller than a window that must fit is one more.
+    Returns: at most 1; 1 for identical pictures.
     """
     rules = _rules(protocol)
     x, y = _pair(restored, gt, rules, crop)
     _check_window(x.shape, rules, protocol, crop)
     if rules.window == "pooled":
         x, y = _pool(x), _pool(y)
-    averages: dict[str, Callable] = {"zero": _gaussian_zero, "volume": _gaussian_volume, "uniform": _uniform}
+    averages: dict[str, Callable] = {"zero": _blur, "volume": _gaussian_volume, "uniform": _uniform}
     average = averages.get(rules.window, _gaussian)
     unbiased = 49 / 48 if rules.window == "uniform" else 1.0
-    return float(_ssim_map(x, y, average, _peak(rules), unbiased).mean())
+    return float(_ssim_map(x, y, average, rules.peak, unbiased).mean())
 
 
 def score(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> dict:
@@ -159,11 +151,7 @@ def mean_psnr(restored: Iterable, gt: Iterable, protocol: str = "basicsr-rgb", c
 
 
 def table(restored, gt, crop: int = 0) -> pd.DataFrame:
-    """One pair under every protocol, all with the same `crop`: where decibels of folklore come from.
-
-    Returns:
-        One row per protocol (the index), columns crop | psnr (dB) | ssim | rule (the protocol in words).
-    """
+    """One pair under every protocol (the index), all with one crop: crop | psnr (dB) | ssim | rule (in words)."""
     rows = [{**score(restored, gt, name, crop), "rule": rules.sentence} for name, rules in PROTOCOLS.items()]
     return pd.DataFrame(rows).set_index("protocol")
 
@@ -171,10 +159,6 @@ def table(restored, gt, crop: int = 0) -> pd.DataFrame:
 def _rules(protocol: str) -> Protocol:
     check_choice("protocol", protocol, PROTOCOLS)
     return PROTOCOLS[protocol]
-
-
-def _peak(rules: Protocol) -> float:
-    return 255.0 if rules.eight_bit else 1.0
 
 
 def _pair(restored, gt, rules: Protocol, crop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -266,17 +250,14 @@ def _weights() -> tuple[float, ...]:
     return tuple(taps / taps.sum())
 
 
-def _blur(planes: np.ndarray, mode: str) -> np.ndarray:
-    """Separable 11x11 Gaussian mean of each plane, same size."""
+def _blur(planes: np.ndarray, mode: str = "constant") -> np.ndarray:
+    """Separable 11x11 Gaussian mean of each plane, same size; unless told otherwise over zeros beyond the border."""
     along_width = correlate1d(planes, _weights(), axis=2, mode=mode)
     return correlate1d(along_width, _weights(), axis=1, mode=mode)
 
 
 def _gaussian(planes: np.ndarray) -> np.ndarray:
-    return _blur(planes, "constant")[:, 5:-5, 5:-5]
-
-
-_gaussian_zero = partial(_blur, mode="constant")
+    return _blur(planes)[:, 5:-5, 5:-5]
 
 
 def _gaussian_volume(planes: np.ndarray) -> np.ndarray:
@@ -302,11 +283,9 @@ def _check_window(shape: tuple, rules: Protocol, protocol: str, crop: int) -> No
     """Windows that must fit need a picture of their size (a pooled picture always has it, see `_pool`)."""
     need = {"zero": 1, "volume": 1, "uniform": 7}.get(rules.window, 11)
     if min(shape[1:]) < need:
-        found = f"{shape[2]}x{shape[1]}"
-        cropped = f" after the crop of {crop}" if crop else ""
+        found = f"{shape[2]}x{shape[1]}{f' after the crop of {crop}' if crop else ''}"
         raise ValueError(
-            f"SSIM under {protocol!r} needs at least {need}x{need} pixels, found {found}{cropped}; "
-            "score a larger picture"
+            f"SSIM under {protocol!r} needs at least {need}x{need} pixels, found {found}; score a larger one"
         )
 
 

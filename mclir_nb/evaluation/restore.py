@@ -31,9 +31,6 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
         ensemble: the mean over the eight flips and rotations of the picture; eight times the time.
         quiet: show no progress.
 
-    Returns:
-        The restored picture.
-
     Raises:
         ValueError: for another kind of image, or values out of range; see also `tiles.run`.
     """
@@ -64,12 +61,8 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
             such a name already.
         options: see `restore`.
 
-    Returns:
-        The file that was written.
-
-    Raises:
-        ValueError: if the file cannot be read or `out` cannot be used.
-        OSError: if it cannot be written.
+    Returns: the file that was written.
+    Raises: ValueError if the file cannot be read or `out` cannot be used, OSError if it cannot be written.
     """
     path = Path(path).expanduser()
     picture = images.read_picture(path, upright=True)

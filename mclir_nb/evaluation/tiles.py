@@ -108,18 +108,11 @@ def _mean_over(views, network: nn.Module, lq: Tensor, tile: int, bar: Iterator) 
     if len(views) == 1:
         return _tiled(network, lq, tile, bar)
     total = torch.zeros(())
-    for view in views:
-        total = total + _turned_back(_tiled(network, _turned(lq, *view), tile, bar), *view)
+    for turns, flip in views:
+        turned = torch.rot90(lq.flip(3) if flip else lq, turns, (2, 3))
+        back = torch.rot90(_tiled(network, turned, tile, bar), -turns, (2, 3))
+        total = total + (back.flip(3) if flip else back)
     return total / len(views)
-
-
-def _turned(image: Tensor, turns: int, flip: bool) -> Tensor:
-    return torch.rot90(image.flip(3) if flip else image, turns, (2, 3))
-
-
-def _turned_back(image: Tensor, turns: int, flip: bool) -> Tensor:
-    image = torch.rot90(image, -turns, (2, 3))
-    return image.flip(3) if flip else image
 
 
 def _tiled(network: nn.Module, lq: Tensor, tile: int, bar: Iterator) -> Tensor:

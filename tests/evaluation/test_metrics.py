@@ -27,48 +27,39 @@ def as_bytes(image):
     return np.round(image * 255).astype(np.uint8)
 
 
-def official(name):
-    """[(protocol, crop, psnr, ssim, tolerance dB, tolerance SSIM)] of one golden pair."""
-    values = json.loads((SHARED / "golden/metrics.json").read_text())["values"][name]
-    rows = [
-        (f"basicsr-{colour}", crop, *values["basicsr"][f"crop{crop}_{colour}"].values(), 1e-6, 1e-6)
-        for crop in (0, 2, 4)
-        for colour in ("rgb", "y")
-    ]
-    rows.append(("idt", 0, *values["idt_rain_matlab_port"].values(), 1e-6, 1e-6))
-    rows.append(("skimage", 0, *values["promptir_airnet"].values(), 1e-6, 1e-6))
-    rows.append(("ffanet", 0, *values["ffanet"].values(), 1e-4, 1e-5))
-    rows.append(("dehazeformer", 0, values["dehazeformer"]["psnr"], values["dehazeformer"]["ssim"], 1e-4, 1e-5))
-    nafnet = values["nafnet"]
-    rows.append(("nafnet", 0, nafnet["psnr_rgb_crop0"], nafnet["ssim_rgb_crop0_default_3d"], 1e-6, 1e-5))
-    return rows
-
-
-def golden_pair(name):
+def golden(name):
+    """A golden pair of pictures, and what the official scripts say of it."""
     arrays = np.load(SHARED / "golden/metrics.npz")
-    return arrays[f"{name}/restored_rgb"], arrays[f"{name}/gt_rgb"]
+    values = json.loads((SHARED / "golden/metrics.json").read_text())["values"][name]
+    return arrays[f"{name}/restored_rgb"], arrays[f"{name}/gt_rgb"], values
 
 
 @needs_shared
 @pytest.mark.parametrize("name", ["small_48x56", "odd_101x87", "large_396x388"])
 def test_official_values(name):
-    restored, gt = golden_pair(name)
-    rows = official(name)
+    restored, gt, values = golden(name)
+    whole, nafnet, dehazeformer = values["basicsr"], values["nafnet"], values["dehazeformer"]
+    rows = [(f"basicsr-{c}", crop, whole[f"crop{crop}_{c}"].values()) for crop in (0, 2, 4) for c in ("rgb", "y")]
+    rows += [("idt", 0, values["idt_rain_matlab_port"].values()), ("skimage", 0, values["promptir_airnet"].values())]
+    rows += [("ffanet", 0, values["ffanet"].values())]
+    rows += [("dehazeformer", 0, (dehazeformer["psnr"], dehazeformer["ssim"]))]
+    rows += [("nafnet", 0, (nafnet["psnr_rgb_crop0"], nafnet["ssim_rgb_crop0_default_3d"]))]
     assert {row[0] for row in rows} == set(metrics.PROTOCOLS)
-    for protocol, crop, psnr, ssim, decibels, similarity in rows:
+    for protocol, crop, (psnr, ssim) in rows:
+        single = protocol in ("ffanet", "dehazeformer")  # their scripts compute in float32
+        decibels, similarity = (1e-4 if single else 1e-6), (1e-5 if single or protocol == "nafnet" else 1e-6)
         assert metrics.psnr(restored, gt, protocol, crop) == pytest.approx(psnr, abs=decibels), (protocol, crop)
         assert metrics.ssim(restored, gt, protocol, crop) == pytest.approx(ssim, abs=similarity), (protocol, crop)
 
 
 @needs_shared
 def test_rgb_at_the_door_not_bgr():
-    restored, gt = golden_pair("small_48x56")
-    values = json.loads((SHARED / "golden/metrics.json").read_text())["values"]["small_48x56"]
-    # what the official code says when it is fed the other order
-    swapped = values["basicsr_crop4_y_if_RGB_is_passed_instead_of_BGR"]
+    restored, gt, values = golden("small_48x56")
+    swapped = values[
+        "basicsr_crop4_y_if_RGB_is_passed_instead_of_BGR"
+    ]  # what the official code says of the other order
     mistaken = metrics.score(restored[..., ::-1], gt[..., ::-1], "basicsr-y", 4)
-    assert mistaken["psnr"] == pytest.approx(swapped["psnr"], abs=1e-6)
-    assert mistaken["ssim"] == pytest.approx(swapped["ssim"], abs=1e-6)
+    assert (mistaken["psnr"], mistaken["ssim"]) == pytest.approx((swapped["psnr"], swapped["ssim"]), abs=1e-6)
     assert abs(mistaken["psnr"] - metrics.psnr(restored, gt, "basicsr-y", 4)) > 0.3
 
 
@@ -110,38 +101,28 @@ def test_ssim_of_flat_pictures_by_hand():
     assert metrics.ssim(*flat, "ffanet") < expected - 0.01  # its zero border is structure that both share unequally
 
 
-def explicit_ssim(x, y, mean):
-    """SSIM of float pictures in [0, 255] with a windowed mean written out."""
-    mx, my, c1, c2 = mean(x), mean(y), (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    return float(((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
-
-
 TAPS = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
 TAPS = TAPS / TAPS.sum()
+WINDOWS = {  # mean of a (3, H, W) picture under the official window, written out
+    "nafnet": lambda x: torch.nn.functional.conv3d(  # 11x11x11 over height, width and colour, edges repeated
+        torch.nn.functional.pad(x[None, None], (5,) * 6, mode="replicate"),
+        torch.einsum("i,j,k->ijk", TAPS, TAPS, TAPS)[None, None],
+    ),
+    "ffanet": lambda x: torch.nn.functional.conv2d(  # over a picture surrounded by zeros
+        x[:, None], torch.outer(TAPS, TAPS)[None, None], padding=5
+    ),
+}
 
 
-def test_volume_window_against_a_three_dimensional_convolution(pair):
-    """NAFNet: an explicit 11x11x11 window over height, width and colour, with repeated edges."""
-    kernel = torch.einsum("i,j,k->ijk", TAPS, TAPS, TAPS)[None, None]
-
-    def mean(volume):
-        padded = torch.nn.functional.pad(volume[None, None], (5,) * 6, mode="replicate")
-        return torch.nn.functional.conv3d(padded, kernel)[0, 0]
-
-    volumes = (torch.from_numpy(as_bytes(image).transpose(2, 0, 1).astype(np.float64)) for image in pair)
-    eight = [as_bytes(image) for image in pair]
-    assert metrics.ssim(*eight, "nafnet") == pytest.approx(explicit_ssim(*volumes, mean), abs=1e-12)
-
-
-def test_zero_border_against_a_padded_convolution(pair):
-    """FFA-Net: every moment is taken over a picture surrounded by zeros, and the map keeps its size."""
-
-    def mean(planes):
-        return torch.nn.functional.conv2d(planes, torch.outer(TAPS, TAPS)[None, None], padding=5)
-
-    planes = (torch.from_numpy(255 * image.transpose(2, 0, 1))[:, None] for image in pair)
-    assert metrics.ssim(*pair, "ffanet") == pytest.approx(explicit_ssim(*planes, mean), abs=1e-12)
+@pytest.mark.parametrize("name", WINDOWS)
+def test_unusual_windows_against_explicit_convolutions(pair, name):
+    if metrics.PROTOCOLS[name].eight_bit:
+        pair = [as_bytes(image) / 255 for image in pair]
+    mean, (x, y) = WINDOWS[name], (torch.from_numpy(255 * image.transpose(2, 0, 1)) for image in pair)
+    mx, my, c1, c2 = mean(x), mean(y), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    expected = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert metrics.ssim(*pair, name) == pytest.approx(float(expected.mean()), abs=1e-12)
 
 
 def test_dehazeformer_pools_from_384_pixels_on():
@@ -155,9 +136,8 @@ def test_dehazeformer_pools_from_384_pixels_on():
 
 def test_crop_is_slicing(pair):
     for name in metrics.PROTOCOLS:
-        inside = [image[4:-4, 4:-4] for image in pair]
-        assert metrics.score(*pair, name, 4)["psnr"] == metrics.psnr(*inside, name)
-        assert metrics.score(*pair, name, 4)["ssim"] == metrics.ssim(*inside, name)
+        inside = metrics.score(*(image[4:-4, 4:-4] for image in pair), name)
+        assert metrics.score(*pair, name, 4) == inside | {"crop": 4}
 
 
 @pytest.mark.parametrize("name", EIGHT_BIT)
@@ -249,7 +229,6 @@ IMAGE = np.full((16, 20, 3), 0.5)
         (IMAGE, IMAGE * 255, {}, "gt .*127.5"),
         (IMAGE * 255, IMAGE, {}, "restored .*127.5"),
         ((IMAGE * 255).astype(int), IMAGE, {}, "restored .*int64"),
-        (IMAGE > 0, IMAGE, {}, "restored .*bool"),
         (IMAGE.transpose(2, 0, 1), IMAGE, {}, "restored .*3, 16, 20"),
         (IMAGE, torch.from_numpy(IMAGE), {}, "gt .*16, 20, 3"),
         (torch.rand(2, 3, 16, 16), IMAGE, {}, "restored .*2, 3, 16, 16"),
@@ -258,7 +237,6 @@ IMAGE = np.full((16, 20, 3), 0.5)
         (IMAGE, IMAGE, {"crop": 8}, "crop 8"),
         (IMAGE, IMAGE, {"crop": -1}, "crop .*-1"),
         (IMAGE, IMAGE, {"crop": 1.5}, "crop .*1.5"),
-        (IMAGE, IMAGE, {"crop": True}, "crop .*True"),
         (IMAGE, IMAGE, {"protocol": "basic-y"}, "'basic-y'.*'basicsr-y'"),
     ],
 )
@@ -278,7 +256,3 @@ def test_a_picture_smaller_than_the_window():
     for name in ("ffanet", "nafnet"):  # their windows reach over the border, as in the official code
         assert metrics.ssim(tiny, tiny, name) == pytest.approx(1)
     assert metrics.psnr(tiny, tiny) == np.inf
-
-
-def test_a_slight_overshoot_of_the_truth_is_float_noise():
-    assert metrics.psnr(IMAGE, np.clip(IMAGE + 1e-8, 0, 1 + 1e-8)) == np.inf

@@ -10,7 +10,6 @@ from mclir_nb import files, networks
 from mclir_nb.__main__ import main
 from mclir_nb.data import images
 from mclir_nb.evaluation import restore
-from mclir_nb.training import recipes, records
 
 
 class Same(nn.Module):
@@ -57,13 +56,7 @@ def test_tensors_come_back_as_they_were(shape, dtype):
     restored = restore.restore(Same(2), image)
     assert restored.dtype == dtype and restored.shape == (*shape[:-2], 36, 40)
     assert torch.equal(restored[..., ::2, ::2], image.float().to(dtype))
-    restored += 0  # not an inference tensor
-
-
-def test_a_restored_tensor_can_be_used_in_training():
-    weight = torch.ones((), requires_grad=True)
-    (restore.restore(Same(), torch.rand(3, 20, 20)) * weight).sum().backward()
-    assert weight.grad > 0
+    (restored.float() * torch.ones((), requires_grad=True)).sum().backward()  # not an inference tensor
 
 
 @pytest.mark.parametrize(
@@ -142,31 +135,13 @@ def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_an_unreadable_file_is_one_sentence(tmp_path):
-    (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match="a.png"):
-        restore.restore_file(Same(), tmp_path / "a.png")
-
-
 def test_from_the_command_line_with_a_file_of_weights(tmp_path, capsys):
     Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "a.png")
     network = networks.build("edsr", 2)
     files.write_tensors(tmp_path / "w.safetensors", network.core.state_dict())
     command = ["restore", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "w.safetensors")]
     assert main(command) == 1 and "network" in capsys.readouterr().err
-    assert main([*command, "--network", "edsr", "--scale", "2", "--device", "cpu"]) == 0
+    assert main([*command, "--network", "edsr", "--scale", "2", "--ensemble", "--device", "cpu"]) == 0
     assert f"written: {tmp_path / 'a_restored.png'}" in capsys.readouterr().out
-    wanted = restore.restore(network, BYTES[:, :, :3])
+    wanted = restore.restore(network, BYTES[:, :, :3], ensemble=True)
     assert np.array_equal(images.read_picture(tmp_path / "a_restored.png").colour, wanted)
-
-
-def test_from_the_command_line_with_a_run_folder(tmp_path):
-    Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "a.png")
-    Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "b.png")
-    recipe = recipes.get("tiny", "sr", scale=2)
-    (tmp_path / "run").mkdir()
-    files.write_json(tmp_path / "run/recipe.json", recipe.model_dump())
-    files.write_tensors(tmp_path / "run/model.safetensors", records.build_network(recipe).state_dict())
-    pictures = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    assert main(["restore", *pictures, "--checkpoint", str(tmp_path / "run"), "--ensemble", "--device", "cpu"]) == 0
-    assert images.read_size(tmp_path / "b_restored.png") == (36, 40)

@@ -106,23 +106,18 @@ def test_the_ensemble_is_the_mean_over_eight_views():
     assert torch.allclose(*(tiles.run(network, lq, tile, ensemble=True) for tile in (256, 512)), atol=1e-5)
 
 
-def test_the_mode_of_the_network_is_put_back():
-    network = Local().train()
-    tiles.run(network, photo(20, 20))
-    assert network.training
-
-
 @pytest.mark.parametrize(("tile", "better"), [(100, "256"), (500, "512"), (0, "256")])
 def test_an_impossible_tile_is_refused(tile, better):
     with pytest.raises(ValueError, match=better):
         tiles.run(Local(), photo(20, 20), tile=tile)
 
 
-def test_damaged_weights_are_noticed():
-    network = Local()
+def test_damaged_weights_are_noticed_and_the_mode_is_put_back():
+    network = Local().train()
     nn.init.constant_(network.layers[0].bias, float("nan"))
     with pytest.raises(ValueError, match="weights"):
         tiles.run(network, photo(20, 20))
+    assert network.training
 
 
 def test_out_of_memory_names_a_smaller_tile():
