@@ -69,9 +69,6 @@ def tables() -> dict[str, pd.DataFrame]:
     Columns: network | objective ("none": the base as the paper quotes it; "SPN" and others: retrained with
     it) | scale ("x2", "x4", "") | dataset ("average": the printed mean) | psnr_db | ssim; maybe `venue`.
 
-    Raises:
-        FileNotFoundError: a file of `data/paper/` is missing.
-
     Source: Aitical/MCLIR @ e42fb40, README.md (see `data/paper/README.md`).
     """
     return {name: _read(name) for name in (*RESULTS, HEAD_TO_HEAD)}
@@ -280,10 +277,7 @@ def _measured(claim, records: Sequence[evidence.Record]) -> str:
 def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 1) -> pd.DataFrame:
     """The measured means below the paper's rows for the same network and benchmark; every row says whose it is.
 
-    Args:
-        scores: as `evaluate.evaluate` returns it.
-        network, dataset: names of this workbook.
-        scale: of super-resolution.
+    `scores` is what `evaluate.evaluate` returns; the names are this workbook's.
 
     Returns:
         Columns source ("paper" or "measured here") | what | pictures (NaN for the paper, which does not say) |

@@ -34,9 +34,6 @@ def table(tera_macs: float) -> pd.DataFrame:
     Returns:
         Columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
         (SPN step / plain step, by MACs), hours plain, hours SPN, command.
-
-    Raises:
-        ValueError: a speed that is not positive.
     """
     if not tera_macs > 0:
         raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")

@@ -11,10 +11,10 @@ from mclir_nb.data import degrade
 
 @dataclass(frozen=True)
 class Knob:
-    """One slider of a degradation: argument name, label with symbol and unit, range, first value."""
+    """One slider of a degradation."""
 
-    name: str
-    label: str
+    name: str  # of the argument
+    label: str  # with symbol and unit
     low: float
     high: float
     step: float
@@ -23,27 +23,18 @@ class Knob:
 
 @dataclass(frozen=True)
 class Effect:
-    """A degradation to explore.
+    """A degradation to explore."""
 
-    Attributes:
-        name: short, for a button.
-        equation: in the symbols of the knobs; J is the clear picture, I the degraded one.
-        knobs: its arguments.
-        apply: (gt (3, H, W), **knobs) -> {name: picture}; the last is I, the others its parts.
-    """
-
-    name: str
-    equation: str
+    name: str  # short, for a button
+    equation: str  # in the symbols of the knobs; J is the clear picture, I the degraded one
     knobs: tuple[Knob, ...]
-    apply: Callable[..., dict]
+    apply: Callable[..., dict]  # (gt (3, H, W), **knobs) -> {name: picture}; the last is I, the others its parts
 
 
 def standard(depth=None, seed: int = 0) -> list[Effect]:
-    """Haze, rain, camera shake, noise and low resolution; moving a knob keeps the random numbers.
+    """Haze (where there is a depth, (H, W) in [0, 1]), rain, camera shake, noise and low resolution.
 
-    Args:
-        depth: (H, W) tensor in [0, 1], for haze; None leaves haze out.
-        seed: of the rain, the shake and the noise.
+    Moving a knob keeps the random numbers, those of `seed`.
     """
     chosen = [effect for effect in _EFFECTS if depth is not None or effect.apply is not _haze]
     return [replace(effect, apply=partial(effect.apply, depth=depth, seed=seed)) for effect in chosen]

@@ -12,22 +12,15 @@ from mclir_nb.data import degrade
 
 
 def behind_haze(lq: Tensor, depth: Tensor, airlight: float, betas: Sequence[float]) -> list[Tensor]:
-    """The clear pictures that each haze density would have turned into lq: J = (lq - A (1 - t)) / t.
+    """The clear picture that each haze density would have turned into lq: J = (lq - A (1 - t)) / t.
 
     Args:
-        lq: (3, H, W) hazy picture, made with density beta and `airlight`.
-        depth: (H, W) in [0, 1].
-        airlight: A.
-        betas: densities to assume, each from 0 (no haze at all: the scene is pale) to the true beta.
-
-    Returns:
-        One (3, H, W) picture per density; below the true beta they stay in [0, 1].
+        lq: (3, H, W) hazy picture, made with density beta and `airlight` A over `depth` (H, W).
+        betas: densities to assume, each from 0 (no haze at all: the scene is pale) to the true beta; up to that the
+            pictures stay in [0, 1].
     """
-    pictures = []
-    for beta in betas:
-        t = degrade.transmission(depth, beta)
-        pictures.append((lq - airlight * (1 - t)) / t)
-    return pictures
+    through = [degrade.transmission(depth, beta) for beta in betas]
+    return [(lq - airlight * (1 - t)) / t for t in through]
 
 
 def behind_shrinking(lq: Tensor, starts: Sequence[Tensor], rounds: int = 40) -> list[Tensor]:
@@ -39,13 +32,10 @@ def behind_shrinking(lq: Tensor, starts: Sequence[Tensor], rounds: int = 40) -> 
         lq: (3, H / s, W / s), float.
         starts: pictures (3, H, W) to begin from, s a whole factor.
         rounds: each leaves a small part of the difference.
-
     Returns:
         One (3, H, W) picture per start; it can leave [0, 1] a little.
-
     Raises:
         ValueError: if a start is not a whole factor larger than lq.
-
     Source: Irani and Peleg, Improving resolution by image registration, 1991.
     """
     pictures = []

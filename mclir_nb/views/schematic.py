@@ -13,14 +13,7 @@ from mclir_nb.views.style import COLOURS, picture, styled
 def schematic(lq=None, restored=None, negatives=(), gt=None) -> Figure:
     """The method on one page: pulled to gt, pushed away from what the model's own past makes of the same lq.
 
-    Args:
-        lq: picture for the box of the degraded input, optional; the next three are optional as well.
-        restored: picture for the box of the model's output.
-        negatives: up to four pictures, the outputs of the history models.
-        gt: picture for the box of the ground truth.
-
-    Returns:
-        Figure, 10 x 4 inches.
+    Pictures for the boxes are optional; up to four `negatives`, the outputs of the history models, are shown.
     """
     figure = Figure((10, 4))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -48,13 +41,8 @@ def schematic(lq=None, restored=None, negatives=(), gt=None) -> Figure:
     _link(axes, (5.6, 1.7), (5.6, 2.4 if restored is None else 2.25), COLOURS["history"], width=3)
     _note(axes, 2.82, 2.1, "copy every $s_k$ steps\n$\\theta_k \\leftarrow d\\,\\theta_k + (1-d)\\,\\theta$", "history")
     _note(axes, 6.4, 3.45, r"pull:  $L_{rec} = |restored - gt\,|_1$", "gt")
-    _note(
-        axes,
-        5.85,
-        2.0,
-        r"push:  $L_{neg} = \frac{1}{N}\sum_k\,\sum_l\, w_l\,|\phi_l(restored) - \phi_l(negative_k)|_1$",
-        "history",
-    )
+    negative = r"$L_{neg} = \frac{1}{N}\sum_k\,\sum_l\, w_l\,|\phi_l(restored) - \phi_l(negative_k)|_1$"
+    _note(axes, 5.85, 2.0, f"push:  {negative}", "history")
     _note(axes, 6.6, 1.2, r"$L = L_{rec} - \lambda\, L_{neg}$", "plain", size=17)
     _note(axes, 6.6, 0.62, "$\\phi$: a fixed feature network. No gradient\nflows into the negatives.", "plain")
     return figure

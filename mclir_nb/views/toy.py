@@ -22,25 +22,15 @@ NEAR = 0.12  # half the side of the inset that shows the histories around the po
 
 @dataclass(frozen=True)
 class Descent:
-    """One descent of T steps with K history models; entry t is the state before step t + 1.
+    """One descent of T steps with K history models; entry t is the state before step t + 1."""
 
-    Attributes:
-        lambda_neg: weight of the push.
-        theta: (T + 1, 2), the path of the parameters.
-        history: (T + 1, K, 2), where the history models stand.
-        pull: (T + 1, 2), minus the gradient of l_rec.
-        push: (T + 1, 2), plus lambda_neg times the gradient of l_neg.
-        inertia: (T + 1, 2), what momentum adds to them, in the same units; zero without momentum.
-        l_rec: (T + 1,), height of the landscape.
-    """
-
-    lambda_neg: float
-    theta: np.ndarray
-    history: np.ndarray
-    pull: np.ndarray
-    push: np.ndarray
-    inertia: np.ndarray
-    l_rec: np.ndarray
+    lambda_neg: float  # weight of the push
+    theta: np.ndarray  # (T + 1, 2), the path of the parameters
+    history: np.ndarray  # (T + 1, K, 2), where the history models stand
+    pull: np.ndarray  # (T + 1, 2), minus the gradient of l_rec
+    push: np.ndarray  # (T + 1, 2), plus lambda_neg times the gradient of l_neg
+    inertia: np.ndarray  # (T + 1, 2), what momentum adds to them, in the same units
+    l_rec: np.ndarray  # (T + 1,), height of the landscape
 
 
 def landscape(theta) -> np.ndarray:
@@ -78,10 +68,6 @@ def descend(
         learning_rate: > 0.
         momentum: heavy-ball momentum to compare with, 0 to below 1.
         start: first parameters.
-
-    Returns:
-        Descent.
-
     Raises:
         ValueError: for a number outside its range.
     """
@@ -191,14 +177,7 @@ def _draw_landscape(axes, right: float) -> None:
 
 @styled
 def paths(descents: dict[str, Descent]) -> Figure:
-    """Several descents: their paths with the last history models, l_rec, and the size of what helps the pull.
-
-    Args:
-        descents: {name: descent}, at most five.
-
-    Returns:
-        Figure, 10 inches wide.
-    """
+    """At most five descents by name: their paths with the last history models, l_rec, and the size of the push."""
     figure = Figure((10, 3.0), layout="constrained")
     where, height, force = figure.subplots(1, 3, width_ratios=(3, 2, 2))
     _draw_landscape(where, 2.4)

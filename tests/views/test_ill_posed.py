@@ -29,9 +29,6 @@ def test_pictures_behind_shrinking_differ_and_shrink_to_the_same():
     assert (one - two).abs().mean() > 0.1
     for picture in (one, two):
         torch.testing.assert_close(degrade.bicubic(picture, 0.25), lq, atol=1e-4, rtol=0)
-
-
-def test_a_start_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 25, 32\)"):
         ill_posed.behind_shrinking(chance(3, 6, 8), [chance(3, 25, 32)])
 
