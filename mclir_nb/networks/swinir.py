@@ -129,7 +129,7 @@ class SwinLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y = x
-        for block in self.residual_group.blocks:
+        for block in self.residual_group["blocks"].children():
             y = block(y, mask)
         return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x  # channels last in memory throughout
 
