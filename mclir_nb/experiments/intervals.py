@@ -7,11 +7,12 @@ that diverged has no score (NaN) and makes every statement about its arm impossi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.95  # of every interval, two-sided
 POWER = 0.8  # probability with which the smallest detectable difference would have been seen
@@ -21,8 +22,10 @@ SCORES = {  # score: (what it is, unit)
     "ssim_raw": ("SSIM, raw weights", ""),
     "ssim_ema": ("SSIM, EMA weights", ""),
 }
+BOTH = ("psnr_raw", "psnr_ema")
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
 COST = ["steps", "macs"]
+FEW = 4  # so many intervals get a sentence each, even where they hold zero
 
 
 def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
@@ -34,7 +37,7 @@ def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_
         score: a key of `SCORES`.
 
     Returns:
-        Columns task, scale, network, arm, seed, difference (NaN if either run diverged).
+        Columns task, scale, network, arm, seed, difference (NaN if either run diverged); arms in the order of the runs.
 
     Raises:
         ValueError: missing columns, an unknown baseline, two runs of one arm and seed, unequal seeds.
@@ -42,45 +45,75 @@ def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_
     check(runs, score)
     parts = []
     for setting, group in runs.groupby(SETTING, sort=False):
-        table = _by_seed(group, baseline, score, setting)
+        table = _by_seed(group, baseline, score)
         rest = table.drop(columns=baseline).sub(table[baseline], axis=0)
         long = rest.melt(ignore_index=False, var_name="arm", value_name="difference").reset_index()
         parts.append(long.assign(**dict(zip(SETTING, setting, strict=True))))
     return pd.concat(parts, ignore_index=True)[[*SETTING, "arm", "seed", "difference"]]
 
 
-def paired(
-    runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw", *, draws: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = BOTH) -> pd.DataFrame:
     """Mean paired difference of every arm to the baseline, with intervals over seeds.
 
-    d_s = score(arm, seed s) - score(baseline, seed s);  mean +- t_{0.975, n-1} sd / sqrt(n)
+    d_s = score(arm, seed s) - score(baseline, seed s);  mean +- t sd / sqrt(n)
+
+    Each interval misses the truth once in 20 times. Of many, some do; so there is a second, wider one for all of a
+    table together, by Holm's method: with the k-th smallest of m p-values at level 1 - 0.05 / (m - k + 1), until the
+    first that holds zero, whose level all others have. If no arm does anything, one of *all* these intervals lies
+    beside zero once in 20 times at most.
 
     Args:
-        runs, baseline, score: as in `differences`.
-        draws: bootstrap samples of the seeds.
-        seed: of these draws, so that the same table gives the same numbers.
+        runs, baseline: as in `differences`.
+        scores: keys of `SCORES`, one row for each.
 
     Returns:
-        One row per setting and arm: task, scale, network, arm, baseline, score, seeds (n), stopped (pairs without a
-        difference), mean, sd, low, high (t, 95 %), boot_low, boot_high (percentiles of resampled means; too narrow
-        with few seeds), detectable (smallest difference that n seeds of this sd show with 80 % power).
+        One row per setting, arm and score: task, scale, network, arm, baseline, score, seeds (n), stopped (pairs
+        without a difference), mean, sd, half (of the 95 % t interval), low, high, p (two-sided), half_holm, low_holm,
+        high_holm, detectable (smallest true difference that n seeds of this sd show with 80 % power, one interval
+        alone). NaN after a run that diverged, and for the spread of a single seed.
 
     Raises:
-        ValueError: as `differences`, and for fewer than two seeds.
+        ValueError: as `differences`.
     """
-    pairs = differences(runs, baseline, score)
     rows = []
-    for key, group in pairs.groupby([*SETTING, "arm"], sort=False):
-        values = group["difference"].to_numpy(float)
-        if len(values) < 2:
-            raise ValueError(
-                f"an interval needs at least 2 seeds, and {key[-1]} has {len(values)}: one difference has no spread, "
-                "so it says nothing about the next seed. Run more seeds (5 are a good number)."
-            )
-        row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
-        rows.append(row | {"seeds": len(values)} | _interval(values, draws, seed))
-    return pd.DataFrame(rows)
+    for score in scores:
+        pairs = differences(runs, baseline, score)
+        for key, group in pairs.groupby([*SETTING, "arm"], sort=False):
+            row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
+            rows.append(row | _interval(group["difference"].to_numpy(float)))
+    table = pd.DataFrame(rows)
+    levels = holm_levels(table["p"].to_numpy())
+    table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
+    for side, sign in (("low", -1), ("high", 1)):
+        table[f"{side}_holm"] = table["mean"] + sign * table["half_holm"]
+    order = [*table.columns.drop(["detectable"]), "detectable"]
+    return table[order]
+
+
+def holm_levels(p: np.ndarray) -> np.ndarray:
+    """The level at which each of several hypotheses is tested so that all of them together err once in 20 times.
+
+    Args:
+        p: p-values; NaN for what is not tested, and not counted.
+
+    Source:
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = np.argsort(p)  # NaN last
+    count = int(np.isfinite(p).sum())
+    steps = (1 - LEVEL) / np.arange(count, 0, -1)
+    kept = p[order][:count] > steps
+    if kept.any():
+        steps[kept.argmax() :] = steps[kept.argmax()]
+    levels = np.full(len(p), math.nan)
+    levels[order[:count]] = steps
+    return levels
+
+
+def clear(table: pd.DataFrame, corrected: bool = True) -> pd.Series:
+    """Which rows of `paired` lie beside zero, after Holm's correction or each for itself."""
+    end = "_holm" if corrected else ""
+    return (table[f"low{end}"] > 0) | (table[f"high{end}"] < 0)
 
 
 def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
@@ -89,30 +122,19 @@ def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def by_task(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
-    """`by_weights` for a table of several tasks: the task stands in the name of the arm."""
-    table = by_weights(runs, baseline)
-    return table.assign(arm=table["task"] + ": " + table["arm"])
-
-
-def gains(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
-    """`paired` for the PSNR of the raw and of the EMA weights, one below the other."""
-    return pd.concat([paired(runs, baseline, f"psnr_{kind}") for kind in ("raw", "ema")], ignore_index=True)
-
-
 def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
     """The second view: is the gain common to the test pictures, or that of a few?
 
-    The difference of a picture is averaged over seeds first. The interval is one over pictures for *these* networks;
-    it says nothing about another seed, so it must never stand for that of `paired`.
+    The difference of a picture is averaged over seeds first. What is said here is about pictures for *these* networks,
+    nothing about another seed, so it must never stand for `paired`.
 
     Args:
         images: one row per run and test picture, as `run_tables.images` makes it.
         baseline, score: as in `differences`.
 
     Returns:
-        One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, sd, low, high
-        (t, 95 %; NaN for one picture), worst, best (pictures' differences).
+        One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, worst, best
+        (pictures' differences).
 
     Raises:
         ValueError: as `differences`.
@@ -126,7 +148,7 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_r
     rows = []
     for key, values in means.groupby([*SETTING, "arm"], sort=False):
         row = dict(zip([*SETTING, "arm"], key, strict=True))
-        row |= {"pictures": len(values), "better": int((values > 0).sum()), **t_interval(values.to_numpy())}
+        row |= {"pictures": len(values), "better": int((values > 0).sum()), "mean": values.mean()}
         rows.append(row | {"worst": values.min(), "best": values.max()})
     return pd.DataFrame(rows)
 
@@ -145,7 +167,7 @@ def costs(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     check(runs, *COST)
     rows = []
     for setting, group in runs.groupby(SETTING, sort=False):
-        macs = _by_seed(group, baseline, "macs", setting)
+        macs = _by_seed(group, baseline, "macs")
         for arm, part in group.groupby("arm", sort=False):
             row = dict(zip(SETTING, setting, strict=True)) | {"arm": arm} | dict(part[COST].mean())
             rows.append(row | {"run_cost": (macs[arm] / macs[baseline]).mean()})
@@ -160,47 +182,33 @@ def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
         sd: standard deviation of the paired differences, >= 0.
         power: the probability.
     """
-    low, high = 0.0, 1.0
-    while _power(high, seeds) < power:
-        low, high = high, 2 * high
-    for _ in range(60):  # bisection, in units of sd
-        middle = (low + high) / 2
-        low, high = (low, middle) if _power(middle, seeds) >= power else (middle, high)
-    return high * sd
-
-
-def seeds_needed(difference: float, sd: float, power: float = POWER) -> int:
-    """How many paired seeds show a true difference of this size with this probability (two-sided, 5 %).
-
-    Args:
-        difference: not 0, in the unit of sd.
-        sd: standard deviation of the paired differences, >= 0.
-        power: the probability.
-
-    Raises:
-        ValueError: a difference of 0, which no number of seeds can show.
-    """
-    if not difference or not math.isfinite(difference) or not sd >= 0:
-        raise ValueError(f"difference {difference!r} with sd {sd!r}: give a difference other than 0 and an sd >= 0")
-    if sd == 0:
-        return 2
-    effect = abs(difference) / sd
-    normal = (stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)) / effect  # never more than the t test asks
-    seeds = max(2, math.floor(normal**2))
-    while _power(effect, seeds) < power:
-        seeds += 1
-    return seeds
+    return _smallest_effect(seeds, power) * sd
 
 
 def conclusion(frame: pd.DataFrame) -> str:
-    """What a table of `paired` allows to say, one sentence per row, computed from its intervals."""
-    lines = [_sentence(row) for row in frame.itertuples()]
-    if len(lines) > 1:
+    """What a table of `paired` allows to say, computed from its intervals; one sentence per line.
+
+    Intervals beside zero come first. Where there are many others, they share a sentence.
+    """
+    alone = clear(frame, corrected=False) | frame["mean"].isna() | frame["sd"].isna()
+    apart = alone if len(frame) > FEW else alone | True
+    many = int(frame["p"].notna().sum())
+    lines = [_sentence(row, many) for row in frame[apart].sort_values("p", kind="stable").itertuples()]
+    rest = frame[~apart]
+    if len(rest):
+        low, high = rest["detectable"].min(), rest["detectable"].max()
+        unit = SCORES.get(rest["score"].iloc[0], ("", ""))[1]
         lines.append(
-            f"{len(lines)} intervals were looked at; each misses the truth once in {1 / (1 - LEVEL):.0f} times, so one "
-            "that only just leaves zero is weak evidence."
+            f"{'The other' if lines else 'All'} {len(rest)} of {len(frame)} intervals hold zero: no effect visible at "
+            f"this size. They would have shown true differences of {low:.3f} to {high:.3f} {unit}".rstrip()
+            + " four times in five."
         )
     return "\n".join(lines)
+
+
+def place(row) -> str:
+    """Task, scale and network of a row of any table here, in words."""
+    return f"{row.task} x{row.scale} {row.network}" if row.scale > 1 else f"{row.task} {row.network}"
 
 
 def check(table: pd.DataFrame, *columns: str) -> None:
@@ -216,9 +224,9 @@ def check(table: pd.DataFrame, *columns: str) -> None:
         )
 
 
-def _by_seed(group: pd.DataFrame, baseline: str, column: str, setting: tuple) -> pd.DataFrame:
+def _by_seed(group: pd.DataFrame, baseline: str, column: str) -> pd.DataFrame:
     """One row per seed, one column per arm, arms in the order of the runs; ValueError if that is not balanced."""
-    where, arms = _place(setting), list(group["arm"].unique())
+    where, arms = place(group.iloc[0]), list(group["arm"].unique())
     if baseline not in arms:
         raise ValueError(f"{where}: there is no arm {baseline!r} to compare with; arms: {', '.join(arms)}")
     if len(arms) < 2:
@@ -237,29 +245,30 @@ def _by_seed(group: pd.DataFrame, baseline: str, column: str, setting: tuple) ->
     return group.pivot(index="seed", columns="arm", values=column)[arms]
 
 
-def _place(setting: tuple) -> str:
-    task, scale, network = setting
-    return f"{task} x{scale} {network}" if scale > 1 else f"{task} {network}"
-
-
 def t_interval(values: np.ndarray) -> dict[str, float]:
-    """mean, sd, low and high (95 %, t distribution) of some values; NaN for the spread of one."""
+    """mean, sd, half (of the 95 % interval, t distribution), low and high of some values; NaN for the spread of one."""
     n, mean = len(values), values.mean()
     sd = values.std(ddof=1) if n > 1 else math.nan
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
-    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
+    half = stats.t.isf((1 - LEVEL) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
+    return {"mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
 
 
-def _interval(values: np.ndarray, draws: int, seed: int) -> dict[str, float]:
-    """Everything `paired` says about the differences of one arm."""
-    stopped = int(np.isnan(values).sum())
-    if stopped:
-        names = ("mean", "sd", "low", "high", "boot_low", "boot_high", "detectable")
-        return {"stopped": stopped} | dict.fromkeys(names, math.nan)
-    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
-    boot_low, boot_high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    row = {"stopped": 0, **t_interval(values), "boot_low": boot_low, "boot_high": boot_high}
-    return row | {"detectable": smallest_detectable(len(values), row["sd"])}
+def _interval(values: np.ndarray) -> dict[str, float]:
+    """Everything `paired` says about the differences of one arm alone."""
+    row = {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values)}
+    if row["stopped"] or len(values) < 2:
+        return row | {"p": math.nan, "detectable": math.nan}
+    p = 1.0 if row["sd"] == row["mean"] == 0 else float(stats.ttest_1samp(values, 0).pvalue) if row["sd"] else 0.0
+    return row | {"p": p, "detectable": smallest_detectable(len(values), row["sd"])}
+
+
+@lru_cache
+def _smallest_effect(seeds: int, power: float) -> float:
+    """`smallest_detectable` in units of sd."""
+    high = 1.0
+    while _power(high, seeds) < power:
+        high *= 2
+    return optimize.brentq(lambda effect: _power(effect, seeds) - power, 0, high)
 
 
 def _power(effect: float, seeds: int) -> float:
@@ -267,7 +276,7 @@ def _power(effect: float, seeds: int) -> float:
 
     The mean over the spread that the seeds may happen to have; scipy's noncentral t gives NaN in its far tails.
     """
-    limit, shift = stats.t.ppf((1 + LEVEL) / 2, seeds - 1), effect * math.sqrt(seeds)
+    limit, shift = stats.t.isf((1 - LEVEL) / 2, seeds - 1), effect * math.sqrt(seeds)
     edge = limit * _spreads(seeds - 1)
     return float((stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)).mean())
 
@@ -278,21 +287,28 @@ def _spreads(freedom: int) -> np.ndarray:
     return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
-def _sentence(row) -> str:
-    """One row of `paired` in words."""
+def _sentence(row, many: int) -> str:
+    """One row of `paired` in words; `many`: intervals that were looked at."""
     what, unit = SCORES.get(row.score, (row.score, ""))
     number = "{:+.4f}" if not unit else "{:+.3f}"
 
     def amount(value: float) -> str:
         return f"{number.format(value)} {unit}".rstrip()
 
-    head = f"{_place((row.task, row.scale, row.network))}, {row.arm} against {row.baseline} ({what})"
+    head = f"{place(row)}, {row.arm} against {row.baseline} ({what})"
     if row.stopped:
         return f"{head}: {row.stopped} of {row.seeds} pairs have no score, because a run diverged."
+    if row.seeds < 2:
+        return f"{head}: No conclusion: {amount(row.mean)} with one seed, and one difference has no spread."
     spread = f"95 % interval {number.format(row.low)} to {amount(row.high)}, {row.seeds} seeds"
-    if row.low > 0 or row.high < 0:
-        return f"{head}: {'better' if row.low > 0 else 'worse'} by {amount(abs(row.mean))[1:]} ({spread})."
-    return (
-        f"{head}: no effect visible at this size: {amount(row.mean)} ({spread}). A true difference of "
-        f"{amount(row.detectable)[1:]} would have been seen four times in five."
-    )
+    if not (row.low > 0 or row.high < 0):
+        return (
+            f"{head}: no effect visible at this size: {amount(row.mean)} ({spread}). A true difference of "
+            f"{amount(row.detectable)[1:]} would have been seen four times in five."
+        )
+    said = f"{head}: {'better' if row.low > 0 else 'worse'} by {amount(abs(row.mean))[1:]} ({spread})"
+    if many == 1:
+        return f"{said}."
+    if row.low_holm > 0 or row.high_holm < 0:
+        return f"{said}, also after Holm's correction for {many} intervals."
+    return f"{said}, but not after Holm's correction for {many} intervals: weak evidence."
