@@ -27,7 +27,17 @@ FILES = {
     "curves": "the logs of the runs, thinned",
 }
 DIGITS = "%.7g"  # of what is written
-LISTED = 8  # intervals of a record that a summary writes out; of a longer record only those that leave zero
+SEEDS, PICTURES = 5, 16  # below these a record is called weak
+DOSES = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
+  with a seed of its own, once per objective and task; the dose is measured again inside the runs.
+"""
+SAME = 0.005  # dB; what differs by less is not drawn apart
+OLDER = ("C1", "A1", "B1")
+NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
+RESULTS = [
+    *("gain_raw", "half_raw", "holm_raw", "gain_ema", "half_ema", "holm_ema", "detectable"),
+    *("dose", "dose_measured", "r", "run_cost", "seeds", "pictures"),
+]
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
@@ -154,10 +164,26 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     if "stopped" in tables[0]:
         tables[0]["stopped"] = tables[0]["stopped"].astype(object).where(tables[0]["stopped"].notna(), "")
     intervals.check(tables[0], *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
+    tables[0] = _with_facts(*tables)
     taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
     runs, images, curves = (table[~table["arm"].isin(taken.get("arms", []))] for table in tables)
     runs = runs.assign(**dict.fromkeys(taken.get("columns", []), float("nan")))
     return Record(name, decision, runs, images, curves, taken.get("why", ""))
+
+
+def _with_facts(runs: pd.DataFrame, images: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the columns that older records lack: r and pictures from their other tables, doses unknown."""
+    lost = [name for name, table in (("run", runs), ("image", images), ("r", curves)) if name not in table]
+    if lost:
+        raise ValueError(f"the record has no column {', '.join(lost)}; copy it again.")
+    strength = pd.to_numeric(curves["r"], errors="coerce").groupby(curves["run"]).mean()
+    known = {
+        "dose": float("nan"),
+        "dose_measured": float("nan"),
+        "r": runs["run"].map(strength),
+        "pictures": runs["run"].map(images.groupby("run")["image"].nunique()),
+    }
+    return runs.assign(**{name: values for name, values in known.items() if name not in runs})
 
 
 def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
@@ -180,57 +206,215 @@ def committed(name: str | None) -> Record | None:
     return read_record(name) if name in recorded() else None
 
 
+def results(record: Record, baseline: str | None = None) -> pd.DataFrame:
+    """Everything that a gain has to be read with, one row per setting and arm, the largest gain of a setting first.
+
+    Args:
+        record: see `read_record` and `from_runs`.
+        baseline: the arm that the others are compared with; None: that of the decision.
+
+    Returns:
+        Columns task, scale, network, arm; gain_raw, half_raw, holm_raw, gain_ema, half_ema, holm_ema (mean paired
+        difference in dB of both kinds of weights, half of its 95 % interval over seeds, alone and after Holm's
+        correction for all intervals of this table); detectable (dB, the larger of both); dose (as asked for; NaN:
+        lambda was given), dose_measured and r (means over the log of the runs); run_cost (multiplications of the run /
+        those of the baseline's); seeds; pictures (that were scored).
+
+    Raises:
+        ValueError: as `intervals.paired`.
+    """
+    baseline = baseline or record.decision.get("baseline", "plain")
+    key = [*intervals.SETTING, "arm"]
+    table = intervals.paired(record.runs, baseline)
+    parts = [table.groupby(key, sort=False)[["detectable", "seeds"]].max()]
+    names = {"mean": "gain", "half": "half", "half_holm": "holm"}
+    for kind in ("raw", "ema"):
+        part = table[table["score"] == f"psnr_{kind}"].set_index(key)[list(names)]
+        parts.append(part.rename(columns={old: f"{new}_{kind}" for old, new in names.items()}))
+    facts = record.runs.groupby(key, sort=False)[["dose", "dose_measured", "r", "pictures"]].mean()
+    price = intervals.costs(record.runs, baseline).set_index(key)["run_cost"]
+    found = parts[0].join([*parts[1:], facts, price])[RESULTS].reset_index().astype({"seeds": int, "pictures": int})
+    return found.sort_values([*intervals.SETTING, "gain_raw"], ascending=[True] * 3 + [False], ignore_index=True)
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """`results` for readers: "gain ± half (Holm's)" in dB, bold where it lies beside zero after the correction.
+
+    The EMA has a column of its own where it differs from the raw weights by half a hundredth of a decibel anywhere.
+    """
+    columns = {"task": [intervals.place(row) for row in table.itertuples()], "arm": table["arm"]}
+    apart = (table["gain_raw"] - table["gain_ema"]).abs().max() >= SAME
+    for kind, title in (("raw", "gain, raw weights"), ("ema", "gain, EMA")):
+        if kind == "raw" or apart:
+            columns[title if apart else "gain, raw = EMA"] = [
+                _gain(*row) for row in table[[f"{part}_{kind}" for part in ("gain", "half", "holm")]].to_numpy()
+            ]
+    columns["would show"] = table["detectable"].round(3)
+    columns |= {"dose": table["dose"], "measured": table["dose_measured"].round(3), "r": table["r"].round(4)}
+    columns |= {"cost": table["run_cost"].round(2), "seeds": table["seeds"], "pictures": table["pictures"]}
+    return pd.DataFrame(columns).dropna(axis=1, how="all")
+
+
+def _gain(mean: float, half: float, holm: float) -> str:
+    if pd.isna(mean):
+        return "a run diverged"
+    if pd.isna(half):
+        return f"{mean:+.3f}"
+    text = f"{mean:+.3f} ± {half:.3f} ({holm:.3f})"
+    return f"**{text}**" if abs(mean) > holm else text
+
+
 def outcome(record: Record) -> str:
     """What a record allows to say, computed from its runs; a single seed allows nothing."""
-    baseline, scores = record.decision.get("baseline", "plain"), record.decision.get("scores", ("psnr_raw", "psnr_ema"))
+    baseline, scores = record.decision.get("baseline", "plain"), record.decision.get("scores", intervals.BOTH)
     try:
-        return intervals.conclusion(pd.concat([intervals.paired(record.runs, baseline, score) for score in scores]))
+        return intervals.conclusion(intervals.paired(record.runs, baseline, scores))
     except ValueError as error:
         return f"No conclusion: {error}"
 
 
-def summary(names: list[str] | None = None, top: str = "") -> str:
-    """One paragraph of Markdown per committed record, computed from its runs.
+def answer(record: Record) -> str:
+    """Two plain sentences: does SPN gain over plain training, and does any other arm; computed from the intervals."""
+    table = results(record)
+    table = table[table["half_raw"].notna()]
+    if table.empty:
+        return f"Not known yet: record {record.name} has no two seeds, and one difference has no spread."
+    controls = [arm["name"] for arm in record.decision.get("arms", []) if arm.get("at_cost_of")]
+    spn, bought = table[table["arm"] == "spn"], table[table["arm"].isin(controls)]
+    rest = table[~table["arm"].isin(["spn", *controls])]
+    seeds = " or ".join(map(str, sorted(set(spn["seeds"]))))
+    said = f"Over {seeds} paired seeds SPN {_verdicts(spn)}"
+    if len(bought):
+        said += f", where plain training at its cost gains {_amounts(bought)}"
+    beside = rest[[_beside(row) for row in rest.itertuples()]]
+    if rest.empty:
+        return f"{said}. No other arm was compared."
+    if beside.empty:
+        other = f"None of the {rest['arm'].nunique()} other arms differs from plain training after Holm's correction"
+        return f"{said}. {other}; alone, each would have shown {rest['detectable'].max():.2f} dB four times in five."
+    listed = "; ".join(f"{arm} ({_amounts(part)})" for arm, part in beside.groupby("arm", sort=False))
+    return f"{said}. These other arms differ from plain training after Holm's correction: {listed}."
+
+
+def _verdicts(table: pd.DataFrame) -> str:
+    """What one arm does, settings of the same verdict together."""
+    words = {row.Index: _verb(row) for row in table.itertuples()}
+    parts = table.groupby(pd.Series(words), sort=False)
+    return " and ".join(f"{verb} ({_amounts(part)})" for verb, part in parts)
+
+
+def _verb(row) -> str:
+    if not _beside(row):
+        return "shows no effect"
+    gain = row.gain_raw if abs(row.gain_raw) > row.holm_raw else row.gain_ema
+    return "is better than plain training" if gain > 0 else "is worse than plain training"
+
+
+def _beside(row) -> bool:
+    """Whether a row of `results` lies beside zero after correction, with either kind of weights."""
+    return abs(row.gain_raw) > row.holm_raw or abs(row.gain_ema) > row.holm_ema
+
+
+def _amounts(table: pd.DataFrame) -> str:
+    """Gains by setting, that of the EMA too where it differs."""
+    said = []
+    for row in table.itertuples():
+        raw, ema = f"{row.gain_raw:+.3f} ± {row.half_raw:.3f}", f"{row.gain_ema:+.3f} ± {row.half_ema:.3f}"
+        same = abs(row.gain_raw - row.gain_ema) < SAME
+        said.append(f"{intervals.place(row)} {raw} dB" + ("" if same else f", with the EMA {ema} dB"))
+    return "; ".join(said)
+
+
+def flaws(record: Record) -> list[str]:
+    """What is wrong with a record, computed from its decision and runs; nothing for those planned at equal dose."""
+    found, runs = [], record.runs
+    arms = [arm["changes"] for arm in record.decision.get("arms", [])]
+    if any(arm.get("objective", "spn") != "plain" and "dose" not in arm for arm in arms):
+        strength = runs[runs["arm"] == "spn"].groupby("task", sort=False)["r"].mean()
+        listed = ", ".join(f"{task} {value:.4f}" for task, value in strength.items())
+        found.append(f"lambda was given, not a dose, so tasks and arms push with unequal strength (r of spn: {listed})")
+    if (seeds := runs["seed"].nunique()) < SEEDS:
+        found.append(f"{seeds} seeds")
+    if (pictures := int(runs["pictures"].max())) < PICTURES:
+        found.append(f"{pictures} test pictures")
+    return found + ([record.withdrawn] if record.withdrawn else [])
+
+
+def main_record(*names: str) -> Record | None:
+    """The first of these records that has two seeds of some task; else the first there is; None without any."""
+    there = [record for name in names if (record := committed(name))]
+    paired = (r for r in there if r.runs.groupby("task")["seed"].nunique().max() > 1)
+    return next(paired, there[0] if there else None)
+
+
+def summary(top: str = "") -> str:
+    """One line of Markdown per decided experiment, and one for the older records; computed from the runs.
 
     Args:
-        names: which records; None: all.
         top: the way to the top of the repository, for links ("../" from a notebook).
     """
-    known = recorded()
-    names = known if names is None else names
-    if not names:
-        return "No paired experiment is recorded in `data/records` yet, so nothing is claimed."
-    return "\n".join(
-        _paragraph(read_record(name), top)
-        if name in known
-        else f"- No record {name} yet: `python -m mclir_nb compare {name}`"
-        for name in names
-    )
-
-
-def _paragraph(record: Record, top: str) -> str:
-    """What a record asked, how many runs it has, and its intervals in words."""
-    runs, decided = record.runs, record.decision
-    seeds, diverged = runs["seed"].nunique(), int((runs["stopped"] != "").sum())
-    head = f"- **[{record.name}]({top}data/records/{record.name}/README.md)** {decided['question']} {len(runs)} runs, "
-    head += f"{seeds} seeds of {len(decided['seeds'])} decided, {diverged} diverged. "
-    head += f"**Withdrawn:** {record.withdrawn} " if record.withdrawn else ""
-    try:
-        table = intervals.gains(runs, decided["baseline"])
-    except ValueError as error:
-        return f"{head}No conclusion: {error}"
-    clear = table[(table["low"] > 0) | (table["high"] < 0)]
-    lines = [f"Of {len(table)} intervals {len(clear) or 'none'} lie{'s' * (len(clear) == 1)} beside zero."]
-    shown = table if len(table) <= LISTED else clear
-    lines += [f"  - {line}" for line in intervals.conclusion(shown).splitlines()] if len(shown) else []
-    quiet = table.drop(clear.index)
-    if len(quiet) and len(shown) < len(table):
-        low, high = quiet["detectable"].min(), quiet["detectable"].max()
+    lines = []
+    for name in NEWER:
+        link = f"**[{name}]({top}data/records/{name}/README.md)** {EXPERIMENTS[name].question}"
+        record = committed(name)
+        lines.append(f"- {link} {state(record) if record else 'Not run yet.'}")
+    old = [read_record(name) for name in OLDER if name in recorded()]
+    if old:
+        links = ", ".join(f"[{record.name}]({top}data/records/{record.name}/README.md)" for record in old)
+        tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
+        beside = sum(int(intervals.clear(table).sum()) for table in tables)
+        seeds = sorted({int(n) for table in tables for n in table["seeds"]})
         lines.append(
-            f"  - {'The other' if len(clear) else 'All'} {len(quiet)}: no effect visible at this size; they could have "
-            f"shown differences of {low:.3f} to {high:.3f} dB four times in five."
+            f"- Older and weak ({seeds[0]} to {seeds[-1]} seeds, {old[0].runs['pictures'].max():.0f} test pictures, "
+            f"lambda given and not a dose): {links}. {_counted(sum(map(len, tables)), beside)}."
         )
-    return head + "\n".join(lines)
+    return "\n".join(lines)
+
+
+def state(record: Record) -> str:
+    """How many seeds there are, and which intervals lie beside zero after correction."""
+    per_task = record.runs.groupby("task", sort=False)["seed"].nunique()
+    counted = ", ".join(f"{task} {count}" for task, count in per_task.items())
+    counted += f" of {len(record.decision['seeds'])} seeds."
+    table = intervals.paired(record.runs, record.decision["baseline"])
+    if table["p"].isna().all():
+        return f"{counted} No conclusion yet."
+    beside = table[intervals.clear(table)]
+    listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
+    said = _counted(int(table["p"].notna().sum()), len(beside))
+    return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}."
+
+
+def _counted(many: int, beside: int) -> str:
+    verb = "lies" if beside == 1 else "lie"
+    return f"Of {many} intervals {beside or 'none'} {verb} beside zero after correction"
+
+
+def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", top: str = "") -> list[str]:
+    """The records that compared these arms in all of these tasks, as links with what they compared.
+
+    Args:
+        arms: names, with blanks between them.
+        tasks: likewise; "": any.
+        network, dataset: only such runs; "": any.
+        top: as in `summary`.
+
+    Returns:
+        Markdown, such as "[C1](data/records/C1/README.md) plain, spn on sr (demo networks, embedded pictures)".
+    """
+    found = []
+    for record in map(read_record, recorded() if arms else []):
+        runs = record.runs
+        for column, wanted in (("network", network), ("dataset", dataset)):
+            runs = runs[runs[column] == wanted] if wanted else runs
+        there = runs.groupby("task")["arm"].agg(set)
+        where = tasks.split() or list(there.index)
+        if where and all(set(arms.split()) <= there.get(task, set()) for task in where):
+            sizes, data = (" and ".join(runs[column].unique()) for column in ("network_size", "dataset"))
+            link = f"[{record.name}]({top}data/records/{record.name}/README.md)"
+            what = f"{', '.join(arms.split())} on {', '.join(where)}"
+            found.append(f"{link} {what} ({sizes} networks, {data} pictures)")
+    return found
 
 
 def decision(experiment: Experiment) -> str:
@@ -256,9 +440,10 @@ def _decision(name: str, decided: Mapping) -> str:
   arms.
 - Scores: {scores}, each by itself, of the weights after the last step; the mean over the test pictures.
 - Every run that is started is reported, those that diverge as well.
-- Compared with `{decided["baseline"]}`: the mean paired difference and its 95 % interval over seeds (t distribution).
-  An interval that holds zero is reported as no visible effect, with the difference that these seeds could have shown.
-"""
+- Compared with `{decided["baseline"]}`: the mean paired difference and its 95 % interval over seeds (t distribution),
+  alone and with Holm's correction for all intervals of the record. An interval that holds zero is reported as no
+  visible effect, with the true difference that these seeds would have shown four times in five.
+{DOSES if any("dose" in arm["changes"] for arm in decided["arms"]) else ""}"""
 
 
 def _listed(changes: Mapping) -> str:
@@ -276,30 +461,44 @@ def _arm(arm: Mapping) -> str:
 def _findings(record: Record) -> str:
     """The second half of README.md, computed."""
     decided, runs = record.decision, record.runs
-    costs = intervals.costs(runs, decided["baseline"]).drop(columns="scale")
     first, diverged = runs.iloc[0], (runs["stopped"] != "").sum()
-    withdrawn = f"## Withdrawn\n\n{record.withdrawn}\n\n" if record.withdrawn else ""
+    wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
+    wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     command = (
-        f"## Command\n\n```\npython -m mclir_nb compare {record.name}\n```\n\n" if record.name in EXPERIMENTS else ""
+        f"## Command\n\n```\npython -m mclir_nb compare {record.name}{_data_root(decided)}\n```\n\n"
+        if record.name in EXPERIMENTS
+        else ""
     )
-    finished = f"{runs['seed'].nunique()} of {len(decided['seeds'])} decided seeds are finished"
-    return f"""{withdrawn}## Outcome
+    seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
+    try:
+        table = files.as_markdown(shown(results(record)))
+    except ValueError as error:
+        table = f"No table: {error}"
+    return f"""{wrong}## Outcome
 
-{finished}: {len(runs)} runs, of which {diverged} diverged.
+Finished seeds of {len(decided["seeds"])}: {seeds}. {len(runs)} runs, of which {diverged} diverged.
 Computed from `runs.csv`:
 
 {chr(10).join("- " + line for line in outcome(record).splitlines())}
 
-## Cost
+`gain`: mean paired difference to `{decided["baseline"]}` in dB ± half of its 95 % interval over seeds, in brackets half
+of the interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that
+an interval alone would have shown four times in five. `dose`: as asked for, and as measured inside the runs. `r`:
+lambda * l_neg / l_rec. `cost`: counted multiplications of the run / those of `{decided["baseline"]}`.
 
-Means over seeds. `macs` are the counted multiply-accumulates of a run, `run_cost` their ratio to those of
-`{decided["baseline"]}`; `peak_memory_mb` is what tensors hold in a training step. Made on {first["device"]},
-{first["threads"]} threads, torch {first["torch"]}, mclir_nb {first["mclir_nb"]}.
+{table}
 
-{files.as_markdown(costs.round(3))}
+Made on {first["device"]}, {first["threads"]} threads, torch {first["torch"]}, mclir_nb {first["mclir_nb"]}. No times
+are given, for the machine was shared; `09_cost` measures them.
 
 {command}Files: {"; ".join(f"`{name}.csv`: {what}" for name, what in FILES.items())}.
 """
+
+
+def _data_root(decided: Mapping) -> str:
+    """What the command needs beside the name."""
+    data = {setting["data"] for setting in decided["settings"]}
+    return "" if data == {"embedded"} else " --data-root BSDS500"
 
 
 def _place(name: str, folder: str | Path | None) -> Path:

@@ -190,10 +190,13 @@ def conclusion(frame: pd.DataFrame) -> str:
 
     Intervals beside zero come first. Where there are many others, they share a sentence.
     """
-    alone = clear(frame, corrected=False) | frame["mean"].isna() | frame["sd"].isna()
+    single, frame = frame[frame["seeds"] < 2], frame[frame["seeds"] > 1]
+    alone = clear(frame, corrected=False) | frame["mean"].isna()
     apart = alone if len(frame) > FEW else alone | True
     many = int(frame["p"].notna().sum())
     lines = [_sentence(row, many) for row in frame[apart].sort_values("p", kind="stable").itertuples()]
+    for where in dict.fromkeys(map(place, single.itertuples())):
+        lines.append(f"{where}: No conclusion from one seed, for one difference has no spread.")
     rest = frame[~apart]
     if len(rest):
         low, high = rest["detectable"].min(), rest["detectable"].max()
@@ -298,8 +301,6 @@ def _sentence(row, many: int) -> str:
     head = f"{place(row)}, {row.arm} against {row.baseline} ({what})"
     if row.stopped:
         return f"{head}: {row.stopped} of {row.seeds} pairs have no score, because a run diverged."
-    if row.seeds < 2:
-        return f"{head}: No conclusion: {amount(row.mean)} with one seed, and one difference has no spread."
     spread = f"95 % interval {number.format(row.low)} to {amount(row.high)}, {row.seeds} seeds"
     if not (row.low > 0 or row.high < 0):
         return (

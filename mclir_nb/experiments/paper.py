@@ -9,7 +9,6 @@ called. What is not known stays in `UNKNOWN`.
     tables()["dehazing"]    gains()    arithmetic()    retrainings()    claims()
 """
 
-from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 import pandas as pd
@@ -247,31 +246,16 @@ def claims() -> pd.DataFrame:
     """What the paper says, beside arithmetic, the official code, and the records of this workbook.
 
     Index: a short key. Columns, all text, "" where there is nothing to say: claim | paper_says | arithmetic_says |
-    code_says | measured (the committed records that hold the arms, tasks, network and data of the claim, with the size
-    of their networks) | note | source.
+    code_says | measured (the committed records that hold the arms, tasks, network and data of the claim, as links from
+    a notebook, see `evidence.measured`) | note | source.
     """
     table = _read("claims").set_index("key")
     computed = _arithmetic_says()
     table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
-    records = [evidence.read_record(name) for name in evidence.recorded()]
-    table["measured"] = [_measured(claim, records) for claim in table.itertuples()]
+    asked = table[["arms", "tasks", "network", "dataset"]].itertuples(index=False)
+    table["measured"] = [", ".join(evidence.measured(*claim, top="../")) for claim in asked]
     columns = ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
     return table[columns]
-
-
-def _measured(claim, records: Sequence[evidence.Record]) -> str:
-    """Which records compared the arms of a claim in its tasks, with its network and on its data."""
-    found = []
-    for record in records:
-        runs = record.runs
-        for column, wanted in (("network", claim.network), ("dataset", claim.dataset)):
-            runs = runs[runs[column] == wanted] if wanted else runs
-        arms = runs.groupby("task")["arm"].agg(set)
-        tasks = claim.tasks.split() or list(arms.index)
-        if claim.arms and tasks and all(set(claim.arms.split()) <= arms.get(task, set()) for task in tasks):
-            sizes, data = (" and ".join(runs[column].unique()) for column in ("network_size", "dataset"))
-            found.append(f"{record.name} ({sizes} networks, {data} pictures)")
-    return ", ".join(found)
 
 
 def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 1) -> pd.DataFrame:

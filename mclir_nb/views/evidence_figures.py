@@ -1,4 +1,7 @@
-"""Figures of evidence: paired differences, gain beside cost and learning curves of arms."""
+"""Figures of evidence: paired differences, dose-response, gain beside cost, the probe, curves of arms."""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -6,7 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from mclir_nb.experiments import intervals
-from mclir_nb.views.style import COLOURS, MARKERS, styled
+from mclir_nb.views.style import COLOURS, MARKERS, arm_colour, styled
+
+PANELS = 3  # side by side at most
+SAME = 0.005  # dB; weights whose means differ by less are drawn once
 
 
 @styled
@@ -14,13 +20,14 @@ def paired_differences(frame: pd.DataFrame, *, unit: str = "dB", baseline: str =
     """Gains over the baseline, seed by seed, their mean and its 95 % interval (t distribution over seeds).
 
     Args:
-        frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed); if there
-            is a column `weights` ("raw" or "ema"), drawn apart.
+        frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed). A column `weights`
+            ("raw" or "ema") tells two kinds apart: the EMA is drawn, hollow, where its means differ. Of several
+            settings (columns task, scale, network) each has a panel; more than three share one.
         unit: of the difference.
         baseline: name of the arm at zero.
 
     Returns:
-        Figure. An arm with one seed has no interval, and the figure says so.
+        Figure, the largest gain at the top. An arm with one seed has no interval, and the figure says so.
 
     Raises:
         ValueError: for missing columns or no rows.
@@ -29,87 +36,164 @@ def paired_differences(frame: pd.DataFrame, *, unit: str = "dB", baseline: str =
     if missing or frame.empty:
         found = f"no column {', '.join(sorted(missing))}" if missing else "no rows"
         raise ValueError(f"the table of differences has {found}; it needs arm, seed and difference, one row per pair")
-    kinds = list(frame["weights"].unique()) if "weights" in frame else [None]
-    arms = list(frame["arm"].unique())
-    figure = Figure((8, 0.7 + 0.32 * len(arms) * len(kinds)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color=COLOURS["plain"], lw=1)
-    for k, kind in enumerate(kinds):
-        part = frame if kind is None else frame[frame["weights"] == kind]
-        colour = COLOURS["ema" if kind == "ema" else "restored"]
+    panels = _by_setting(frame)
+    if len(panels) > PANELS:
+        panels = {"": pd.concat(part.assign(arm=f"{where}: " + part["arm"]) for where, part in panels.items())}
+    order = [
+        list(part.groupby("arm")["difference"].mean().sort_values(ascending=False).index) for part in panels.values()
+    ]
+    figure = Figure((10 if len(panels) > 1 else 8, 0.9 + 0.3 * max(map(len, order))), layout="constrained")
+    for axes, (where, part), arms in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), order, strict=True
+    ):
+        axes.axvline(0, color=arm_colour("plain"), lw=1)
+        kinds = _kinds(part)
         for row, arm in enumerate(arms):
-            y = row + (k - (len(kinds) - 1) / 2) * 0.4
-            _interval(axes, part.loc[part["arm"] == arm, "difference"].dropna(), y, colour, kind)
-    axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5))
-    axes.set_xlabel(f"difference to {baseline} ({unit}); dots: seeds, bar: mean and 95 % interval over seeds")
-    axes.grid(axis="y", visible=False)
+            for k, (kind, values) in enumerate(kinds.items()):
+                own = values.loc[values["arm"] == arm, "difference"].dropna()
+                y = row + (k - (len(kinds) - 1) / 2) * 0.4
+                _interval(axes, own, y, arm_colour(arm.rpartition(": ")[2]), kind, written=len(panels) == 1)
+        axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), title=where)
+        axes.set_xlabel(f"difference to {baseline} ({unit})")
+        axes.grid(axis="y", visible=False)
     return figure
 
 
-def _interval(axes, values: pd.Series, y: float, colour: str, kind) -> None:
+def _by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each task, scale and network, by its name in words."""
+    if not set(intervals.SETTING) <= set(frame):
+        return {"": frame}
+    return {intervals.place(part.iloc[0]): part for _, part in frame.groupby(intervals.SETTING, sort=False)}
+
+
+def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Raw and EMA weights apart where they differ, else the raw ones alone."""
+    if "weights" not in part:
+        return {"": part}
+    means = part.pivot_table(index="arm", columns="weights", values="difference")
+    same = "ema" not in means or (means["raw"] - means["ema"]).abs().max() < SAME
+    return {kind: part[part["weights"] == kind] for kind in (["raw"] if same else ["raw", "ema"])}
+
+
+def _interval(axes, values: pd.Series, y: float, colour: str, kind: str, written: bool) -> None:
     """The dots of one arm, their mean and its interval, with the numbers written beside them."""
     if values.empty:
         return
-    axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.45, markersize=4, mew=0)
+    axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.35, markersize=4, mew=0)
     found = intervals.t_interval(values.to_numpy())
-    mean, text = found["mean"], f"{found['mean']:+.3f}  one seed: no interval"
-    if len(values) > 1:
-        half = found["high"] - mean
-        axes.errorbar(mean, y, xerr=half, fmt="|", color=colour, markersize=11, capsize=3)
-        text = f"{mean:+.3f} ± {half:.3f}  {len(values)} seeds"
-    text += f", {kind} weights" if kind else ""
-    beside = axes.get_yaxis_transform()  # x: share of the axes, y: data
-    axes.text(1.01, y, text, transform=beside, va="center", fontsize=8, color=colour)
+    fill = "white" if kind == "ema" else colour
+    half = None if len(values) < 2 else found["half"]
+    axes.errorbar(found["mean"], y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
+    if written:
+        spread = "one seed: no interval" if half is None else f"± {half:.3f}, {len(values)} seeds"
+        text = f"{found['mean']:+.3f} {spread}{', EMA' if kind == 'ema' else ''}"
+        axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=colour)
 
 
 @styled
-def gain_beside_cost(gains: pd.DataFrame, costs: pd.DataFrame, *, unit: str = "dB") -> Figure:
-    """Every arm at its cost: mean paired gain with its 95 % interval against the cost of the run.
+def dose_response(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
+    """Gain over plain training against the dose of SPN, and the opposite sign at its dose.
 
     Args:
-        gains: rows of `intervals.paired` of one setting; several scores are drawn in different colours.
-        costs: of `intervals.costs`, the same setting.
+        table: of `evidence.results`; arms that have a dose and whose name begins with spn, and history-positive.
         unit: of the gain.
 
     Returns:
-        Figure; up is better, left is cheaper.
+        Figure, a panel per setting: raw weights filled, EMA hollow; bars: 95 % over seeds. The dose is the one that was
+        asked for; a grey line leads to the dose as measured inside the runs.
 
     Raises:
-        ValueError: for more than one setting, or an arm without costs.
+        ValueError: no arm has a dose.
     """
-    if len(gains[["task", "scale", "network"]].drop_duplicates()) != 1:
-        raise ValueError("the table of gains holds more than one setting; give the rows of one task and network")
-    price = costs.set_index("arm")["run_cost"]
-    lost = sorted(set(gains["arm"]) - set(price.index))
-    if lost:
-        raise ValueError(f"no costs are known for {', '.join(lost)}; give intervals.costs of the same runs")
-    figure = Figure((8, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color=COLOURS["plain"], lw=1)
-    arms = list(dict.fromkeys(gains["arm"]))
-    for row in gains.itertuples():
-        ema = row.score.endswith("ema")
-        place = price[row.arm] * (1.006 if ema else 0.994)  # side by side
-        half = [[row.mean - row.low], [row.high - row.mean]]
-        colour, marker = COLOURS["ema" if ema else "restored"], MARKERS[arms.index(row.arm) % len(MARKERS)]
-        label = None if ema else row.arm
-        axes.errorbar(place, row.mean, yerr=half, capsize=3, markersize=5, label=label, color=colour, fmt=marker)
-    axes.set(
-        xlabel=f"multiplications of the run / those of {gains['baseline'].iloc[0]}", ylabel=f"paired gain ({unit})"
-    )
-    title = "raw weights, and beside them EMA weights; bars: 95 % over seeds"
-    if max(gains["high"].max(), -gains["low"].min()) > 1:
-        title += "; logarithmic beyond 0.1"
-        axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    spn = table["arm"].str.startswith("spn") | (table["arm"] == "history-positive")
+    table = table[spn & table["dose"].notna()].sort_values("dose")
+    if table.empty:
+        raise ValueError("no arm of this table has a dose; give evidence.results of a record such as D")
+    panels = _by_setting(table)
+    figure = Figure((min(10, 5 * len(panels)), 3.4), layout="constrained")
+    for axes, (where, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.axhline(0, color=arm_colour("plain"), lw=1)
+        for sign, rows in part.groupby(part["arm"] == "history-positive"):
+            colour, name = arm_colour("history-positive" if sign else "spn"), "towards the past" if sign else "SPN"
+            for kind, aside, fill in (("raw", 0.97, colour), ("ema", 1.03, "white")):
+                label = f"{name}, {'raw weights' if kind == 'raw' else 'EMA'}"
+                style = dict(color=colour, mfc=fill, capsize=3, markersize=5, lw=1, label=label)
+                gain, half = rows[f"gain_{kind}"], rows[f"half_{kind}"]
+                axes.errorbar(rows["dose"] * aside, gain, yerr=half.fillna(0), fmt="s" if sign else "o-", **style)
+            for row in rows.itertuples():
+                axes.plot([row.dose, row.dose_measured], [row.gain_raw] * 2, color="#bbbbbb", lw=1, zorder=0)
+        doses = sorted(set(part["dose"]))
+        axes.set(xscale="log", xlabel="dose: share of the term in the update", title=where)
+        axes.set_xticks(doses, [f"{dose:g}" for dose in doses])
+        axes.minorticks_off()
+    figure.axes[0].set_ylabel(f"paired gain over plain ({unit})")
+    figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+@styled
+def gain_beside_cost(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
+    """Every arm at its cost: mean paired gain, raw weights, with its 95 % interval against the cost of the run.
+
+    Args:
+        table: of `evidence.results`.
+        unit: of the gain.
+
+    Returns:
+        Figure, a panel per setting, three at most; up is better, left is cheaper.
+    """
+    panels = dict(list(_by_setting(table).items())[:PANELS])
+    figure = Figure((10 if len(panels) > 1 else 8, 3.6), layout="constrained")
+    for axes, (where, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.axhline(0, color=arm_colour("plain"), lw=1)
+        for number, row in enumerate(part.sort_values("run_cost").itertuples()):
+            style = dict(color=arm_colour(row.arm), fmt=MARKERS[number % len(MARKERS)], label=row.arm)
+            half = None if math.isnan(row.half_raw) else row.half_raw
+            axes.errorbar(
+                row.run_cost * (1 + 0.004 * number), row.gain_raw, yerr=half, capsize=3, markersize=5, **style
+            )
+        axes.set(xlabel="multiplications of the run / those of plain", title=where)
+        if max(part["gain_raw"].abs() + part["half_raw"].fillna(0)) > 1:
+            axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.set_title(f"{where} (logarithmic beyond 0.1)".strip())
+    figure.axes[0].set_ylabel(f"paired gain over plain ({unit})")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
+    return figure
+
+
+@styled
+def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
+    """Which directions help a held-out loss: mean cosine with the way down, and its interval over seeds.
+
+    Args:
+        table: of `push_study.summary`: task, rate, term, direction, mean, low, high.
+        directions: which, from top to bottom.
+
+    Returns:
+        Figure, a panel per task; right of zero helps. Filled: while training plain; hollow: while training with SPN.
+    """
+    rate = table["rate"].iloc[0]
+    table = table[(table["rate"] == rate) & table["direction"].isin(directions)]
+    tasks = list(table["task"].unique())[:PANELS]
+    figure = Figure((10, 0.9 + 0.3 * len(directions)), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks, strict=True):
+        axes.axvline(0, color=arm_colour("plain"), lw=1)
+        for row in table[table["task"] == task].itertuples():
+            y = directions.index(row.direction) + (0.15 if row.term == "spn" else -0.15)
+            half = None if math.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
+            colour = COLOURS["history" if row.direction.startswith("push") else "restored"]
+            fill = "white" if row.term == "spn" else colour
+            axes.errorbar(row.mean, y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
+        axes.set(title=task, xlabel="cosine with the way down")
+        axes.set(yticks=range(len(directions)), yticklabels=directions, ylim=(len(directions) - 0.5, -0.5))
+        axes.grid(axis="y", visible=False)
     return figure
 
 
 @styled
 def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
-    """Three panels over the steps, means over seeds: validation PSNR, the reconstruction loss, and r.
+    """Three panels over the steps, means over seeds: validation PSNR of the EMA, the reconstruction loss, and r.
 
     Args:
         curves: of `run_tables.curves` or a record, one setting.
@@ -131,9 +215,9 @@ def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
     for axes, (column, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for number, arm in enumerate(arms):
             mean = curves[curves["arm"] == arm].groupby("step")[column].mean().dropna()
-            if len(mean):
-                style = dict(color=f"C{number % 10}", marker=MARKERS[number % len(MARKERS)], markersize=3, lw=1)
-                axes.plot(mean.index, mean, label=arm, **style)  # plain has no r: colours by arm, not by turn
+            if len(mean):  # plain has no r
+                style = dict(color=arm_colour(arm), marker=MARKERS[number % len(MARKERS)], markersize=3, lw=1)
+                axes.plot(mean.index, mean, label=arm, **style)
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure

@@ -7,6 +7,7 @@ on a fixed 0..1 scale; error maps share one scale.
 import functools
 import io
 import math
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -27,6 +28,27 @@ COLOURS = {
     "band": "#F0E442",
     "away": "#8C510A",  # from the ground truth; towards it is green, as gt
 }
+ARMS = {  # of a comparison, the same in all figures; doses of SPN from light to dark
+    "plain": COLOURS["plain"],
+    "plain at equal cost": "#000000",
+    "spn": COLOURS["restored"],
+    "spn 0.02": "#9ECAE1",
+    "spn 0.05": "#4A98C9",
+    "spn 0.2": "#08519C",
+    "spn 0.4": "#062F66",
+    "history-positive": COLOURS["history"],
+    "smooth": COLOURS["gt"],
+    "sampled": COLOURS["lq"],
+    "histories of the EMA": COLOURS["ema"],
+    "oldest history": "#882255",
+    "another's past": "#999933",
+    "noise": "#B8A000",
+    "vgg": "#117733",
+    "cr": "#AA4499",
+    "c2r": "#CC6677",
+    "pcl": "#E69F00",
+}
+MORE_ARMS = ("#8C564B", "#332288", "#44AA99", "#E377C2", "#7F7F00", "#A6761D", "#661100", "#6699CC")
 HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slowest first
 MARKERS = "os^Dv<>PX*"
 DPI = 110  # 10 inches are 1100 pixels
@@ -46,6 +68,11 @@ STYLE = {
     "lines.linewidth": 1.6,
     "axes.prop_cycle": cycler(color=[COLOURS[k] for k in ("restored", "history", "gt", "ema", "lq", "plain")]),
 }
+
+
+def arm_colour(name: str) -> str:
+    """The colour of an arm: that of `ARMS`, else one that depends on the name alone."""
+    return ARMS.get(name) or MORE_ARMS[zlib.crc32(name.encode()) % len(MORE_ARMS)]
 
 
 def history_colours(count: int) -> list:

@@ -103,14 +103,14 @@ def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
     collected = run_tables.collect(out_dir).set_index("run").loc[record.runs["run"]]
     assert record.runs["psnr_raw"].to_numpy() == pytest.approx(collected["psnr_raw"].to_numpy(), abs=1e-5)
     text = (folder / "README.md").read_text()
-    assert text.startswith(evidence.decision(SMALL)) and "2 of 3 decided seeds" in text
+    assert text.startswith(evidence.decision(SMALL)) and "Finished seeds of 3: sr 2" in text
     assert all(f"- {line}" in text for line in evidence.outcome(record).splitlines())
 
 
 def test_a_seed_that_is_not_whole_is_left_out(runs_copy, tmp_path):
     (runs_copy / "sr-x2-edsr-spn-1" / "scores.csv").unlink()
     record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, tmp_path / "record"))
-    assert set(record.runs["seed"]) == {0} and evidence.outcome(record).startswith("No conclusion")
+    assert set(record.runs["seed"]) == {0} and "No conclusion from one seed" in evidence.outcome(record)
     (runs_copy / "sr-x2-edsr-spn-0" / "scores.csv").unlink()
     with pytest.raises(ValueError, match="X1"):
         evidence.write_record(SMALL, runs_copy, tmp_path / "record")
@@ -176,7 +176,6 @@ def test_a_control_that_rested_on_timings_is_not_shown():
     b1, c1 = evidence.read_record("B1"), evidence.read_record("C1")
     assert "plain at equal time" not in set(b1.runs["arm"]) and b1.runs["seconds_per_step"].isna().all()
     assert c1.runs["peak_memory_mb"].isna().all()
-    assert b1.withdrawn in evidence.summary() and c1.withdrawn in evidence.summary()
 
 
 def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
@@ -186,7 +185,8 @@ def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
         for number, arm in enumerate(("plain", *arms)):
             score = 20 + seed + (gain + 0.01 * seed * (-1) ** number if number else 0)
             run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", psnr_raw=score)
-            rows.append(run | dict(psnr_ema=score))
+            facts = dict(dose=0.1, dose_measured=0.12, r=0.01, pictures=4, steps=9, macs=1.0 + number)
+            rows.append(run | dict(psnr_ema=score) | facts)
     return pd.DataFrame(rows)
 
 
@@ -203,26 +203,63 @@ def record(monkeypatch):
     return known
 
 
-def test_a_summary_is_computed_from_the_intervals(record):
-    record(C1=table(0.5), X9=table(0.0))
-    told = evidence.summary(top="../")
-    assert "(../data/records/C1/README.md)" in told and "6 runs, 3 seeds of 5 decided, 0 diverged" in told
-    assert told.count("better by 0.4") == 2 and told.count("no effect visible at this size: ") == 2
+def test_results_say_everything_a_gain_has_to_be_read_with(made):
+    record = evidence.read_record("X1", made[0])
+    found = evidence.results(record).set_index("arm")
+    assert set(found.index) == {"spn", "plain at equal cost"}
+    pairs = record.runs.pivot(index="seed", columns="arm", values="psnr_raw")
+    gain = pairs["spn"] - pairs["plain"]
+    assert found.loc["spn", "gain_raw"] == pytest.approx(gain.mean())
+    assert found.loc["spn", "half_raw"] == pytest.approx(12.706 * gain.std() / 2**0.5, rel=1e-3)  # t(0.975, 1)
+    assert found["holm_raw"].ge(found["half_raw"]).all() and found["run_cost"].gt(1).all()
+    spn = record.runs[record.runs["arm"] == "spn"]
+    assert found.loc["spn", "r"] == pytest.approx(spn["r"].mean()) and found["pictures"].tolist() == [4, 4]
+    assert found.loc["spn", "dose_measured"] == pytest.approx(spn["dose_measured"].mean())
+    text = evidence.shown(evidence.results(record)).to_string()
+    assert "spn" in text and "dose" not in evidence.shown(evidence.results(record))  # lambda was given
+
+
+def test_a_summary_has_one_line_per_experiment(record):
+    record(D=table(0.5), C1=table(0.0))
+    told = evidence.summary("../").splitlines()
+    assert len(told) <= 10 and len(told) == len(evidence.NEWER) + 1
+    (dose,) = (line for line in told if "[D]" in line)
+    assert "(../data/records/D/README.md)" in dose and "derain 3 of 5 seeds" in dose
+    assert "Of 2 intervals 2 lie beside zero after correction: spn, derain nafnet, raw +0.4" in dose
+    assert all("Not run yet" in line for line in told if "[R]" in line)
+    assert told[-1].count("[C1]") == 1 and "none lie beside zero" in told[-1]
     assert evidence.committed("C1").name == "C1" and evidence.committed("E9") is None
-    assert "python -m mclir_nb compare E9" in evidence.summary(["E9"])
 
 
-def test_of_a_long_record_the_clear_intervals_are_listed(record):
-    clear = table(0.7, arms=["clear"]).query("arm == 'clear'")
-    record(A1=pd.concat([table(0.0, arms=[f"arm {i}" for i in range(5)]), clear]))
-    told = evidence.summary()
-    assert "Of 12 intervals 2" in told and "clear against plain" in told and "arm 3" not in told
+def test_an_answer_is_two_sentences_from_the_intervals(record):
+    record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), R=table(0.5, seeds=1))
+    clear, null, one = (evidence.answer(evidence.read_record(name)) for name in ("D", "C1", "R"))
+    assert clear.startswith("Over 3 paired seeds SPN is better than plain training (derain nafnet +0.4")
+    assert "differ from plain training after Holm's correction: vgg" in clear
+    assert "SPN shows no effect" in null and "No other arm" in null
+    assert one.startswith("Not known yet")
+    assert evidence.main_record("R", "E9", "D").name == "D" and evidence.main_record("R").name == "R"
+
+
+def test_an_answer_names_the_control_at_equal_cost(record, monkeypatch):
+    runs = table(0.5, arms=("spn", "plain at equal cost"))
+    arms = [{"name": "spn", "changes": {"dose": 0.1}}, {"name": "plain at equal cost", "at_cost_of": "spn"}]
+    decided = {"seeds": [0, 1, 2], "baseline": "plain", "arms": arms}
+    said = evidence.answer(evidence.Record("V", decided, runs, runs, runs))
+    assert "where plain training at its cost gains derain nafnet +0.5" in said and "No other arm" in said
+
+
+def test_flaws_are_computed(record):
+    old = evidence.flaws(evidence.read_record("A1"))
+    assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
+    new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
+    assert evidence.flaws(evidence.Record("D", new, table(0.1, seeds=8).assign(pictures=100), None, None)) == []
 
 
 def test_nothing_is_claimed_without_records_or_with_one_seed(record):
     record()
-    assert "nothing is claimed" in evidence.summary()
-    record(C1=table(0.5, seeds=1))
+    assert evidence.summary().count("Not run yet") == len(evidence.NEWER) == len(evidence.summary().splitlines())
+    record(D=table(0.5, seeds=1))
     assert "No conclusion" in evidence.summary()
 
 

@@ -43,9 +43,23 @@ def runs(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def results(gain: float, arms=("spn", "cr"), seeds: int = 3) -> pd.DataFrame:
+    table = runs(gain, seeds, arms).assign(dose=0.1, dose_measured=0.12, r=0.01, pictures=4)
+    return evidence.results(evidence.Record("X", {}, table, table, table))
+
+
 def gain_beside_cost(gain: float, arms=("spn", "cr")):
-    table = runs(gain, arms=arms)
-    return evidence_figures.gain_beside_cost(intervals.gains(table), intervals.costs(table))
+    return evidence_figures.gain_beside_cost(results(gain, arms))
+
+
+def probed() -> pd.DataFrame:
+    rows = [
+        dict(task=task, rate="demo", term=term, direction=direction, seeds=3, mean=0.1, low=-0.1, high=0.3)
+        for task in ("sr", "derain")
+        for term in ("plain", "spn")
+        for direction in ("push", "towards", "noise")
+    ]
+    return pd.DataFrame(rows)
 
 
 def arm_log() -> pd.DataFrame:
@@ -116,6 +130,8 @@ FIGURES = {
     "maps": lambda: figures.maps([{"a": GT, "b": GT[..., 0]}], ["row"]),
     "curves": lambda: figures.curves(log(l_rec=[5, 4, 3, 2, 1], l_neg=[1.0] * 5, r=[0.05] * 5, lr=[1e-3] * 5)),
     "paired": lambda: evidence_figures.paired_differences(intervals.by_weights(runs(0.1))),
+    "dose response": lambda: evidence_figures.dose_response(results(0.1)),
+    "probe": lambda: evidence_figures.probe(probed(), ["push", "towards"]),
     "gain beside cost": lambda: gain_beside_cost(0.1),
     "arm curves": lambda: evidence_figures.arm_curves(arm_log()),
     "improvements": lambda: paper_figures.improvements(paper.gains(), paper.retrainings()),
@@ -266,16 +282,41 @@ def test_paired_differences_write_mean_and_interval():
         evidence_figures.paired_differences(pd.DataFrame({"arm": ["spn"]}))
 
 
-def test_gain_beside_cost_draws_both_weights_of_every_arm():
+def test_settings_are_panels_and_the_ema_is_drawn_where_it_differs():
+    two = pd.concat([runs(0.1, arms=("spn", "cr")), runs(0.2, arms=("spn", "cr")).assign(task="deblur")])
+    figure = evidence_figures.paired_differences(intervals.by_weights(two))
+    assert [axes.get_title() for axes in figure.axes] == ["derain nafnet", "deblur nafnet"]
+    assert all(len(axes.containers) == 2 for axes in figure.axes)  # raw = EMA
+    apart = two.assign(psnr_ema=two["psnr_ema"] + 0.1 * (two["arm"] == "spn"))
+    figure = evidence_figures.paired_differences(intervals.by_weights(apart))
+    assert all(len(axes.containers) == 4 for axes in figure.axes)
+    many = pd.concat([runs(0.1).assign(network=f"n{k}") for k in range(4)])
+    (axes,) = evidence_figures.paired_differences(intervals.by_weights(many)).axes
+    assert len(axes.get_yticklabels()) == 4
+
+
+def test_gain_beside_cost_stands_at_the_cost_of_the_run():
     (axes,) = gain_beside_cost(0.1).axes
-    assert len(axes.containers) == 4 and axes.get_yscale() == "linear"
+    assert len(axes.containers) == 2 and axes.get_yscale() == "linear"
+    assert [bar.lines[0].get_xdata()[0] for bar in axes.containers] == pytest.approx([2, 3], rel=0.01)
     assert gain_beside_cost(-9.0).axes[0].get_yscale() == "symlog"
-    table = runs(0.1, arms=("spn", "cr"))
-    with pytest.raises(ValueError, match="cr"):
-        evidence_figures.gain_beside_cost(intervals.gains(table), intervals.costs(table).query("arm != 'cr'"))
-    other = intervals.gains(table).assign(task=lambda t: ["sr", *t["task"][1:]])
-    with pytest.raises(ValueError, match="one setting"):
-        evidence_figures.gain_beside_cost(other, intervals.costs(table))
+
+
+def test_dose_response_draws_gains_at_the_dose_asked_for():
+    table = results(0.1, ("spn", "spn 0.2", "history-positive", "cr"))
+    table.loc[table["arm"] == "spn 0.2", "dose"] = 0.2
+    (axes,) = evidence_figures.dose_response(table).axes
+    raw, ema, *_ = (container.lines[0] for container in axes.containers)
+    assert raw.get_xdata() == pytest.approx([0.097, 0.194]) and len(axes.containers) == 4  # cr is left out
+    assert list(raw.get_ydata()) == pytest.approx([0.09, 0.11])
+    with pytest.raises(ValueError, match="dose"):
+        evidence_figures.dose_response(table.assign(dose=np.nan))
+
+
+def test_an_arm_has_one_colour_everywhere():
+    assert style.arm_colour("spn") == style.COLOURS["restored"] and style.arm_colour("plain") == style.COLOURS["plain"]
+    assert style.arm_colour("my own") == style.arm_colour("my own")
+    assert len(set(style.ARMS.values())) == len(style.ARMS)
 
 
 def test_arm_curves_are_means_over_seeds():
