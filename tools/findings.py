@@ -10,7 +10,7 @@ BEGIN, END = "<!-- findings: begin, written by python tools/findings.py -->", "<
 
 def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
-    return "\n".join(line for line in evidence.summary().splitlines() if not line.startswith("  "))
+    return evidence.summary()
 
 
 def write(readme: Path) -> None:

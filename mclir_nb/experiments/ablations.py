@@ -24,33 +24,35 @@ def names() -> list[str]:
     return list(QUESTIONS)
 
 
-def arms(name: str, recipe: Recipe) -> list[Arm]:
+def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
     """Plain, SPN as the recipe has it, and what the sweep changes.
 
     Args:
         name: one of `names()`.
         recipe: whose lambda and intervals the arms are multiples of.
+        dose: share of the second term in the optimiser's update, the same for all arms, see `training.dose`; the sweep
+            "lambda" has multiples of it. None: the recipe's lambda.
 
     Raises:
         ValueError: an unknown name.
     """
     check_choice("sweep", name, QUESTIONS)
-    spn = recipe.replace(objective="spn")
-    changed = {arm: {"objective": "spn"} | changes for arm, changes in _changes(spn)[name].items()}
-    if name == "sign":
-        changed = {"history-positive": {"objective": "history-positive"}}
-    return [Arm("plain", {"objective": "plain"}), Arm("spn", {"objective": "spn"})] + [
-        Arm(arm, changes) for arm, changes in changed.items()
-    ]
+    strength = {} if dose is None else {"dose": dose}
+    changes = {"spn": {}} | _changes(recipe.replace(objective="spn"), dose)[name]
+    terms = [Arm(arm, {"objective": "spn"} | strength | own) for arm, own in changes.items()]
+    return [Arm("plain", {"objective": "plain"}), *terms]
 
 
-def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
+def _changes(spn: Recipe, dose: float | None) -> dict[str, dict[str, dict]]:
     """What each arm of each sweep changes in the recipe."""
+    lambdas = {f"lambda x {factor:g}": {"lambda_neg": spn.weight * factor} for factor in (0.1, 3, 10)}
+    doses = {f"dose x {factor:g}": {"dose": (dose or 0) * factor} for factor in (0.1, 3, 10)}
     every, decay = spn.history_every, spn.history_decay
     longest = max(interval or 1 for interval in every)  # 0 and None: never refreshed
+    random_vgg = {"features": "vgg16", "features_weights": "random"}
     frozen = {"history_every": (0,), "history_decay": decay[:1]}
     return {
-        "lambda": {f"lambda x {factor:g}": {"lambda_neg": spn.weight * factor} for factor in (0.1, 3, 10)},
+        "lambda": lambdas if dose is None else doses,
         "histories": {
             f"{count} of {len(every)}": {"history_every": every[-count:], "history_decay": decay[-count:]}
             for count in range(1, len(every))
@@ -59,7 +61,7 @@ def _changes(spn: Recipe) -> dict[str, dict[str, dict]]:
         "memory": {"slow average": {"history_every": (1,), "history_decay": (1 - 1 / longest,)}},
         "negatives": {"first weights, frozen": frozen, "random network, frozen": frozen | {"history_start": 1.0}},
         "start": {"official mix": {"history_start": 0.1}},
-        "features": {"random VGG16": {"features": "vgg16", "features_weights": "random", "lambda_neg": 1e-3}},
+        "features": {"random VGG16": random_vgg if dose else random_vgg | {"lambda_neg": 1e-3}},
         "rule": {"adaptive": {"history_threshold": 0.022}},
-        "sign": {},
+        "sign": {"history-positive": {"objective": "history-positive"}},
     }

@@ -32,6 +32,7 @@ DOSES = """- Dose: share of the second term in the optimiser's update. Lambda fo
   with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """
 SAME = 0.005  # dB; what differs by less is not drawn apart
+BY_STRENGTH = ("V", "D", "C2", "C1")  # records that ask whether SPN helps, the strongest first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
 RESULTS = [
@@ -323,6 +324,19 @@ def _amounts(table: pd.DataFrame) -> str:
         same = abs(row.gain_raw - row.gain_ema) < SAME
         said.append(f"{intervals.place(row)} {raw} dB" + ("" if same else f", with the EMA {ema} dB"))
     return "; ".join(said)
+
+
+def fading(record: Record) -> pd.DataFrame:
+    """r and the dose of SPN along its runs: does the push fade as r falls?
+
+    Returns:
+        Columns task, step, r, dose: means over the seeds at the steps where the dose was looked at; no rows for a
+        record without such looks.
+    """
+    curves = record.curves.reindex(columns=[*record.curves.columns, *({"dose"} - {*record.curves.columns})])
+    looked = curves[(curves["arm"] == "spn") & curves["dose"].notna()]
+    names = looked.assign(task=[intervals.place(row) for row in looked.itertuples()])
+    return names.groupby(["task", "step"], sort=False)[["r", "dose"]].mean().round(4).reset_index()
 
 
 def flaws(record: Record) -> list[str]:

@@ -89,6 +89,9 @@ def test_every_ablation_can_be_planned_for_every_task(name):
         jobs = compare.plan(own, arms, (0, 1))
         assert [arm.name for arm in arms[:2]] == ["plain", "spn"] and len(arms) >= 3
         assert len({job.recipe for job in jobs}) == len(jobs)
+        dosed = [arm.changes.get("dose") for arm in ablations.arms(name, own, 0.1)]
+        assert dosed[:2] == [None, 0.1] and (set(dosed[2:]) == {0.1}) == (name != "lambda")
+        assert len(compare.plan(own, ablations.arms(name, own, 0.1), (0,))) == len(arms)
     with pytest.raises(ValueError, match=name):
         ablations.arms(name + "x", own)
 

@@ -249,6 +249,14 @@ def test_an_answer_names_the_control_at_equal_cost(record, monkeypatch):
     assert "where plain training at its cost gains derain nafnet +0.5" in said and "No other arm" in said
 
 
+def test_fading_shows_r_and_the_dose_along_the_runs(made):
+    record = evidence.read_record("X1", made[0])
+    found = evidence.fading(record)
+    spn = record.curves[(record.curves["arm"] == "spn") & record.curves["dose"].notna()]
+    assert len(found) and found["dose"].mean() == pytest.approx(spn["dose"].mean(), abs=1e-3)
+    assert evidence.fading(evidence.read_record("C1")).empty  # its runs did not look
+
+
 def test_flaws_are_computed(record):
     old = evidence.flaws(evidence.read_record("A1"))
     assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
