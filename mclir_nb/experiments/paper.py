@@ -9,6 +9,7 @@ called. What is not known stays in `UNKNOWN`.
     tables()["dehazing"]    gains()    arithmetic()    retrainings()    claims()
 """
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 import pandas as pd
