@@ -104,7 +104,7 @@ def our_ablations(record: evidence.Record) -> pd.DataFrame:
 
     Columns: question | setting | mean | low | high (dB, 95 % over paired seeds, raw weights) | record.
     """
-    found = intervals.paired(record.runs).set_index("arm")[["mean", "low", "high"]]
+    found = intervals.paired(record.runs, scores=["psnr_raw"]).set_index("arm")[["mean", "low", "high"]]
     rows = [
         {"question": question, "setting": setting, **found.loc[arm], "record": record.name}
         for question, settings in OUR_ABLATIONS.items()
