@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ def peak(step: Callable[[], Result], device: torch.device) -> tuple[Result, int]
         before = torch.cuda.memory_allocated(device)
         result = step()
         return result, torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells stderr that it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         result = step()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,6 @@
 """What a training step costs: counted before it runs, predicted for this machine, tried out.
 
-Time is counted in multiply-accumulates, see `macs`.
-
-Memory: weights, gradients, two moments, EMA and N histories stay; what the backward pass needs of the forward pass
-grows with the batch; the feature network adds the maps of the few images it looks at at a time.
+Time is counted in multiply-accumulates (`macs`), memory is predicted from one patch (`needs`).
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
 from mclir_nb.method import precision
-from mclir_nb.training import machine, macs, recipes, records
+from mclir_nb.training import machine, macs, needs, recipes, records
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -51,28 +48,6 @@ def benchmark_recipe(network: str, **changes) -> Recipe:
     fields = dict(network_size="paper", patch_size=patch, batch_size=1, features="vgg16", features_weights="random")
     fields["learning_rate"] = 1e-6  # the steps are timed, not learned from, and shall not diverge
     return recipes.get("demo", task, network=network, **fields | changes)
-
-
-def fixed_bytes(weights: int, histories: int, looking: int = 0) -> int:
-    """Bytes held between steps: weights, gradients, two moments, EMA, history models, and the feature network."""
-    return (5 + histories) * weights + looking
-
-
-def predicted_bytes(recipe: Recipe) -> int:
-    """The predicted peak of the memory that tensors hold in a step, without training anything."""
-    with torch.random.fork_rng(devices=[]):
-        network = records.build_network(recipe)
-    kept = recipe.batch_size * memory.kept_for_backward(network, macs.picture(recipe.patch_size // recipe.scale, "cpu"))
-    histories = len(recipe.history_every) if recipe.uses_history else 0
-    if recipe.objective == "plain":
-        return fixed_bytes(memory.size(network), histories) + kept
-    net, side = macs.feature_network(recipe), recipe.patch_size
-    asked, patch = macs.histories_asked(recipe), macs.picture(side, "cpu")
-    at_once = min(recipe.batch_size, max(1, net.pixels_at_once // ((1 + asked) * side**2)))
-    with torch.no_grad():
-        maps = sum(layer.nbytes for layer in net(patch).values())
-    maps = at_once * (memory.kept_for_backward(net, patch.requires_grad_()) + asked * maps)
-    return fixed_bytes(memory.size(network), histories, memory.size(net)) + kept + maps
 
 
 def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
@@ -139,9 +114,7 @@ def measure_bytes(recipe: Recipe, device: torch.device) -> int:
     trainer.step = next((s for s in range(2, recipe.steps + 1) if trainer.recipe.weight_at(s)), 2) - 1
     batch = next(batches)
     _, needed = memory.peak(lambda: trainer.advance(*batch), device)
-    histories = len(trainer.history.models) if trainer.history else 0
-    looking = memory.size(trainer.features) if trainer.features else 0
-    return fixed_bytes(memory.size(trainer.model), histories, looking) + needed
+    return needs.of(recipe).between + needed
 
 
 def measure_batch(recipe: Recipe, batches: int = 8) -> float:
@@ -177,13 +150,15 @@ def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
         "features of one patch": f"{counts.features / 1e6:,.0f} million MACs",
         "history models": f"{len(recipe.history_every) if recipe.uses_history else 0}",
         "predicted run / plain run": f"{ratio:.2f} (by MACs)",
-        "predicted memory": f"{predicted_bytes(recipe) / 1e6:,.0f} MB in tensors",
+        "predicted memory": f"{needs.of(recipe, device).bytes / 1e6:,.0f} MB in tensors",
         "MACs of the run": f"{run:.2e}",
         "patches seen": f"{recipe.steps * recipe.batch_size:,}",
     }
     with machine.explain_out_of_memory(recipe):
         predicted = recipe.batch_size * one_patch(recipe, device) * ratio
         seconds, share = measure_step(recipe, device)
+    if note := needs.note(recipe, device):
+        facts["on a GPU"] = note
     busy = device.type == "cpu" and share < BUSY
     facts |= {
         "predicted step here": f"{predicted * 1000:.0f} ms",

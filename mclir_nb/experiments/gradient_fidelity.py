@@ -1,27 +1,25 @@
-"""How much of the SPN gradient survives what makes it cheaper: lower precision, and the named approximations.
+"""How much of the SPN gradient survives what makes it cheaper: lower precision, and sampling.
 
 Late in training the histories' outputs differ from the model's by little more than rounding. An L1 distance passes on
 only the signs of the differences, so a wrong sign is a wrong gradient: `precisions` sets it beside float64.
 
-Approximations are off by default. One random history, and the term in every k-th step only, have the exact gradient on
-average. Features on a square do not: the middle of a patch is seen more often than its borders, and the square's own
-borders are padded; `approximations` says how much is left.
+What `sampling` leaves out has the exact gradient on average; `sampling_noise` measures the noise that it adds.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from mclir_nb.experiments import timing
-from mclir_nb.method import distances, precision, push
+from mclir_nb.method import distances, losses, precision, push
 from mclir_nb.training import macs
-from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -97,59 +95,125 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
     return pd.concat(tables, ignore_index=True)
 
 
-def named_approximations(recipe: Recipe) -> dict[str, dict]:
-    """The changes to a recipe, by name."""
-    return {
-        "exact": {},
-        "one random history": {"sampling": "sampled", "sampled_every": 1},
-        "sampled": {"sampling": "sampled"},
-    }
+class Estimate(NamedTuple):
+    """A way to have the term for less: in how many steps, of how many patches, against how many histories."""
+
+    name: str
+    histories: int  # N, all of them or one drawn at random
+    every: int  # the term in one step of so many
+    patches: int  # of the batch
+
+
+def estimates(recipe: Recipe) -> list[Estimate]:
+    """What `sampling_noise` compares; k of `sampling="sampled"` is among the steps."""
+    count, batch = len(recipe.history_every), recipe.batch_size
+    own = macs.with_period(recipe.replace(sampling="sampled")).period
+    shares = [batch >> halvings for halvings in range(1, batch.bit_length())]
+    return [
+        Estimate("exact", count, 1, batch),
+        *(Estimate("all histories, every k-th step", count, k, batch) for k in (2, 4, 8, 16)),
+        *(Estimate("one history, every k-th step", 1, k, batch) for k in sorted({1, 2, own, 8, 16})),
+        *(Estimate("one history, some patches", 1, 1, share) for share in shares),
+    ]
 
 
 @precision.full_float32()
-def approximations(recipe: Recipe, steps: int = 30, draws: int = 16, rounds: int = 5, device: str = "cpu"):
-    """Train a recipe with SPN for some steps, then look at the next batch with each approximation.
+def sampling_noise(
+    recipe: Recipe, steps: int = 200, patches: int = 32, rounds: int = 20, device: str = "cpu"
+) -> pd.DataFrame:
+    """What cheaper estimates of the SPN term save, and the noise they add to the gradient of the weights.
+
+    All of them have the exact gradient on average. The noise of a step is the mean squared distance of its gradient
+    from that mean. For the exact step it is what batches differ by; the others add to it. It follows in closed form
+    from the gradients of single patches, for L1 and for each history.
 
     Args:
         recipe: what is trained, with SPN.
         steps: before the measurement, so that the histories differ.
-        draws: how often each approximation draws its histories, steps or squares.
-        rounds: timed steps per approximation, in turn.
+        patches: further ones whose gradients are taken, 2 or more.
+        rounds: steps timed for each price.
         device: where all of it runs.
 
     Returns:
-        Table with a row per name: name, cost (of a step, relative to the exact SPN step), one_draw (mean cosine of one
-        draw's gradient of the term, by the output, with the exact one) and mean_of_draws (cosine of their mean).
+        A row per estimate: its fields, counted (price of a step on average by MACs, relative to a plain one), measured
+        (by this machine's clock), and added (noise beside that of the exact step: 0.02 is 2 % more).
     """
     where = torch.device(device)
     trainer = Trainer(recipe.replace(objective="spn"), where)
-    for batch in trainer.patches.batches(1, steps):
+    for batch in trainer.patches.batches(1, steps, device=where):
         trainer.advance(*batch)
-    batch = trainer.patches.batch(steps + 1)
-    gt, lq = (image.to(where, memory_format=torch.channels_last) for image in batch[:2])
-    with torch.no_grad():
-        restored = trainer.model(lq)
-    changed = {name: trainer.recipe.replace(**changes) for name, changes in named_approximations(recipe).items()}
-    recipes = {name: macs.with_period(own) for name, own in changed.items()}
-    terms = {name: make_negatives(own, trainer.history) for name, own in recipes.items()}
+    pulls, pushes = _gradients_of_patches(trainer, patches)
+    asked = estimates(trainer.recipe)
+    arms = {(one.histories, one.patches) for one in asked} | {(0, recipe.batch_size)}
+    seconds = timing.median_seconds({arm: _step(trainer, *arm) for arm in sorted(arms)}, rounds, where)
+    plain = seconds[0, recipe.batch_size]
+    table = pd.DataFrame(asked)
+    table["counted"] = [1 + _surplus(trainer.recipe, one) / one.every for one in asked]
+    table["measured"] = [1 + (seconds[one.histories, one.patches] / plain - 1) / one.every for one in asked]
+    noises = [noise(pulls, pushes, one, recipe.batch_size) for one in asked]
+    return table.assign(added=[value / noises[0] - 1 for value in noises])
 
-    def pushed(name: str, step: int) -> Tensor:
-        """lambda times the gradient of l_neg by the output, as this step would have it; zero in a step left out."""
-        weight = recipes[name].weight_at(step)
-        outputs = terms[name].outputs(lq, gt, step, weight)
-        features = trainer.features
-        return weight * push.image_push(restored, outputs, features) if outputs and features else 0 * restored
 
-    def cycle(name: str) -> None:
-        trainer.recipe, trainer.negatives = recipes[name], terms[name]
-        for _ in range(recipes[name].period):
-            trainer.advance(*batch)
+def _gradients_of_patches(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
+    """Of L1, (P, D), and of lambda times the term for each history, (P, N, D), by the weights, in float64."""
+    recipe, pulls, pushes = trainer.recipe.replace(batch_size=1), [], []
+    more = trainer.patches.batches(recipe.steps + 1, recipe.steps + count, device=trainer.device)
+    for gt, lq, _ in more:
+        gt, lq = gt[:1].to(trainer.device), lq[:1].to(trainer.device)
+        ours = []
+        for negative in trainer.negatives.outputs(lq, gt, 1):
+            found = push.gradients(trainer.model, gt, [negative], trainer.objective, lq=lq, features=trainer.features)
+            ours.append(recipe.weight * torch.cat([g.flatten() for g in found.push]).double())
+        pulls.append(torch.cat([g.flatten() for g in found.pull]).double())
+        pushes.append(torch.stack(ours))
+    return torch.stack(pulls), torch.stack(pushes)
 
-    pushes = {name: [pushed(name, step) for step in range(1, draws + 1)] for name in terms}
-    taken = timing.median_seconds({name: partial(cycle, name) for name in terms}, rounds, where)
-    exact, rows = [pushes["exact"][0]], []
-    for name, found in pushes.items():
-        drawn = [push.cosine([one], exact) for one in found if one.any()]
-        price = taken[name] / recipes[name].period / taken["exact"]
-        rows.append((name, price, sum(drawn) / len(drawn), push.cosine([torch.stack(found).mean(0)], exact)))
-    return pd.DataFrame(rows, columns=["name", "cost", "one_draw", "mean_of_draws"])
+
+def _surplus(recipe: Recipe, one: Estimate) -> float:
+    """What the term adds to a step that has it, in plain steps, by MACs."""
+    counts, n = macs.count(recipe), one.histories
+    passes = n * counts.network + (2 + n) * counts.features
+    return passes * one.patches / recipe.batch_size / (3 * counts.network)
+
+
+def noise(pulls: Tensor, pushes: Tensor, one: Estimate, batch: int) -> float:
+    """Trace of the covariance of one step's gradient, R + k xi T: R the mean of L1 over the batch, T the estimate of
+    the term, and xi 1 in one step of k.
+
+    Args:
+        pulls: (P, D) of L1, one row per patch.
+        pushes: (P, N, D) of the term.
+        one: the estimate.
+        batch: patches of R.
+    """
+
+    def between(own: Tensor) -> Tensor:
+        """E <g_p, g_q> of two different patches: |E g|^2 without the noise in the mean."""
+        return (own.sum(0).square().sum() - own.square().sum()) / (len(own) * (len(own) - 1))
+
+    whole = pushes.mean(1)
+    drawn = [pushes[:, k] for k in range(pushes.shape[1])] if one.histories == 1 else [whole]
+    squares = [own.square().sum(1).mean() / one.patches + (1 - 1 / one.patches) * between(own) for own in drawn]
+    term = one.every * torch.stack(squares).mean() - between(whole)
+    both = ((pulls - pulls.mean(0)) * (whole - whole.mean(0))).sum() / (len(pulls) - 1)
+    return float((pulls.var(0).sum() + 2 * both) / batch + term)
+
+
+def _step(trainer: Trainer, histories: int, patches: int) -> Callable[[], None]:
+    """A step whose term asks so many histories about the first patches of the batch."""
+    batch, asked = trainer.patches.batch(trainer.recipe.steps + 1), cast(Any, trainer)
+
+    def negatives(lq: Tensor, gt: Tensor, step: int, weight: float) -> list[Tensor]:
+        history = trainer.history
+        return history.first(histories).negatives(lq[:patches]) if history and histories else []
+
+    def objective(restored: Tensor, gt: Tensor, negatives: list[Tensor], **context) -> losses.LossParts:
+        term = losses.spn(restored[:patches], gt[:patches], negatives, **context)
+        l_rec = losses.plain(restored, gt).l_rec
+        return losses.LossParts(l_rec, term.l_neg, l_rec + term.total - term.l_rec)
+
+    def step() -> None:
+        asked.negatives, asked.objective = SimpleNamespace(outputs=negatives, thresholds=None), objective
+        trainer.advance(*batch)
+
+    return step

@@ -20,12 +20,14 @@ from torch import nn
 
 from mclir_nb import networks
 from mclir_nb.method import losses, precision
+from mclir_nb.training import macs
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
 Step = Callable[[], object]
-COUNTS = (0, 1, 2, 4)  # history models of the arms
+COUNTS = (0, 1, 4)  # history models of the steps
+ARMS = ("reference plain", "reference SPN", "plain", "sampled SPN", "exact SPN")
 IN_A_ROW = 4  # steps of an arm before the next has its turn
 PIECES = ("forward", "history models", "features and losses", "backward", "optimiser, EMA, refresh")
 
@@ -121,33 +123,47 @@ def reference(ours: OurSteps) -> SimpleNamespace:
 
 @precision.full_float32()
 def compare(
-    recipe: Recipe, reference_step: Callable[[SimpleNamespace, int], object], rounds: int = 20, device: str = "cpu"
+    recipe: Recipe,
+    reference_step: Callable[[SimpleNamespace, int], object] | None = None,
+    rounds: int = 20,
+    device: str = "cpu",
 ) -> pd.DataFrame:
-    """Our steps and reference steps of one recipe, in one process; both in float32 without TF32.
+    """Our steps of one recipe, and reference steps beside them, in one process; all in float32 without TF32.
 
     Args:
-        recipe: network, patch and batch; its objective is replaced by SPN with 0, 1, 2 and all four histories.
-        reference_step: called with what `reference` returns and the number of histories; 0 is a plain step.
+        recipe: network, patch and batch; its objective is replaced by plain and SPN, exact and sampled.
+        reference_step: called with what `reference` returns and the number of histories; 0 is a plain step. None: ours
+            alone.
         rounds: steps measured per arm.
-        device: where both run.
+        device: where they run.
 
     Returns:
-        Columns network, patch, batch, threads, step ("ours" or "reference"), histories, seconds and ratio (to the
-        reference plain step). Our step against one history is the step with one random history of four.
+        A row for each of "reference plain", "reference SPN", "plain", "sampled SPN" (the mean over its steps) and
+        "exact SPN", with columns arm, seconds, ratio (to the first row), counted (ours to our plain step, by MACs),
+        network, patch, batch, threads and every (k of the sampled arm).
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
-    parts = reference(ours)
-    arms: dict[tuple[str, int], Step] = {
-        **{("reference", n): partial(reference_step, parts, n) for n in (0, COUNTS[-1])},
-        **{("ours", n): partial(ours, n) for n in COUNTS},
-    }
+    arms: dict[str, Step] = {"plain": partial(ours, 0), "exact SPN": partial(ours, COUNTS[-1])}
+    if reference_step:
+        parts = reference(ours)
+        theirs = {"reference plain": partial(reference_step, parts, 0)}
+        arms = theirs | {"reference SPN": partial(reference_step, parts, COUNTS[-1])} | arms
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
-    table = pd.DataFrame(
-        [(step, n, value) for (step, n), value in taken.items()], columns=["step", "histories", "seconds"]
-    )
+    sampled = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
+    every = sampled.period
+    # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
+    steps = {"without": 0, "with": 1, "after": 0}
+    turn = median_seconds({name: partial(ours, n) for name, n in steps.items()}, rounds, where)
+    more = (turn["with"] + turn["after"] - 2 * turn["without"]) / turn["without"] / every
+    taken["sampled SPN"] = (1 + more) * taken["plain"]
+    rows = [(name, taken[name], taken[name] / next(iter(taken.values()))) for name in ARMS if name in taken]
+    table = pd.DataFrame(rows, columns=["arm", "seconds", "ratio"])
+    counted = {"plain": 1.0, "exact SPN": 1 + macs.count(ours.trainer.recipe).surplus}
+    counted["sampled SPN"] = 1 + macs.count(sampled).surplus / every
     facts = dict(network=recipe.network, patch=recipe.patch_size, batch=recipe.batch_size)
-    return table.assign(**facts, threads=torch.get_num_threads(), ratio=table["seconds"] / taken["reference", 0])
+    facts |= dict(threads=torch.get_num_threads(), every=every)
+    return table.assign(counted=table.arm.map(counted), **facts)
 
 
 @precision.full_float32()

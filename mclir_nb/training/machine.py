@@ -106,9 +106,10 @@ def explain_out_of_memory(recipe: Recipe) -> Iterator[None]:
         if not (on_cpu or any(isinstance(cause, torch.OutOfMemoryError | MemoryError) for cause in causes)):
             raise
         raise OutOfMemory(
-            f"out of memory. Turn batch_size down first (now {recipe.batch_size}), then patch_size (now "
-            f"{recipe.patch_size}); if it was in validation, val_side (now {recipe.val_side}). That is another recipe, "
-            "so choose another out_dir too, and change every run that this one is compared with."
+            f"out of memory. Turn accumulate up first, which takes the batch in parts (now {recipe.accumulate}), then "
+            f"batch_size down (now {recipe.batch_size}) or patch_size (now {recipe.patch_size}); if it was in "
+            f"validation, val_side (now {recipe.val_side}). That is another recipe, so choose another out_dir too, and "
+            "change every run that this one is compared with."
         ) from error
 
 

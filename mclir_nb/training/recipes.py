@@ -352,6 +352,9 @@ _TASK_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
 }
+_NETWORK_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("gpu", "promptir"): dict(batch_size=4),  # 8 need more than 24 GB
+}
 # fmt: on
 
 
@@ -398,8 +401,9 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     chosen = tasks.get(task, given.get("scale"))
     fields = dict(name=name, task=task, network=chosen.network, scale=chosen.scale)
     fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {})
+    network = given.get("network", fields["network"])
+    fields |= _NETWORK_CHANGES.get((name, network), {})
     if name == "paper":
-        network = given.get("network", fields["network"])
         check_choice("network", network, networks.names())
         fields |= paper_recipes.fields(network, chosen.scale)
         if (given.get("objective", "spn"), given.get("features", "vgg16")) != ("spn", "vgg16"):

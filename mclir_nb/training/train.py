@@ -21,6 +21,7 @@ from mclir_nb.training import (
     frames,
     machine,
     macs,
+    needs,
     records,
     run_folder,
     tensorboard_log,
@@ -111,7 +112,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     recipe, notes = trainer.recipe, [images.note for images in trainer.data.sets.values()]
     random_depth = any(isinstance(part, DropPath) and part.rate for part in trainer.model.modules())
     notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective, recipe.accumulate, random_depth)]
-    notes.append(macs.sampling_note(recipe))
+    notes += [macs.sampling_note(recipe), needs.note(recipe, trainer.device) if trainer.device.type == "cuda" else ""]
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")

@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 
 from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
 
-ARMS = {  # (step, histories) of `timing.compare`: what it is called, colour
-    ("reference", 4): ("reference SPN, four histories", COLOURS["plain"]),
-    ("ours", 4): ("exact SPN, four histories", COLOURS["history"]),
-    ("ours", 1): ("SPN, one random history", COLOURS["ema"]),
-    ("ours", 0): ("our plain step", COLOURS["restored"]),
+ARMS = {  # of `timing.compare`: what it is called, colour
+    "reference SPN": ("reference SPN, four histories", COLOURS["plain"]),
+    "exact SPN": ("exact SPN, four histories", COLOURS["history"]),
+    "sampled SPN": ("sampled SPN", COLOURS["ema"]),
+    "plain": ("our plain step", COLOURS["restored"]),
 }
 
 
@@ -18,7 +18,7 @@ def prices(table: pd.DataFrame) -> Figure:
     """Time of a step per network, relative to the reference's plain step; a panel per number of threads.
 
     Args:
-        table: as `timing.compare` returns it; columns network, threads, step, histories, ratio.
+        table: as `timing.compare` returns it; columns network, threads, arm, ratio.
 
     Returns:
         Figure, 9 inches wide.
@@ -28,17 +28,45 @@ def prices(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(counts), sharex=True, sharey=True, squeeze=False)[0]
     for axes, threads in zip(panels, counts, strict=True):
         mine = table[table.threads == threads]
-        wide = mine.pivot(index="network", columns=["step", "histories"], values="ratio").reindex(names)
+        wide = mine.pivot(index="network", columns="arm", values="ratio").reindex(names)
         for place, (arm, (label, colour)) in enumerate(ARMS.items()):
             rows = [row + 0.2 * (place - 1.5) for row in range(len(wide))]
             axes.barh(rows, wide[arm], 0.18, color=colour, label=label, zorder=2)
-        axes.axvline(1, color="black", linewidth=0.8)
+        axes.axvline(1, color="black", linewidth=0.8, zorder=3)
         axes.set(yticks=range(len(wide)), yticklabels=wide.index)
         axes.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left")
         axes.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
     figure.supxlabel("time of a step / reference plain step", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
+def noise(table: pd.DataFrame) -> Figure:
+    """The price of a step against the noise that a cheaper estimate of the term adds to it.
+
+    Args:
+        table: as `gradient_fidelity.sampling_noise` returns it.
+
+    Returns:
+        Figure, 9 inches wide: prices counted in multiplications at the left, measured at the right.
+    """
+    figure = Figure((9, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, column in zip(panels, ("counted", "measured"), strict=True):
+        for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
+            axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
+            for row in rows.itertuples():
+                note = f"k = {row.every}" if "k-th" in name else f"{row.patches}" if "patches" in name else ""
+                place = (getattr(row, column), 100 * row.added)
+                axes.annotate(note, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.axvline(1.1, color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlabel=f"{column} price of a step / plain step", xscale="log")
+        axes.set_xticks([1, 1.1, 1.25, 1.5, 2, 3], labels=["1", "1.1", "1.25", "1.5", "2", "3"], minor=False)
+        axes.minorticks_off()
+    panels[0].set_ylabel("added noise (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

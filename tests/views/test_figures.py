@@ -85,10 +85,14 @@ def lag_table() -> pd.DataFrame:
 
 
 def steps_table() -> pd.DataFrame:
-    rows = [("reference", 0, 1.0), ("reference", 4, 4.0), ("ours", 0, 0.8), ("ours", 1, 1.0), ("ours", 4, 2.0)]
-    table = pd.DataFrame(rows, columns=["step", "histories", "ratio"])
-    table = table.assign(network="edsr", threads=1, MB=10.0, weights=1.0)
+    ratios = {"reference plain": 1.0, "reference SPN": 4.0, "plain": 0.8, "sampled SPN": 0.9, "exact SPN": 2.0}
+    table = pd.DataFrame({"arm": ratios.keys(), "ratio": ratios.values()}).assign(network="edsr", threads=1)
     return pd.concat([table, table.assign(threads=2)])
+
+
+def noise_table() -> pd.DataFrame:
+    rows = [("exact", 1, 8, 2.4, 2.3, 0.0), ("one history, every k-th step", 4, 8, 1.1, 1.12, 0.02)]
+    return pd.DataFrame(rows, columns=["name", "every", "patches", "counted", "measured", "added"])
 
 
 def cosine_table() -> pd.DataFrame:
@@ -141,6 +145,7 @@ FIGURES = {
     "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
     "prices": lambda: cost_figures.prices(steps_table()),
     "profile": lambda: cost_figures.profile(pd.DataFrame({"forward": [0.4], "backward": [0.6]}, index=["edsr"])),
+    "noise": lambda: cost_figures.noise(noise_table()),
     "cosines": lambda: cost_figures.cosines(cosine_table()),
     "numbers": lambda: explain_figures.number_pictures({"a": np.eye(4), "b": np.eye(4) / 2}, ("gt", "history")),
     "ages": lambda: explain_figures.age_curves({"official": history_analysis.ages((4, 2), (0.1, 0.1), 20)}),
