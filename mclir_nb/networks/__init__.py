@@ -156,7 +156,7 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
     Args:
         name: one of `names()`.
         scale: output size / input size: 2, 3 or 4 for super-resolution networks, 1 for all others.
-        overrides: constructor options of the core, as listed in its docstring; `nafnet` takes local=True for
+        overrides: constructor options of the core, as its signature lists them; `nafnet` takes local=True for
             the official test-time variant.
     Returns:
         A `Restorer`.

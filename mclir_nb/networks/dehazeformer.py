@@ -25,23 +25,17 @@ attention beside a convolution and is rescaled around it (RLN); the others have 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks.layers import attention, from_windows, named, split_heads, to_windows
-
-
-def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
-    """Reflect padding of any width: as `F.pad` where that works, else reflected again at the new border.
-
-    Official code stops at maps too small for their padding: attention on 4 to 6 pixels, so images below 25.
-    """
-    while left or right or top or bottom:
-        height, width = x.shape[-2:]
-        step = (min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1))
-        x = F.pad(x, step, mode="reflect")
-        left, right, top, bottom = left - step[0], right - step[1], top - step[2], bottom - step[3]
-    return x
+from mclir_nb.networks.layers import (
+    attention,
+    from_windows,
+    named,
+    reflect_pad,
+    relative_offsets,
+    split_heads,
+    to_windows,
+)
 
 
 class RLN(nn.Module):
@@ -73,9 +67,7 @@ class WindowAttention(nn.Module):
     def __init__(self, window_size: int, num_heads: int):
         super().__init__()
         self.window_size, self.num_heads = window_size, num_heads
-        along = torch.arange(window_size)
-        rows, columns = along.repeat_interleave(window_size), along.repeat(window_size)
-        offset = torch.stack([rows[:, None] - rows, columns[:, None] - columns], dim=-1)
+        offset = torch.stack(relative_offsets(window_size), dim=-1)
         spaced = offset.sign() * offset.abs().double().log1p()  # a float32 log differs between machines
         self.register_buffer("relative_positions", spaced.to(torch.get_default_dtype()))  # (N, N, 2)
         # The last bias of meta adds one number to all scores of a head: softmax cancels it, it never learns.
@@ -126,7 +118,10 @@ class Attention(nn.Module):
         return self.proj(out if self.conv_type is None else self.conv(value) + out)
 
     def _attend(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Window attention over the reflected map: a shift moves the grid, nothing is rolled or masked."""
+        """Window attention over the reflected map: a shift moves the grid, nothing is rolled or masked.
+
+        Official code stops at maps too small for their padding: 4 to 6 pixels, so images below 25.
+        """
         height, width = qkv.shape[-2:]
         size, shift = self.window_size, self.shift_size
         padded = reflect_pad(qkv, shift, -(shift + width) % size, shift, -(shift + height) % size)
@@ -211,20 +206,7 @@ class SKFusion(nn.Module):
 
 
 class DehazeFormer(nn.Module):
-    """The bare network; five values per list, one for each layer.
-
-    Args:
-        in_chans: 3.
-        out_chans: 4 (one for K, the rest for B).
-        window_size: side of an attention window, even.
-        embed_dims: channels; symmetric, because skips are fused by addition.
-        mlp_ratios: hidden width of the Mlp per channel.
-        depths: blocks.
-        num_heads: attention heads.
-        attn_ratio: share of attending blocks, counted from the end of the layer.
-        conv_type: "DWConv", "Conv" or None (attention only, so attn_ratio must be 1).
-    Raises:
-        ValueError: lists that do not fit together.
+    """The bare network; five values per list, one for each layer. ValueError for lists that do not fit together.
 
     Source: IDKiro/DehazeFormer @ 5af7c34, class DehazeFormer (its norm_layer argument is always RLN).
     """
@@ -234,14 +216,14 @@ class DehazeFormer(nn.Module):
     def __init__(
         self,
         in_chans: int = 3,
-        out_chans: int = 4,
-        window_size: int = 8,
-        embed_dims=(24, 48, 96, 48, 24),
-        mlp_ratios=(2.0, 4.0, 4.0, 2.0, 2.0),
-        depths=(16, 16, 16, 8, 8),
+        out_chans: int = 4,  # one for K, the rest for B
+        window_size: int = 8,  # side of an attention window, even
+        embed_dims=(24, 48, 96, 48, 24),  # channels; symmetric, because skips are fused by addition
+        mlp_ratios=(2.0, 4.0, 4.0, 2.0, 2.0),  # hidden width of the MLPs per channel
+        depths=(16, 16, 16, 8, 8),  # blocks
         num_heads=(2, 4, 6, 1, 1),
-        attn_ratio=(0.25, 0.5, 0.75, 0, 0),
-        conv_type=("DWConv",) * 5,
+        attn_ratio=(0.25, 0.5, 0.75, 0, 0),  # share of attending blocks, counted from the end of the layer
+        conv_type=("DWConv",) * 5,  # "DWConv", "Conv" or None (attention only, so attn_ratio must be 1)
     ):
         super().__init__()
         lists = (embed_dims, depths, num_heads, mlp_ratios, attn_ratio, conv_type)

@@ -41,20 +41,7 @@ def upsampler(upscale: int, num_feat: int) -> nn.Sequential:
 
 
 class EDSR(nn.Module):
-    """The network: RGB image (B, 3, H, W) in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped.
-
-    Args:
-        num_in_ch: image channels.
-        num_out_ch: the same.
-        num_feat: feature width (64 in the baseline).
-        num_block: residual blocks (16 in the baseline).
-        upscale: 2, 3, 4 or 8.
-        res_scale: weight of each residual (1 in the baseline, 0.1 in the large model).
-        img_range: the range [0, 1] is stretched to inside.
-        rgb_mean: subtracted before, added after; kept out of the state_dict as in the official code.
-    Raises:
-        ValueError: another `upscale`.
-    """
+    """The network: RGB image (B, 3, H, W) in [0, 1] in, (B, 3, upscale*H, upscale*W) out, not clamped."""
 
     mean: Tensor
 
@@ -62,12 +49,12 @@ class EDSR(nn.Module):
         self,
         num_in_ch: int = 3,
         num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_block: int = 16,
-        upscale: int = 4,
-        res_scale: float = 1.0,
-        img_range: float = 255.0,
-        rgb_mean: tuple[float, ...] = (0.4488, 0.4371, 0.4040),
+        num_feat: int = 64,  # features
+        num_block: int = 16,  # residual blocks
+        upscale: int = 4,  # 2, 3, 4 or 8
+        res_scale: float = 1.0,  # weight of each residual; 0.1 in the large model
+        img_range: float = 255.0,  # [0, 1] is stretched to it inside
+        rgb_mean: tuple[float, ...] = (0.4488, 0.4371, 0.4040),  # subtracted and added; officially no key either
     ):
         super().__init__()
         self.img_range = img_range

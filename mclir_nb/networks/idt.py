@@ -22,10 +22,9 @@ Shape story, for the paper's embed_dim 32; blocks see maps channels last, (B, H,
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, named, split_heads, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, reflect_pad, split_heads, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
@@ -156,35 +155,22 @@ class BasicIDTLayer(nn.Module):
 
 
 class IDT(nn.Module):
-    """The bare network.
-
-    Args:
-        img_size: side of the only image it accepts; 64, 128 or a multiple of 128.
-        in_chans: 3.
-        embed_dim: channels at full size.
-        depths: nine numbers that only spread the DropPath rates; the official numbers of blocks are fixed.
-        num_heads: attention heads of the nine layers; also of their cross-window blocks, so divisors of 64.
-        win_size: side of an attention window.
-        mlp_ratio: hidden width of LeFF per channel.
-        qkv_bias: whether q, k and v have a bias.
-        drop_path_rate: largest DropPath rate, reached in the middle of the network.
-    Raises:
-        ValueError: a size or a number of heads that cannot be built.
+    """The bare network. ValueError for a size or a number of heads that cannot be built.
 
     Source: jiexiaou/IDT @ d72510c, class IDT (without its unused mask, shift and checkpointing options).
     """
 
     def __init__(
         self,
-        img_size: int = 128,
+        img_size: int = 128,  # side of the only image it accepts: 64, 128 or a multiple of 128
         in_chans: int = 3,
-        embed_dim: int = 32,
-        depths=(2,) * 9,
-        num_heads=(1, 2, 4, 8, 16, 16, 8, 4, 2),
-        win_size: int = 8,
-        mlp_ratio: float = 4.0,
+        embed_dim: int = 32,  # channels at full size
+        depths=(2,) * 9,  # only spread the DropPath rates; the official numbers of blocks are fixed
+        num_heads=(1, 2, 4, 8, 16, 16, 8, 4, 2),  # also of the cross-window blocks, so divisors of 64
+        win_size: int = 8,  # side of an attention window
+        mlp_ratio: float = 4.0,  # hidden width of LeFF per channel
         qkv_bias: bool = True,
-        drop_path_rate: float = 0.1,
+        drop_path_rate: float = 0.1,  # the largest, reached in the middle of the network
     ):
         super().__init__()
         _check(img_size, embed_dim, depths, num_heads, win_size)
@@ -299,14 +285,6 @@ def merge_tiles(tiles: torch.Tensor, origins: list[tuple[int, int]], height: int
     return merged / total
 
 
-def _mirror_to(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Reflect at the right and bottom border, as often as needed, until both sides are at least `side`."""
-    while min(image.shape[-2:]) < side:
-        down, right = (min(side - have, have - 1) if have < side else 0 for have in image.shape[-2:])
-        image = F.pad(image, (0, right, 0, down), mode="reflect")
-    return image
-
-
 def restore(core: IDT, lq: torch.Tensor) -> torch.Tensor:
     """The core for images (B, 3, H, W) of any size from 2 on; not clamped.
 
@@ -315,7 +293,7 @@ def restore(core: IDT, lq: torch.Tensor) -> torch.Tensor:
     short (official code raises IndexError for sides up to 128).
     """
     tile, (height, width) = core.img_size, lq.shape[-2:]
-    padded = _mirror_to(lq, tile)
+    padded = reflect_pad(lq, 0, max(0, tile - width), 0, max(0, tile - height))
     if padded.shape[-2:] == (tile, tile):
         return core(padded)[..., :height, :width]
     bottom, right = padded.shape[-2:]

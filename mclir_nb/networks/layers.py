@@ -29,6 +29,23 @@ def from_windows(x: Tensor, window: int, shape: tuple[int, ...]) -> Tensor:
     return x.transpose(2, 3).reshape(b, h, w, c)
 
 
+def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Reflect padding of any width: as `F.pad` where that works, else reflected again at the new border."""
+    while left or right or top or bottom:
+        height, width = x.shape[-2:]
+        step = (min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1))
+        x = F.pad(x, step, mode="reflect")
+        left, right, top, bottom = left - step[0], right - step[1], top - step[2], bottom - step[3]
+    return x
+
+
+def relative_offsets(window: int) -> tuple[Tensor, Tensor]:
+    """Offsets in rows and in columns between every two tokens of a window, each (N, N)."""
+    along = torch.arange(window)
+    rows, columns = along.repeat_interleave(window), along.repeat(window)
+    return rows[:, None] - rows, columns[:, None] - columns
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(windows, N, heads * d) -> (windows, heads, N, d)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -96,28 +96,20 @@ class Block(nn.Module):
 class NAFNet(nn.Module):
     """The network: RGB image (B, img_channel, H, W) in [0, 1] in, the same shape out, not clamped.
 
-    Args:
-        img_channel: image channels.
-        width: feature width at full resolution, doubled per level.
-        middle_blk_num: blocks at the lowest resolution.
-        enc_blk_nums: blocks per level on the way down; as many entries as levels.
-        dec_blk_nums: the same on the way up.
-        local: the official test-time variant NAFNetLocal: means over windows of 1.5 x train_size, not over
-            the whole image. Same weights; differs only for images larger than that (384 pixels).
-        train_size: side of the training patches in pixels, used when `local`.
-    Raises:
-        ValueError: the numbers of levels differ.
+    ValueError if the numbers of levels differ.
     """
 
     def __init__(
         self,
         img_channel: int = 3,
-        width: int = 32,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
-        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
+        width: int = 32,  # features at full resolution, doubled per level
+        middle_blk_num: int = 1,  # blocks at the lowest resolution
+        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),  # blocks per level on the way down; as many as levels
+        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),  # and on the way up
+        # The official test-time variant NAFNetLocal: means over windows of 1.5 x train_size, not over the whole image.
+        # The same weights; other numbers only for images larger than that (384 pixels).
         local: bool = False,
-        train_size: int = 256,
+        train_size: int = 256,  # side of the training patches in pixels
     ):
         super().__init__()
         levels = len(enc_blk_nums)

@@ -154,41 +154,26 @@ class PromptGenBlock(nn.Module):
 class PromptIR(nn.Module):
     """PromptIR with the official argument names, defaults and state_dict; for shapes see the top of the file.
 
-    Args:
-        inp_channels: channels of the image.
-        out_channels: the same, because the input is added to the output.
-        dim: C.
-        num_blocks: transformer blocks of levels 1 to 4, as many in a decoder level as in its encoder level.
-        num_refinement_blocks: transformer blocks of the refinement.
-        heads: attention heads of levels 1 to 4.
-        ffn_expansion_factor: hidden width of the feed-forward parts relative to their channels, rounded down.
-        bias: whether convolutions inside the blocks and 1x1 convolutions have one.
-        LayerNorm_type: "WithBias" or "BiasFree".
-        decoder: whether the prompts exist. False is the official default, and a network that cannot run.
-        prompt_dims: channels of the learned prompts 1 to 3. A constant officially, as are the next two, which
-            binds `dim` to 48; arguments here for small members.
-        prompt_sizes: their side.
-        prompt_len: how many there are to mix.
-    Raises:
-        ValueError: the channels of a block do not split into its heads.
+    ValueError where the channels of a block do not split into its heads.
     """
 
     def __init__(
         self,
         inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 48,
-        num_blocks: list[int] | tuple[int, ...] = (4, 6, 6, 8),
+        out_channels: int = 3,  # the same, because the input is added to the output
+        dim: int = 48,  # C
+        num_blocks: list[int] | tuple[int, ...] = (4, 6, 6, 8),  # of levels 1 to 4, in encoder and decoder alike
         num_refinement_blocks: int = 4,
-        heads: list[int] | tuple[int, ...] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = "WithBias",
-        decoder: bool = False,
+        heads: list[int] | tuple[int, ...] = (1, 2, 4, 8),  # of levels 1 to 4
+        ffn_expansion_factor: float = 2.66,  # hidden width of the feed-forward parts per channel, rounded down
+        bias: bool = False,  # of convolutions inside the blocks and of 1x1 convolutions
+        LayerNorm_type: str = "WithBias",  # or "BiasFree"
+        decoder: bool = False,  # whether the prompts exist; False is the official default, and cannot run
         *,
-        prompt_dims: tuple[int, int, int] = (64, 128, 320),
-        prompt_sizes: tuple[int, int, int] = (64, 32, 16),
-        prompt_len: int = 5,
+        # Constants officially, which binds `dim` to 48; arguments here for small members.
+        prompt_dims: tuple[int, int, int] = (64, 128, 320),  # channels of the learned prompts 1 to 3
+        prompt_sizes: tuple[int, int, int] = (64, 32, 16),  # their side
+        prompt_len: int = 5,  # how many there are to mix
     ):
         super().__init__()
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, named, split_heads, to_windows
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, relative_offsets, split_heads, to_windows
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 
@@ -38,11 +38,9 @@ SIZES: dict[str, dict] = {  # add `upscale=`; `img_size` fixes the attn_mask buf
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(N, N) row of the bias table for each pair of tokens: row offset * (2 * window - 1) + column offset."""
-    axis = torch.arange(window)
-    row, column = axis.repeat_interleave(window), axis.repeat(window)  # of each token
-    row, column = row[:, None] - row + window - 1, column[:, None] - column + window - 1  # offsets from 0
-    return row * (2 * window - 1) + column
+    """(N, N) row of the bias table for each pair of tokens: row offset * (2 * window - 1) + column offset, from 0."""
+    row, column = relative_offsets(window)
+    return (row + window - 1) * (2 * window - 1) + column + window - 1
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device | None = None) -> Tensor:
@@ -146,22 +144,7 @@ def upsample(features: int, scale: int) -> nn.Sequential:
 class SwinIR(nn.Module):
     """SwinIR with the official argument names, defaults and state_dict; shapes stand at the top of this file.
 
-    Args:
-        img_size: LR side (or height and width) for which attn_mask is stored, a multiple of `window_size`.
-            Images of any other size work too, with a mask made in passing.
-        in_chans: channels of the image.
-        embed_dim: C.
-        depths: blocks of each layer.
-        num_heads: attention heads of each layer.
-        window_size: side of a window in LR pixels.
-        mlp_ratio: hidden width of the MLPs relative to C.
-        drop_path_rate: stochastic depth in training mode, growing linearly from 0 over the blocks.
-        upscale: the factor.
-        upsampler: the head: "pixelshuffle" (classical) or "pixelshuffledirect" (lightweight).
-        img_range: unit inside the network, 1.0 or 255.0.
-        resi_connection: only "1conv".
-    Raises:
-        ValueError: sizes, heads or factors that do not fit together.
+    ValueError for sizes, heads or factors that do not fit together.
     """
 
     mean: Tensor
@@ -169,18 +152,18 @@ class SwinIR(nn.Module):
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 64,
+        img_size: int | tuple[int, int] = 64,  # for which attn_mask is stored; any other size is masked in passing
         in_chans: int = 3,
-        embed_dim: int = 96,
-        depths: list[int] | tuple[int, ...] = (6, 6, 6, 6),
-        num_heads: list[int] | tuple[int, ...] = (6, 6, 6, 6),
-        window_size: int = 7,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.1,
+        embed_dim: int = 96,  # C
+        depths: list[int] | tuple[int, ...] = (6, 6, 6, 6),  # blocks of each layer
+        num_heads: list[int] | tuple[int, ...] = (6, 6, 6, 6),  # of each layer
+        window_size: int = 7,  # side of a window in LR pixels; img_size is a multiple
+        mlp_ratio: float = 4.0,  # hidden width of the MLPs relative to C
+        drop_path_rate: float = 0.1,  # stochastic depth in training, growing linearly from 0 over the blocks
         upscale: int = 2,
-        img_range: float = 1.0,
-        upsampler: str = "pixelshuffle",
-        resi_connection: str = "1conv",
+        img_range: float = 1.0,  # unit inside the network, 1.0 or 255.0
+        upsampler: str = "pixelshuffle",  # the head: this one (classical) or "pixelshuffledirect" (lightweight)
+        resi_connection: str = "1conv",  # the only one
     ):
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size

@@ -1,11 +1,6 @@
-"""The cache of decoded pictures: the same pixels, once; changed, damaged and interrupted files; no room."""
+"""The cache of decoded pictures: the same pixels, once; changed and damaged files; no room."""
 
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -84,27 +79,6 @@ def test_without_room_or_permission_pictures_are_decoded_each_time(tmp_path, dec
     monkeypatch.setattr(cache, "RESERVE", 1 << 60)
     Cache(tmp_path / "small").read(file)
     assert not stored(tmp_path / "small")
-
-
-def test_killed_at_any_moment_the_cache_gives_whole_pictures(tmp_path):
-    files = [write(tmp_path / f"{i}.png", size=(150, 200), seed=i) for i in range(40)]
-    code = f"""
-from pathlib import Path
-from mclir_nb.data.cache import Cache
-store = Cache({str(tmp_path / "cache")!r})
-print("ready", flush=True)
-for i in range(40):
-    store.read(Path({str(tmp_path)!r}) / f"{{i}}.png")
-"""
-    chance = random.Random(0)
-    for _ in range(2):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0.01, 0.1))
-            process.send_signal(signal.SIGKILL)
-    assert stored(tmp_path / "cache")
-    for file in files:
-        assert torch.equal(Cache(tmp_path / "cache").read(file), images.read_image(file))
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -62,34 +60,6 @@ def test_processes_leave_ctrl_c_to_the_main_process():
         assert len(list(items)) == 50
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)  # here it works as before
-
-
-def test_processes_end_with_a_killed_main_process():
-    code = """
-import os, time, torch
-from mclir_nb.data.loading import load_in_order
-class Pids(torch.utils.data.Dataset):
-    def __getitem__(self, index):
-        return os.getpid()
-items = load_in_order(Pids(), range(10**6), 1)
-print(next(items), flush=True)
-time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        worker = int(process.stdout.readline())
-        process.kill()
-    until = time.time() + 20
-    while not _has_ended(worker) and time.time() < until:
-        time.sleep(0.1)
-    assert _has_ended(worker)
-
-
-def _has_ended(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_workers_share_the_processors_with_the_trainings_of_a_machine(monkeypatch):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from golden import load, needs_shared, part
 
-from mclir_nb.networks.dehazeformer import RLN, SIZES, DehazeFormer, SKFusion, reflect_pad, restore
+from mclir_nb.networks.dehazeformer import RLN, SIZES, DehazeFormer, SKFusion, restore
+from mclir_nb.networks.layers import reflect_pad
 
 
 def build(size: str = "tiny") -> DehazeFormer:
