@@ -201,26 +201,6 @@ def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int =
     return pd.DataFrame(rows, columns=["step", *(f"every {s}" for s in every)])
 
 
-def gaps(kept: Frames, shares: Sequence[float] = (0.25, 0.75)) -> tuple[list[dict[str, Tensor]], list[str]]:
-    """How far each negative was from the restored image, pixel by pixel, at some moments of a run.
-
-    Args:
-        kept: moments of a run.
-        shares: places among them, 0 the first, 1 the last.
-
-    Returns:
-        Rows and labels for `figures.maps`: lq, restored, gt and, per history, the map |restored - negative|, mean over
-        R, G, B.
-    """
-    rows, labels = [], []
-    for place in (round(share * (len(kept.steps) - 1)) for share in shares):
-        distance = (kept.negatives[place] - kept.restored[place]).abs().mean(dim=1)  # (K, H, W)
-        row = {"lq": kept.lq, "restored": kept.restored[place], "gt": kept.gt}
-        rows.append(row | {f"|restored - history {k}|": gap for k, gap in enumerate(distance, 1)})
-        labels.append(f"step {kept.steps[place]}")
-    return rows, labels
-
-
 def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.DataFrame:
     """What the network and its histories still get wrong in one picture, and whether it is the same.
 

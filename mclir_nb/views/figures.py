@@ -43,7 +43,9 @@ def image_grid(rows: list[dict], labels=None) -> Figure:
 
 
 @styled
-def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", limit: float | None = None) -> Figure:
+def comparison(
+    rows: list[dict], *, crop=None, metric=None, unit: str = "dB", limit: float | None = None, width: float = WIDTH
+) -> Figure:
     """Test pictures, one per row: lq | restored | history 1.. | gt | error, all showing the same crop.
 
     Args:
@@ -54,9 +56,10 @@ def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", li
             in [0, 1], and its value is written above every picture that has the size of gt.
         unit: of the metric.
         limit: upper end of the error maps; None: from the data, one for all rows.
+        width: largest width in inches, at most 10.
 
     Returns:
-        Figure, at most 10 inches wide. The error is the mean over R, G, B of |restored - gt|.
+        Figure. The error is the mean over R, G, B of |restored - gt|.
 
     Raises:
         ValueError: for a missing or unfit picture, or a crop outside it.
@@ -67,7 +70,7 @@ def comparison(rows: list[dict], *, crop=None, metric=None, unit: str = "dB", li
     limit = limit or error_limit(errors)
     columns = [*max(table, key=len), "error"]
     shapes = [[error.shape] for error in errors]
-    figure, panels = _panels(shapes, len(columns), lines=2 if metric else 1, left=0.25, right=0.55)
+    figure, panels = _panels(shapes, len(columns), lines=2 if metric else 1, left=0.25, right=0.55, width=width)
     for line, row, error in zip(panels, table, errors, strict=True):
         for panel, column in zip(line, columns[:-1], strict=False):
             if column in row:
@@ -248,7 +251,16 @@ def _panels(shapes, columns: int, *, lines=1, left=0.0, right=0.0, bottom=0.0, w
 
 LOG_PANELS = (  # title, unit, log scale, {column of a run's log: (name, colour's role)}
     ("Loss", "value, log scale", True, {"l_rec": ("l_rec (pull)", "gt"), "l_neg": ("l_neg (push)", "history")}),
-    ("Push beside pull", "r = λ l_neg / l_rec", True, {"r": ("r", "history")}),
+    (
+        "Push beside pull",
+        "ratio, log scale",
+        True,
+        {
+            "r": ("r, of the values", "history"),
+            "image_ratio": ("of the gradients, at the image", "lq"),
+            "dose": ("dose: in the update", "ema"),
+        },
+    ),
     (
         "Validation",
         "PSNR (dB)",
@@ -261,13 +273,14 @@ LOG_PANELS = (  # title, unit, log scale, {column of a run's log: (name, colour'
 
 @styled
 def curves(log: pd.DataFrame, *, band: tuple[float, float] = (0.01, 0.1)) -> Figure:
-    """What a training run logged: losses, r, validation PSNR and learning rate over the steps.
+    """What a training run logged: losses, the push beside the pull, validation PSNR and learning rate over the steps.
 
-    r = lambda l_neg / l_rec is the size of the push beside the pull; the authors keep it within `band`.
+    The push beside the pull has three sizes: r = lambda l_neg / l_rec, a ratio of values, which the authors keep within
+    `band`; the ratio of the two gradients at the image; and the dose, its share of the update.
 
     Args:
-        log: one row per logged step: `step` and any of `l_rec`, `l_neg`, `r`, `val_psnr`, `val_psnr_ema`,
-            `lr`; NaN where nothing was measured. A panel without data is left out.
+        log: one row per logged step: `step` and any of `l_rec`, `l_neg`, `r`, `image_ratio`, `dose`, `val_psnr`,
+            `val_psnr_ema`, `lr`; NaN where nothing was measured. A panel without data is left out.
         band: the range of r to mark.
 
     Returns:
@@ -285,9 +298,12 @@ def curves(log: pd.DataFrame, *, band: tuple[float, float] = (0.01, 0.1)) -> Fig
     ]
     if not panels:
         raise ValueError("the log has no values to draw; train for at least one logging step")
-    figure = Figure((min(WIDTH, 3.3 * len(panels)), 2.6), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, unit, log_scale, lines) in zip(all_axes, panels, strict=True):
+    across = min(len(panels), 2)
+    figure = Figure((4.3 * across, 2.5 * -(-len(panels) // across)), layout="constrained")
+    all_axes = figure.subplots(-(-len(panels) // across), across, squeeze=False).flat
+    for axes in all_axes[len(panels) :]:
+        axes.remove()
+    for axes, (title, unit, log_scale, lines) in zip(all_axes, panels, strict=False):
         for x, y, label, colour in lines:
             axes.plot(x, y, label=label, color=colour, marker="o" if len(x) < 30 else "", markersize=3)
         if title == "Push beside pull":

@@ -1,12 +1,26 @@
 """Figures of the history models: how far they lag over the steps, and means over groups of pixels."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
 from mclir_nb.evaluation import metrics
-from mclir_nb.experiments.history_analysis import Pushes
-from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
+from mclir_nb.evaluation.evaluate import enlarge
+from mclir_nb.experiments.history_analysis import PUSH, Pushes
+from mclir_nb.views.figures import image_grid
+from mclir_nb.views.style import (
+    COLOURS,
+    MARKERS,
+    aim_picture,
+    difference,
+    error_limit,
+    error_picture,
+    history_colours,
+    styled,
+    with_zoom,
+)
 
 PANELS = {  # column of `history_analysis.over_time`: title, unit
     "weights": ("Weights", "|history - model| / |model|"),
@@ -96,6 +110,52 @@ def progress_and_gap(found: Pushes) -> Figure:
     age.set(title="Steps since the last refresh", xlabel="step")
     quality.legend(fontsize=6, loc="lower right")
     rest[0].legend(fontsize=6, loc="upper right")
+    return figure
+
+
+def moments(found: Pushes) -> Figure:
+    """One photograph at three moments: what the network made, what its past made, where they differ, what pushes.
+
+    Args:
+        found: of `history_analysis.pushes`; drawn are an early moment, one after a third of them, and the last, with
+            the history that is refreshed least often, and enlarged the square that the training changed most.
+
+    Returns:
+        Figure, 10 inches wide, one row per moment. Differences and pushes have a scale of their own in each row.
+    """
+    kept, last = found.kept, len(found.kept.steps) - 1
+    change = (kept.restored[0] - kept.restored[last]).abs().mean(0)[None]
+    side = change.shape[-1] // 5
+    places = functional.avg_pool2d(change, side, stride=4)[0]
+    top, left = (4 * int(i) for i in np.unravel_index(int(places.argmax()), places.shape))
+    rows = []
+    for s in sorted({min(1, last), last // 3, last}):
+        now, past = kept.restored[s], kept.negatives[s, 0]
+        apart = difference(now, past)
+        limit = error_limit([apart])
+        row = {
+            f"the network, {_psnr(now[None], kept.gt[None])[0]:.1f} dB": now,
+            f"its past, {_psnr(past[None], kept.gt[None])[0]:.1f} dB": past,
+            f"where they differ, up to {limit:.2f}": error_picture(apart, limit),
+            PUSH: aim_picture(now, found.towards(found.push)[s]),
+        }
+        corner = "lower left" if left > kept.gt.shape[-1] // 2 else "lower right"
+        row = {name: with_zoom(image, (top, left, side), corner) for name, image in row.items()}
+        rows.append((f"step {kept.steps[s]}", row))
+    ends = {"degraded": enlarge(kept.lq, kept.gt), "ground truth": kept.gt}
+    ends = {name: with_zoom(image, (top, left, side), corner) for name, image in ends.items()}
+    blank = np.ones_like(ends["degraded"])
+    first = [{name: image} for name, image in ends.items()] + [{"": blank}] * (len(rows) - 2)
+    figure = image_grid([one | row for one, (_, row) in zip(first, rows, strict=False)], [name for name, _ in rows])
+    for axes in figure.axes:
+        if not axes.get_title():
+            lines = (
+                ("The push", "black"),
+                ("green: to the ground truth", COLOURS["gt"]),
+                ("brown: away", COLOURS["away"]),
+            )
+            for line, (text, colour) in enumerate(lines):
+                axes.text(0.5, 0.6 - 0.12 * line, text, color=colour, ha="center", transform=axes.transAxes)
     return figure
 
 

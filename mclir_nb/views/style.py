@@ -159,6 +159,32 @@ def aim_picture(image, towards) -> np.ndarray:
     return ((1 - opacity) * (0.6 + 0.38 * picture(image).mean(-1, keepdims=True)) + opacity * colour).astype(np.float32)
 
 
+def with_zoom(image, box: tuple[int, int, int], corner: str = "lower right") -> np.ndarray:
+    """An image enlarged twice, with a square of it marked and shown again in a corner, twice as large as around it.
+
+    Args:
+        image: as `picture` accepts it.
+        box: (top, left, side) of the square, in pixels of the image.
+        corner: "lower right" or "lower left".
+
+    Raises:
+        ValueError: the square leaves the image.
+    """
+    top, left, side = box
+    shown = picture(image)
+    height, width = shown.shape[:2]
+    if not (0 <= top <= height - side and 0 <= left <= width - side and side > 0):
+        raise ValueError(f"the square {box} leaves the {height} x {width} pixels of the image; give top, left, side")
+    large = shown.repeat(2, 0).repeat(2, 1)
+    inset = shown[top : top + side, left : left + side].repeat(4, 0).repeat(4, 1)[-large.shape[0] :, -large.shape[1] :]
+    across = slice(-inset.shape[1], None) if corner == "lower right" else slice(0, inset.shape[1])
+    marked = large[2 * top : 2 * (top + side), 2 * left : 2 * (left + side)]
+    for part in (marked, inset):
+        part[:2] = part[-2:] = part[:, :2] = part[:, -2:] = 1
+    large[-inset.shape[0] :, across] = inset
+    return large
+
+
 def encode(image, quality: int = 90) -> bytes:
     """An image as `picture` accepts it, as JPEG without colour subsampling, for 1 ms at 512 pixels."""
     levels = (picture(image) * 255 + 0.5).astype(np.uint8)

@@ -52,14 +52,6 @@ def test_lags_are_those_of_a_picture_made_by_hand(lite0):
     assert first.progress[2] > first.gap[2] > 0 and first.votes[2] > 0.5
 
 
-def test_gaps_are_rows_for_a_figure():
-    frames = kept(GRADIENT, [GRADIENT - 0.2, GRADIENT], GRADIENT, steps=(3, 7, 9))
-    rows, labels = history_analysis.gaps(frames, shares=(0, 1))
-    assert labels == ["step 3", "step 9"] and list(rows[0])[:3] == ["lq", "restored", "gt"]
-    assert torch.allclose(rows[1]["|restored - history 1|"], torch.full((32, 32), 0.2))
-    assert rows[0]["|restored - history 2|"].max() == 0
-
-
 def test_the_features_are_those_of_the_loss(lite0):
     torch.manual_seed(0)
     restored, one, two, gt = torch.rand(4, 3, 32, 32)

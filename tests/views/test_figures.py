@@ -141,6 +141,7 @@ FIGURES = {
     "improvements": lambda: paper_figures.improvements(paper.gains(), paper.retrainings()),
     "lags": lambda: history_figures.lags(lag_table()),
     "progress and gap": lambda: history_figures.progress_and_gap(some_pushes()),
+    "moments": lambda: history_figures.moments(some_pushes()),
     "correlations": lambda: history_figures.correlations(correlation_table()),
     "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
     "prices": lambda: cost_figures.prices(steps_table()),
@@ -270,9 +271,13 @@ def test_curves_leave_out_panels_without_data():
 
 
 def test_curves_draw_measured_steps_and_the_band():
-    figure = figures.curves(log(r=[0.02] * 5, val_psnr=[np.nan, 20, np.nan, 21, np.nan]), band=(0.01, 0.1))
+    figure = figures.curves(
+        log(r=[0.02] * 5, dose=[np.nan, 0.1, np.nan, 0.2, np.nan], val_psnr=[np.nan, 20, np.nan, 21, np.nan]),
+        band=(0.01, 0.1),
+    )
     push, validation = figure.axes
     assert validation.lines[0].get_xdata().tolist() == [20, 40]
+    assert [line.get_xdata().tolist() for line in push.lines] == [[10, 20, 30, 40, 50], [20, 40]]
     (band,) = push.patches
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.01, 0.1))
 
@@ -363,6 +368,18 @@ def test_the_aim_is_green_towards_the_truth_and_brown_away_whatever_its_size():
     np.testing.assert_allclose(drawn[-1, 0], matplotlib.colors.to_rgb(style.COLOURS["away"]), atol=1e-6)
     still = style.aim_picture(GT, np.zeros(GT.shape[:2]))
     assert still.min() >= 0.6 and np.ptp(still, axis=-1).max() == 0  # no direction: the picture, pale and grey
+
+
+def test_a_zoom_shows_the_square_again_larger_and_nothing_outside_it():
+    image = np.zeros((40, 60, 3))
+    image[10:16, 20:26] = 0.5
+    shown = style.with_zoom(image, (10, 20, 6))
+    assert shown.shape == (80, 120, 3)
+    np.testing.assert_allclose(shown[-22:-2, -22:-2], 0.5)  # the inset within its frame, and where it was taken from
+    np.testing.assert_allclose(shown[22:30, 42:50], 0.5)
+    assert not shown[: 2 * 10].any() and shown[20, 40:52].min() == 1
+    with pytest.raises(ValueError, match="square"):
+        style.with_zoom(image, (38, 0, 6))
 
 
 def test_progress_and_gap_have_a_panel_per_history_shaded_by_which_is_larger():
