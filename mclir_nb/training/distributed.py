@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -190,11 +191,20 @@ def on_first_rank(work: Callable[..., Result], *arguments) -> Result:
         try:
             outcome[0] = work(*arguments)
         except (Exception, KeyboardInterrupt) as error:
-            outcome[1] = error
+            outcome[1] = _travelling(error)
     dist.broadcast_object_list(outcome, src=0, group=_first_works, device=torch.device("cpu"))
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def _travelling(error: BaseException) -> BaseException:
+    """The error, or its words where it could not be sent to the other processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an exception of somebody's own does when it is copied
+        return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    return error
 
 
 @contextmanager

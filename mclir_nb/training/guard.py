@@ -71,6 +71,18 @@ class Guard:
                 "learning_rate or lambda_neg, or remove a damaged picture."
             )
 
+    def check_scale(self, step: int, scale: float) -> None:
+        """Look at the loss scale of float16, which is halved after each gradient that is not finite.
+
+        Raises:
+            Diverged: it is below 1: not the scale makes the gradient infinite.
+        """
+        if scale < 1:
+            raise Diverged(
+                f"step {step}: in float16 a gradient is infinite at any scale of the loss, so no step is taken. "
+                "Use precision 'bfloat16', which has the range of float32, or 'float32', in another out_dir."
+            )
+
     def check(self, row: dict) -> None:
         """Look at a row of the log.
 

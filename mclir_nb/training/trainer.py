@@ -163,6 +163,7 @@ class Trainer:
     def log_row(self) -> dict:
         """Close a logging interval, and the guard looks at it."""
         self.guard.check_finite()
+        self.guard.check_scale(self.step, self.scaler.get_scale())
         columns = {}
         if self.history and self.features:
             columns = history_columns(self.recipe, self.past_of, self.history, self.last, self.features)

@@ -9,12 +9,13 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import killing
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mclir_nb import files
-from mclir_nb.training import distributed, recipes, records, train
+from mclir_nb.training import checkpoint, distributed, recipes, records, train
 from mclir_nb.training.train import Trainer
 
 FILES = ("model.safetensors", "ema.safetensors", "history.safetensors", "checkpoint.safetensors")
@@ -77,6 +78,8 @@ def _refusals(rank: int, folder: Path) -> None:
         train.train(recipe(seed=1), folder / "whole", quiet=True)
     with pytest.raises(ValueError, match="batch_size 3 .* 2 or 4"):
         train.train(recipe(batch_size=3), folder / "odd", quiet=True)
+    with pytest.raises(RuntimeError, match="NoCopy: needs two words"):
+        distributed.on_first_rank(_fails_uncopied)
     assert "ratio" in distributed.coupling_note("cr") and "depth" in distributed.coupling_note(
         "plain", random_depth=True
     )
@@ -84,6 +87,17 @@ def _refusals(rank: int, folder: Path) -> None:
     os.environ["LOCAL_RANK"] = "99"
     with pytest.raises(ValueError, match="process 99"):
         distributed.rank_device(torch.device("cuda"))
+
+
+class NoCopy(Exception):
+    """An error that cannot be sent to another process: it is made anew there from its message alone."""
+
+    def __init__(self, one, other):
+        super().__init__(f"needs {one} {other}")
+
+
+def _fails_uncopied():
+    raise NoCopy("two", "words")
 
 
 def _forbidden(path, content):
@@ -124,6 +138,32 @@ def test_two_processes_resume_to_the_same_bits(runs):
     for file in FILES[:3]:
         whole, stopped = (load_file(runs / run / file) for run in ("whole", "stopped"))
         assert all(torch.equal(whole[name], stopped[name]) for name in whole), file
+
+
+def _killed(rank: int, folder: Path) -> None:
+    """A run whose two processes are killed after step 5, two steps after what was saved."""
+    advance = Trainer.advance
+
+    def dies(self, *batch):
+        advance(self, *batch)
+        if self.step == 5:
+            distributed.any_rank(True)  # both have come here
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer.advance = dies
+    train.train(recipe(), folder / "killed", quiet=True)
+
+
+def _again(rank: int, folder: Path) -> None:
+    train.train(recipe(), folder / "killed", quiet=True)
+
+
+def test_two_processes_killed_in_the_middle_go_on_to_the_same_bits(runs):
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+        in_two(_killed, runs)
+    assert checkpoint.read(runs / "killed" / checkpoint.FILE)["run"]["step"] == 3
+    in_two(_again, runs)
+    killing.same_runs(runs / "whole", runs / "killed")
 
 
 def _fails(rank: int, folder: Path, failing: int, outcomes) -> None:

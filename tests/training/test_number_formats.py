@@ -155,6 +155,19 @@ def test_a_float16_run_resumes_to_the_same_bits(tmp_path):
         assert torch.equal(one, other)
 
 
+def test_a_float16_run_whose_gradients_stay_infinite_stops():
+    """The scale is halved after each; below 1 it is not what makes them infinite."""
+    made = trained(precision="float16", steps=20)
+    made.scaler.update(2.0**3)
+    before = [p.detach().clone() for p in made.model.parameters()]
+    next(made.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(Diverged, match="step 6: .*bfloat16"):
+        for batch in made.patches.batches(3, 20):
+            made.advance(*batch)
+            made.log_row()
+    assert all(torch.equal(one, other) for one, other in zip(before, made.model.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_loss_that_is_not_finite_changes_no_weight_and_is_seen(device, precision):
