@@ -1,6 +1,7 @@
 # make train TASK=dehaze   set up, then run the training notebook: runs/03_train-dehaze.ipynb
 # make test                set up, then ruff, mypy, the unit tests and a short version of every notebook
 # make lab                 set up, then open the notebooks in JupyterLab
+# make book                set up, then build the site build/book from the committed notebooks, records and docstrings
 # make carry               into carry/, what a borrowed GPU machine lacks (docs/borrowed_gpu.md); CARRY_PYTHON=3.12
 # make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
 #
@@ -13,7 +14,7 @@ ARGS ?=
 CARRY_PYTHON ?= 3.12
 BIN := .venv/bin
 
-.PHONY: train test lab notebooks carry
+.PHONY: train test lab notebooks carry book
 
 train: .venv/.ok
 	mkdir -p runs
@@ -30,6 +31,10 @@ lab: .venv/.ok
 
 notebooks: .venv/.ok
 	$(BIN)/python tools/run_notebooks.py $(NAMES)
+
+book: .venv/.ok
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book]'
+	$(BIN)/python tools/book.py
 
 carry:
 	$(PYTHON) -m pip install --quiet --target carry --upgrade --no-deps --only-binary=:all: -c constraints.txt \
