@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from mclir_nb import networks
+from mclir_nb.experiments import cost
 from mclir_nb.method import losses, precision
+from mclir_nb.progress import Progress
 from mclir_nb.training import macs
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import Recipe
@@ -150,20 +152,58 @@ def compare(
         theirs = {"reference plain": partial(reference_step, parts, 0)}
         arms = theirs | {"reference SPN": partial(reference_step, parts, COUNTS[-1])} | arms
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
-    sampled = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
-    every = sampled.period
-    # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
-    steps = {"without": 0, "with": 1, "after": 0}
-    turn = median_seconds({name: partial(ours, n) for name, n in steps.items()}, rounds, where)
-    more = (turn["with"] + turn["after"] - 2 * turn["without"]) / turn["without"] / every
-    taken["sampled SPN"] = (1 + more) * taken["plain"]
+    sampled = _sampled(ours, rounds, where)
+    taken["sampled SPN"] = sampled["sampled"] * taken["plain"]
     rows = [(name, taken[name], taken[name] / next(iter(taken.values()))) for name in ARMS if name in taken]
     table = pd.DataFrame(rows, columns=["arm", "seconds", "ratio"])
-    counted = {"plain": 1.0, "exact SPN": 1 + macs.count(ours.trainer.recipe).surplus}
-    counted["sampled SPN"] = 1 + macs.count(sampled).surplus / every
+    counted = {
+        "plain": 1.0,
+        "sampled SPN": sampled["counted"],
+        "exact SPN": 1 + macs.count(ours.trainer.recipe).surplus,
+    }
     facts = dict(network=recipe.network, patch=recipe.patch_size, batch=recipe.batch_size)
-    facts |= dict(threads=torch.get_num_threads(), every=every)
+    facts |= dict(threads=torch.get_num_threads(), every=sampled["every"])
     return table.assign(counted=table.arm.map(counted), **facts)
+
+
+def _sampled(ours: OurSteps, rounds: int, device: torch.device) -> dict:
+    """The step of `sampling="sampled"` beside the plain one, see `sampled_prices`."""
+    recipe = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
+    every = recipe.period
+    # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
+    turn = {"plain": partial(ours, 0), "with": partial(ours, 1), "after": partial(ours, 0)}
+    taken = median_seconds(turn, rounds, device)
+    first, after = (taken[name] / taken["plain"] for name in ("with", "after"))
+    price = 1 + (first + after - 2) / every
+    return {
+        "every": every,
+        "counted": 1 + macs.count(recipe).surplus / every,
+        "sampled": price,
+        "with_term": first,
+        "after": after,
+        "plain_seconds": taken["plain"],
+    }
+
+
+@precision.full_float32()
+def sampled_prices(names: Sequence[str], rounds: int = 5, device: str = "cpu") -> pd.DataFrame:
+    """What a step of `sampling="sampled"` costs on average, for networks at paper size.
+
+    Args:
+        names: keys of `cost.PATCHES`.
+        rounds: steps of each kind that count.
+        device: where they run.
+
+    Returns:
+        Columns network, patch, batch, threads, every (k), counted and sampled (price by MACs and by the clock, plain
+        steps), with_term (the one step of k), after (the step after it; the others are plain ones), plain_seconds.
+    """
+    rows = []
+    for name in Progress(names, "price of sampling", len(names)):
+        recipe = cost.benchmark_recipe(name)
+        row = dict(network=name, patch=recipe.patch_size, batch=recipe.batch_size, threads=torch.get_num_threads())
+        rows.append(row | _sampled(OurSteps(recipe, torch.device(device)), rounds, torch.device(device)))
+    return pd.DataFrame(rows)
 
 
 @precision.full_float32()

@@ -173,6 +173,13 @@ def test_our_step_is_compared_with_one_that_can_be_checked_by_eye():
     assert tuple(timing.compare(tiny(), rounds=1).arm) == timing.ARMS[2:]
 
 
+@pytest.mark.slow
+def test_a_sampled_step_costs_at_most_an_eighth_more_than_a_plain_one():
+    """Of every network of the paper; the record of one such measurement is data/records/price."""
+    table = timing.sampled_prices(tuple(cost.PATCHES))
+    assert (table.counted <= macs.PRICE).all() and (table.sampled <= 1.12).all()
+
+
 def test_the_pieces_of_a_step_make_a_whole():
     shares = timing.pieces(tiny(), rounds=2)
     assert list(shares.index) == list(timing.PIECES) and shares.sum() == pytest.approx(1)
