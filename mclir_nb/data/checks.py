@@ -143,8 +143,7 @@ def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8)
     A picture smaller than the patch is passed over in training (as in FFA-Net): their number is added to the note of
     the set. Sets of more than 20,000 pictures are not counted.
 
-    Raises:
-        ValueError: for unreadable files, lq equal to gt, sizes that do not fit, and pictures smaller than the patch.
+    Raises: ValueError for unreadable files, lq equal to gt, sizes that do not fit, and too small a set.
     """
     findings = list(Inspection(images.entries[:first], task, patch_size))
     _raise_first(findings)
@@ -216,13 +215,10 @@ def check_data(
     """Read every file of a data set and report what training or scoring would stumble over.
 
     Args:
-        name: a public set or "folder"; see `datasets.names`.
-        data_root: as for `datasets.open_set`.
+        name, data_root: as for `datasets.open_set`.
         task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
         patch_size: gt pixels of a training patch; smaller training pictures are listed.
         quiet: show no progress.
-    Returns:
-        the report, whatever is wrong with the files.
     Raises:
         ValueError: if nothing of the set is there, with the tree that is expected.
     """

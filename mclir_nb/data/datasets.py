@@ -60,16 +60,13 @@ def open_set(
         dataset: "embedded" (the photographs in data/samples), "folder" (your own: clean pictures, or pairs with equal
             names in gt/ and lq/, below train/, val/ and test/, or all in one place), or a public set; `names()`.
         task: what the pictures are for. Files degraded for another task are not used.
-        split: "train", "val" or "test".
         data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
         cache: a folder to keep decoded pictures in, or "off". None: training pictures that do not fit into memory (1
             GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
         trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
             "test" is only what was held out then.
-    Returns:
-        the pictures; `note` says where they are and what is missing.
-    Raises:
-        ValueError: saying what was found, what is expected and where it is published. Nothing is downloaded.
+    Returns: the pictures; `note` says where they are and what is missing.
+    Raises: ValueError saying what was found, what is expected and where it is published. Nothing is downloaded.
     """
     check_choice("split", split, SPLITS)
     if dataset == "embedded":

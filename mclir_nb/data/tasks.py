@@ -81,13 +81,10 @@ def names() -> list[str]:
 
 
 def get(name: str, scale: int | None = None) -> Task:
-    """The task called `name`.
+    """The task called `name`, one of `names()`.
 
-    Args:
-        name: one of `names()`.
-        scale: for "sr" one of 2, 3, 4 (default 4, the paper's most reported factor); must be 1 or None otherwise.
-    Raises:
-        ValueError: naming what is accepted.
+    `scale` is 2, 3 or 4 for "sr" (None: 4, the paper's most reported factor), 1 or None otherwise. Raises: ValueError
+    naming what is accepted.
     """
     check_choice("task", name, TASKS)
     task = TASKS[name]

@@ -402,7 +402,7 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     fields = dict(name=name, task=task, network=chosen.network, scale=chosen.scale)
     fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {})
     network = given.get("network", fields["network"])
-    fields |= _NETWORK_CHANGES.get((name, network), {})
+    fields |= _NETWORK_CHANGES.get((name, str(network)), {})
     if name == "paper":
         check_choice("network", network, networks.names())
         fields |= paper_recipes.fields(network, chosen.scale)

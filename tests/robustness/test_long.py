@@ -24,20 +24,9 @@ def watched_run(folder, monkeypatch, steps: int) -> tuple[list[int], list[int], 
 
     monkeypatch.setattr(train.Trainer, "advance", advance)
     monkeypatch.setattr(train, "_finish", lambda *arguments: None)  # scoring is no part of the loop
-    recipe = recipes.get(
-        "tiny",
-        "sr",
-        scale=2,
-        steps=steps,
-        patch_size=32,
-        batch_size=1,
-        log_every=10,
-        save_every=steps // 10,
-        val_every=steps // 5,
-        val_side=32,
-        history_every=(20, 5),
-        history_decay=(0.1, 0.1),
-    )
+    small = dict(scale=2, patch_size=32, batch_size=1, val_side=32, history_every=(20, 5), history_decay=(0.1, 0.1))
+    often = dict(log_every=10, save_every=steps // 10, val_every=steps // 5)
+    recipe = recipes.get("tiny", "sr", steps=steps, **small, **often)
     train.train(recipe, folder, device="cpu", quiet=True)
     return memory, files, threads
 
@@ -51,9 +40,7 @@ def check_flat(memory: list[int], files: list[int], threads: list[int], allowed:
 
 def test_memory_and_files_stay_flat(tmp_path, monkeypatch):
     check_flat(*watched_run(tmp_path, monkeypatch, 200), allowed=12_000_000)
-    assert sorted(file.name for file in tmp_path.iterdir() if "checkpoint" in file.name) == sorted(
-        [checkpoint.FILE, checkpoint.PREVIOUS]
-    )
+    assert {file.name for file in tmp_path.glob("*checkpoint*")} == {checkpoint.FILE, checkpoint.PREVIOUS}
 
 
 @pytest.mark.slow
