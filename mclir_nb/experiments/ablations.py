@@ -37,6 +37,7 @@ def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
         ValueError: an unknown name.
     """
     check_choice("sweep", name, QUESTIONS)
+    dose = recipe.dose if dose is None else dose
     strength = {} if dose is None else {"dose": dose}
     changes = {"spn": {}} | _changes(recipe.replace(objective="spn"), dose)[name]
     terms = [Arm(arm, {"objective": "spn"} | strength | own) for arm, own in changes.items()]

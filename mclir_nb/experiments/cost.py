@@ -18,7 +18,7 @@ from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory
 from mclir_nb.method import precision
 from mclir_nb.training import machine, macs, needs, recipes, records
-from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
 from mclir_nb.training.trainer import Trainer
 
 # Task and gt pixels of one patch for measurements: the papers' for super-resolution and deraining (`paper_recipes`),
@@ -95,7 +95,7 @@ def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[
         Median seconds of a step here, and the share of its threads' time that this process got meanwhile: well below 1
         on a CPU where other programs run.
     """
-    trainer, seconds, used = Trainer(recipe, device), [], []
+    trainer, seconds, used = Trainer(recipe.at(SOME_LAMBDA), device), [], []
     for gt, lq, names in trainer.patches.batches(1, steps + 1):
         start, before = time.perf_counter(), time.process_time()
         trainer.advance(gt, lq, names)
@@ -108,7 +108,7 @@ def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[
 
 def measure_bytes(recipe: Recipe, device: torch.device) -> int:
     """Peak of the memory that tensors hold in a training step: what stays between steps, and what one step needs."""
-    trainer = Trainer(recipe, device)
+    trainer = Trainer(recipe.at(SOME_LAMBDA), device)
     batches = trainer.patches.batches(1, 2)
     trainer.advance(*next(batches))  # moments and work space are made in the first step
     trainer.step = next((s for s in range(2, recipe.steps + 1) if trainer.recipe.weight_at(s)), 2) - 1

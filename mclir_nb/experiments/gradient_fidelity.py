@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mclir_nb.experiments import timing
 from mclir_nb.method import distances, losses, precision, push
 from mclir_nb.training import macs
-from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
 from mclir_nb.training.trainer import Trainer
 
 # precision of the history models, of the feature network
@@ -79,7 +79,7 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
     Returns:
         The rows of `precisions`, with a column step in front.
     """
-    trainer = Trainer(recipe.replace(objective="spn"), torch.device(device))
+    trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), torch.device(device))
     history, features = trainer.history, trainer.features
     assert history and features  # the objective is SPN
     _, lq, _ = trainer.patches.batch(recipe.steps + 1)  # patches that are not trained on
@@ -139,7 +139,7 @@ def sampling_noise(
         (by this machine's clock), and added (noise beside that of the exact step: 0.02 is 2 % more).
     """
     where = torch.device(device)
-    trainer = Trainer(recipe.replace(objective="spn"), where)
+    trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), where)
     for batch in trainer.patches.batches(1, steps, device=where):
         trainer.advance(*batch)
     pulls, pushes = _gradients_of_patches(trainer, patches)

@@ -80,7 +80,7 @@ class Experiment:
         arms = []
         for arm in self.arms:
             own = shared[0].replace(**arm.changes)
-            known = own.lambda_ratio is None and own.dose is None
+            known = own.objective == "plain" or (own.lambda_ratio is None and own.dose is None)
             weight = own.weight if known else None  # None: follows from what the term turns out to be
             arms.append(
                 {"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of, "lambda_neg": weight}
@@ -189,6 +189,9 @@ EXPERIMENTS = {
             question="Does SPN help small networks on a CPU, on any of four tasks?",
             recipe="demo",
             tasks=("dehaze", "derain", "deblur", "sr"),
+            by_task=dict.fromkeys(
+                ("dehaze", "derain", "deblur", "sr"), dict(dose=None)
+            ),  # decided before there was one
             arms=(PLAIN, UNDOSED),
             seeds=(0, 1, 2, 3, 4),
         ),

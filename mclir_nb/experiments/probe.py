@@ -65,7 +65,12 @@ def train_through(recipe: Recipe, folder: Path, count: int = MOMENTS, quiet: boo
         folder: of the run; made if needed. Each moment lies in a folder of its own.
         count: how many moments.
         quiet: print nothing.
+
+    Raises:
+        ValueError: an objective without history models.
     """
+    if not recipe.uses_history:
+        raise ValueError(f"objective {recipe.objective} has no histories to look at; take spn, with lambda 0 for plain")
     trainer = Trainer(recipe, torch.device("cpu"))
     slow, wanted = _histories(trainer, trainer.ema), moments(recipe.steps, count)
     for step in reversed(wanted):
@@ -120,15 +125,15 @@ def probe(
         quiet: print nothing.
     """
     wanted = moments(recipe.steps, count)
-    tables = {name: files.read_table(folder / name) if (folder / name).exists() else None for name in (HELPS, PASTS)}
-    done = set() if tables[HELPS] is None else set(tables[HELPS]["step"])
+    there = {name: files.read_table(folder / name) for name in (HELPS, PASTS) if (folder / name).exists()}
+    tables = {name: there.get(name, pd.DataFrame({"step": []})) for name in (HELPS, PASTS)}
+    done = set(tables[HELPS]["step"])
     bar = Progress([step for step in wanted if step not in done], f"look {folder.name}", quiet=quiet)
     for step in bar:
         moment = open_moment(recipe, folder, step, foreign)
         for name, found in zip((PASTS, HELPS), look(moment, batches), strict=True):  # helps last: it says what is done
-            before = tables[name]
-            before = None if before is None else before[before["step"] != step]
-            tables[name] = pd.concat([before, found.assign(step=step)], ignore_index=True)
+            before = tables[name][tables[name]["step"] != step]
+            tables[name] = pd.concat([before, found.assign(step=step)] if len(before) else [found.assign(step=step)])
             files.write_file(folder / name, tables[name].to_csv(index=False))
 
 
@@ -147,8 +152,8 @@ def look(moment: Moment, batches: int = BATCHES) -> tuple[pd.DataFrame, pd.DataF
         the gradient; adam: as the optimiser would make it), and per place (weights, ema): help_cos, low and high of
         `push.helps`, and relative, the length of the mean step beside that of the pull, at lambda 1.
     """
-    trainer = moment.trainer
-    held = held_out(trainer, batches)
+    trainer, held = moment.trainer, held_out(moment.trainer, batches)
+    assert trainer.features
     steps: dict[str, list[push.Gradient]] = {}
     for number in range(trainer.recipe.steps + 1, trainer.recipe.steps + 1 + batches):
         gt, lq, _ = trainer.patches.batch(number)
@@ -244,6 +249,7 @@ def directions(
 def pasts(moment: Moment, batches: Sequence[Pair]) -> pd.DataFrame:
     """Progress, gap and votes of every history of a moment on some batches, see `look`."""
     trainer, rows = moment.trainer, []
+    assert trainer.features
     truth = torch.cat([gt for _, gt in batches])
     for past, histories in _pasts(moment).items():
         network = trainer.ema if past == "slow" else trainer.model
@@ -298,11 +304,11 @@ def branch(
     """
     distributed.require_one_process("a branch")
     state, recipe, rows = copy.deepcopy(trainer.state_dict()), trainer.recipe, []
-    without = {"without": {"lambda_neg": 0.0, "dose": None, "lambda_ratio": None}}
+    without: dict[str, Mapping] = {"without": {"lambda_neg": 0.0, "dose": None, "lambda_ratio": None}}
     for repeat in Progress(range(repeats), "branches", repeats, quiet=quiet):
         base = {}
         for name, changes in (without | dict(arms)).items():
-            arm = Trainer(Recipe(**dict(recipe) | changes), trainer.device, trainer.data)
+            arm = Trainer(Recipe(**dict(recipe) | dict(changes)), trainer.device, trainer.data)
             arm.load_state_dict(copy.deepcopy(state))
             mean, seen = copy.deepcopy(arm.model), 0
             for step in range(steps):

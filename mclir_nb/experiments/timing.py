@@ -24,7 +24,7 @@ from mclir_nb.method import losses, precision
 from mclir_nb.progress import Progress
 from mclir_nb.training import macs
 from mclir_nb.training.build import make_negatives
-from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
 from mclir_nb.training.trainer import Trainer
 
 Step = Callable[[], object]
@@ -82,7 +82,7 @@ class OurSteps:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device):
-        self.trainer = Trainer(recipe.replace(objective="spn"), device)
+        self.trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), device)
         self.batch = next(self.trainer.patches.batches(1, 1))
         history, features = self.trainer.history, self.trainer.features
         assert history and features  # the objective is SPN

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mclir_nb.evaluation import metrics
 from mclir_nb.method import losses, precision, push
 from mclir_nb.seeds import stream
-from mclir_nb.training import frames, train
+from mclir_nb.training import dose, frames, train
 from mclir_nb.training.recipes import Recipe
 
 
@@ -68,7 +68,8 @@ def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu"
             f"objective {recipe.objective!r} keeps no history models to watch; use one of "
             f"{', '.join(sorted(losses.USES_HISTORY))}."
         )
-    trainer = train.Trainer(recipe, torch.device(device))
+    where = torch.device(device)
+    trainer = train.Trainer(dose.with_lambda(recipe, dose.choose(recipe, None, where, quiet=True)), where)
     names, gts, lqs = zip(*trainer.validation, strict=True)
     gt, lq = torch.stack(gts), torch.stack(lqs)
     at, seen, stopped = set(frames.steps(recipe.steps, looks)), [_frame(trainer, gt, lq)], ""

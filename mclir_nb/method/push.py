@@ -166,7 +166,7 @@ def gradients(
             )
         )
     rec_length, term_length = (length.norm().item() for length in at_image)
-    return Gradients(pull, push, value_ratio, term_length / rec_length)
+    return Gradients(pull, push, value_ratio, term_length / rec_length if rec_length else math.inf)
 
 
 @full_float32()
@@ -185,13 +185,15 @@ def image_gradients(
         l_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
 
     Raises:
-        ValueError: the objective has no second term on these images (plain, no negatives).
+        ValueError: the objective has no second term on these images (plain, no negatives), or is not finite.
     """
     image = restored.detach().requires_grad_(True)
     with torch.enable_grad():
         parts = objective(image, gt, negatives, lambda_neg=1.0, **context)
         if not parts.l_neg.requires_grad:
             raise ValueError("the objective has no second term here, so there is no push: plain, or no negatives")
+        if not parts.total.isfinite():
+            raise ValueError("the loss is not finite at this look; the run has diverged, look earlier")
         pull = torch.autograd.grad(parts.l_rec, image, retain_graph=True)[0]
         term = torch.autograd.grad(parts.total - parts.l_rec, image)[0]
     return (parts.l_neg / parts.l_rec).item(), pull, term
@@ -213,11 +215,14 @@ def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Grad
     steps, place = [], iter(gradient)
     for group in optimiser.param_groups:
         for weight in group["params"]:
-            state = optimiser.state.get(weight, {})
-            if "exp_avg_sq" not in state:
+            state, own = optimiser.state.get(weight, {}), next(place)
+            if "exp_avg_sq" in state:
+                scale = (state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))).sqrt() + group["eps"]
+                steps.append(own / scale)
+            elif optimiser.state and not own.any():  # a weight that nothing depends on
+                steps.append(own)
+            else:
                 raise ValueError("the optimiser has no second moments yet; look after at least one step of Adam")
-            scale = (state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))).sqrt() + group["eps"]
-            steps.append(next(place) / scale)
     return steps
 
 
@@ -287,7 +292,7 @@ def helps(
         One row per direction: direction, help_cos, low, high (95 %).
 
     Raises:
-        ValueError: no held-out batch, or a direction without steps.
+        ValueError: no held-out batch, a direction without steps, or numbers that are not finite.
     """
     if not held_out or not all(directions.values()):
         raise ValueError("helps needs at least one held-out batch and one step per direction")
@@ -328,4 +333,7 @@ def cosine(one: Gradient, other: Gradient) -> float:
 def _gram(rows: Sequence[Gradient], columns: Sequence[Gradient]) -> np.ndarray:
     """All inner products between two lists of gradients."""
     one, other = (torch.stack([torch.cat([t.flatten().double() for t in g]) for g in part]) for part in (rows, columns))
-    return (one @ other.T).numpy(force=True)
+    products = (one @ other.T).numpy(force=True)
+    if not np.isfinite(products).all():
+        raise ValueError("a gradient or a step is not finite at this look; the run has diverged, look earlier")
+    return products

@@ -1,9 +1,11 @@
 """Terms of SPN's neighbours that also use the past as a negative, all ADAPTED to SPN's features and call shape.
 
-SPN's term has no lower bound: it pays to move away without end. `ratio`, `infonce` and `margin` have one, so they stop
-by themselves. As in `rivals`, each is the term before its weight, and only `restored`, (B, 3, H, W), receives a
-gradient. D_l is the mean absolute difference of the feature maps of layer l, d = sum_l w_l D_l. Not adapted
-and left out: teachers, codebooks, cached outputs of the epoch before, growing weights.
+SPN's term has no lower bound: it pays to move away without end. `ratio`, `infonce` and `margin` have one. The first two
+hold the distance to the ground truth as well and come back by themselves, however strong; a strong `margin` can still
+drag network and histories away from the images together, so the guard watches its validation. As in `rivals`, each is
+the term before its weight, and only `restored`, (B, 3, H, W), receives a gradient. D_l is the mean absolute difference
+of the feature maps of layer l, d = sum_l w_l D_l. Not adapted and left out: teachers, codebooks, cached outputs of the
+epoch before, growing weights.
 """
 
 import torch
@@ -50,16 +52,17 @@ def infonce(restored, gt, negatives, *, features, **_) -> Tensor:
 def margin(restored, gt, negatives, *, features, **_) -> Tensor:
     """SEC-Depth's margin: push away from a history until it is far enough, then not at all.
 
-    term = mean_k max(alpha - d(restored, n_k), 0),  alpha = d(restored, gt), taken as a constant
+    term = mean_k max(alpha_k - d(restored, n_k), 0),  alpha_k = d(gt, n_k)
 
-    Between 0 and alpha. Far enough means as far as the truth is, so the margin shrinks as training goes on.
+    Between 0 and the mean of alpha. Far enough means as far as the truth is from that history: at the truth the term is
+    0, and the margin shrinks as the histories learn.
 
     Source:
         SEC-Depth, arXiv:2511.15167, a loss for depth. Adapted: its alpha follows a schedule that is not published;
         this one is OURS.
     """
-    alpha, *distances = _distances(restored, [gt, *negatives], features)
-    return torch.stack([(alpha.detach() - d).clamp_min(0) for d in distances]).mean()
+    enough = _distances(gt, negatives, features)
+    return (enough - _distances(restored, negatives, features)).clamp_min(0).mean()
 
 
 def smooth(restored, gt, negatives, *, features, averaged, **_) -> Tensor:
@@ -79,6 +82,6 @@ def smooth(restored, gt, negatives, *, features, averaged, **_) -> Tensor:
     return weighted_sum(value, features)
 
 
-def _distances(restored: Tensor, others: list[Tensor], features) -> Tensor:
-    """d(restored, other) for each other image."""
-    return weighted_sum(layer_distances(restored, others, features), features)
+def _distances(image: Tensor, others: list[Tensor], features) -> Tensor:
+    """d(image, other) for each other image."""
+    return weighted_sum(layer_distances(image, others, features), features)

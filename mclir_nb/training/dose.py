@@ -4,12 +4,17 @@ A lambda says nothing by itself: the same number is a strong push in one task, n
 another. `lambda_for` looks along a short plain run, in which the term is only watched, and gives the lambda for a dose
 (`push.Dose.update`, on average over the looks). It is fixed before the run that uses it, kept in the run folder, and
 the run measures its dose again (columns dose and dose_cosine of the log).
+
+What the short runs of the workbook's own recipes have found is committed (`KNOWN`, written by tools/doses.py), so that
+a first command need not wait for one, and has the same lambda on every machine. A recipe that differs in anything that
+the short run depends on gets a short run of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mclir_nb import files
+from mclir_nb import files, root
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
 from mclir_nb.training import build, distributed, user_code
@@ -26,6 +31,7 @@ from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
 FILE = "dose.json"
+KNOWN = root() / "data" / "records" / "doses.json"
 SEED = 20_231  # of the short plain run; no experiment uses it
 LOOKS, BATCHES = 8, 16  # moments of the short run, and batches whose mean gradient is taken at each
 LOOKS_INSIDE = 3  # moments of a run at which its dose is measured again
@@ -123,16 +129,26 @@ def lambda_for(
     steps = max(recipe.steps // 4, 8 * looks)
     batches = min(BATCHES, max(4, recipe.steps // 50))
     short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
-    asked = (short, repr(user_code.definitions(short)), device, looks, batches)
-    key = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
-    known = files.read_json(shared) if shared and shared.exists() else {}
-    updates = known[key] if key in known else _updates(*asked, quiet)
-    if shared and key not in known:
-        files.write_json(shared, known | {key: updates})
+    definitions = repr(user_code.definitions(short))
+    key = _key(short, definitions, looks, batches)
+    places = [place for place in (KNOWN, shared) if place and place.exists()]
+    updates = next((found[key] for found in map(files.read_json, places) if key in found), None)
+    if updates is None:
+        updates = _updates(short, definitions, device, looks, batches, quiet)
+        if shared:
+            known = files.read_json(shared) if shared.exists() else {}
+            files.write_json(shared, known | {key: updates})
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
     return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
+
+
+def _key(short: Recipe, definitions: str, looks: int, batches: int) -> str:
+    """What a short run depends on, as text: the fields that are not the default, without those that change nothing."""
+    fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in IDLE}
+    own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
+    return json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
 
 
 @functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
@@ -152,29 +168,32 @@ def _updates(
     return tuple(updates)
 
 
+# what a short run does not look at
+IDLE = ("name", "seed", "guard", "guard_r", "guard_drop", "log_every", "val_every", "val_side", "save_every")
 # what makes a recipe a plain run whose histories are only watched
 PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
 PLAIN |= dict(sampling="exact", sampled_every=None, cosine_steps=None, milestones=())
 
 
 def choose(
-    recipe: Recipe, run_dir: Path, device: torch.device, quiet: bool, shared: Path | None = None
+    recipe: Recipe, run_dir: Path | None, device: torch.device, quiet: bool, shared: Path | None = None
 ) -> Lambda | None:
-    """The lambda of a run whose recipe states a dose: the one its folder keeps, else from a short plain run.
+    """The lambda of a run whose recipe states a dose: the one its folder keeps, else that of `lambda_for`.
 
-    None for a recipe that names its lambda itself. `shared`: see `lambda_for`.
+    None for a recipe that names its lambda itself, or has no term. `shared`: see `lambda_for`.
     """
-    if recipe.dose is None:
+    if recipe.dose is None or recipe.objective == "plain":
         return None
-    for folder in (run_dir, Path(recipe.continues or run_dir).expanduser()):
-        if (file := folder / FILE).exists():
+    folders = [Path(place).expanduser() for place in (run_dir, recipe.continues) if place]
+    for file in (folder / FILE for folder in folders):
+        if file.exists():
             return Lambda(**files.read_json(file))
     return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
 
 
 def with_lambda(recipe: Recipe, chosen: Lambda | None) -> Recipe:
     """The recipe with the chosen lambda in place of its dose."""
-    return recipe if chosen is None else Recipe(**dict(recipe) | dict(dose=None, lambda_neg=chosen.lambda_neg))
+    return recipe if chosen is None else recipe.at(chosen.lambda_neg)
 
 
 def keep(run_dir: Path, chosen: Lambda | None) -> None:

@@ -6,7 +6,7 @@ images. The guard looks at three things where a run looks anyway, so that no ste
     the loss and the gradient  finite
     r = lambda l_neg / l_rec   at most `guard_r` (1; the authors keep it between 0.01 and 0.1)
     validation PSNR            no more than `guard_drop` dB below the best so far (`HIGHEST` at most), with a
-                               subtracted term
+                               subtracted term or histories
 
 Stopped, the run keeps its last checkpoint, which was good. With the recipe's `guard="lower-lambda"` it goes back to
 that checkpoint instead and continues with half the lambda, at most `TIMES` times. The factor is part of the
@@ -105,7 +105,7 @@ class Guard:
             Diverged: with what to turn down.
         """
         psnr, best = row["val_psnr"], min(best, HIGHEST)
-        if _subtracts(row) and not psnr >= best - self.recipe.guard_drop:
+        if (_subtracts(row) or self.recipe.uses_history) and not psnr >= best - self.recipe.guard_drop:
             raise Diverged(
                 f"step {row['step']}: validation fell to {psnr:.2f} dB from {best:.2f} dB, by more than guard_drop = "
                 f"{self.recipe.guard_drop:g} dB: the network is leaving the images. {self._advice()}"

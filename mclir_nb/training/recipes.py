@@ -208,8 +208,9 @@ class Recipe(BaseModel):
         Raises:
             ValueError: an unknown field, an impossible value, or a change that would have no effect. What the recipe
                 only carries along may have none: an SPN recipe becomes a plain one by `replace(objective="plain")`.
+                Of lambda_neg, lambda_ratio and dose the one that is named takes the place of the others.
         """
-        changed = Recipe(**dict(self) | changes)
+        changed = Recipe(**_one_strength(dict(self), changes) | changes)
         _refuse_idle(changed, [name for name in changes if getattr(changed, name) != getattr(self, name)])
         return changed
 
@@ -225,7 +226,16 @@ class Recipe(BaseModel):
             return 0.0
         if self.lambda_ratio is not None or self.dose is not None:  # lambda is not known here; not 0, that is all
             return 1.0
-        return default_lambda(self.objective, self.features) if self.lambda_neg is None else self.lambda_neg
+        if self.lambda_neg is not None:
+            return self.lambda_neg
+        untrained = "random " if self.features_weights == "random" else ""  # published weights are for trained ones
+        return default_lambda(self.objective, untrained + self.features)
+
+    def at(self, lambda_neg: float) -> Recipe:
+        """With this lambda in place of a dose; a recipe that states no dose, or has no term, as it is."""
+        if self.dose is None or self.objective == "plain":
+            return self
+        return Recipe(**dict(self) | dict(dose=None, lambda_neg=lambda_neg))
 
     @property
     def uses_history(self) -> bool:
@@ -273,6 +283,8 @@ class Recipe(BaseModel):
 # lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
 # r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors' advice (0.005 to 0.02).
 SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3}
+SOME_LAMBDA = 1e-6  # in place of a dose that nobody has measured, for what does not depend on it: time and memory
+STRENGTH = ("lambda_neg", "lambda_ratio", "dose")  # three ways to say how strong the term is
 SPN_KIND = ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber")  # all with SPN's lambda
 
 
@@ -335,7 +347,7 @@ _SIZES: dict[str, dict[str, Any]] = {
                  history_every=(50, 25, 10, 5), log_every=10, val_every=100, save_every=100, val_side=64),
     # two cores, minutes
     "demo": dict(network_size="demo", steps=800, batch_size=8, patch_size=48, learning_rate=4e-3, ema_decay=0.98,
-                 history_every=(100, 50, 20, 10), log_every=20, val_every=100, save_every=100),
+                 history_every=(100, 50, 20, 10), log_every=20, val_every=100, save_every=100, dose=0.1),
     # one modest GPU, an hour
     "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
                 log_every=100, val_every=1000, save_every=1000, val_side=None),
@@ -408,6 +420,9 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
         fields |= paper_recipes.fields(network, chosen.scale)
         if (given.get("objective", "spn"), given.get("features", "vgg16")) != ("spn", "vgg16"):
             fields.pop("lambda_neg", None)  # it is SPN's in these features
+        if given.get("features_weights") == "random":
+            fields.pop("lambda_neg", None)
+    fields = _one_strength(fields, given)
     if given.get("objective") == "spn-smooth":
         fields["history_of"] = "ema"
     if given.get("quirks") == "official":
@@ -416,6 +431,13 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(given.get("history_every"), list | tuple):
         fields["history_decay"] = (0.1,) * len(given["history_every"])
     return fields
+
+
+def _one_strength(carried: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Fields without the strengths of the term that another one, named, takes the place of."""
+    if all(named.get(field) is None for field in STRENGTH):
+        return carried
+    return {field: value for field, value in carried.items() if field not in STRENGTH or field in named}
 
 
 def accepted() -> dict[str, Any]:

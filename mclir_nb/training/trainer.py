@@ -28,6 +28,11 @@ class Trainer:
     """The state of a run and one step of it."""
 
     def __init__(self, recipe: Recipe, device: torch.device, data: build.Data | None = None):
+        if recipe.dose is not None and recipe.objective != "plain":
+            raise ValueError(
+                f"dose is {recipe.dose:g} and its lambda is not chosen yet; `train.train` chooses it, or use "
+                "`dose.lambda_for` and `Recipe.at`."
+            )
         recipe = macs.with_period(recipe)
         self.recipe, self.device, self.step, self.best_psnr = recipe, device, 0, 0.0
         if device.type == "cpu":

@@ -141,6 +141,11 @@ def test_a_moment_that_is_not_there_is_named(folder):
         probe.open_moment(watched(), folder / "0", 11, folder / "1")
 
 
+def test_a_run_without_histories_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="plain"):
+        probe.train_through(recipes.get("tiny", "derain", objective="plain"), tmp_path)
+
+
 def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     cells = list(push_study.cells())
     assert len(cells) == len(set(cells)) == 36 and cells[0] == push_study.Cell("sr", "demo", "plain", 0)

@@ -107,6 +107,16 @@ def test_preconditioner_is_adams_step_per_learning_rate():
         torch.testing.assert_close(w.detach(), old - step)
 
 
+def test_a_weight_that_nothing_depends_on_takes_no_step():
+    used, idle = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimiser = torch.optim.Adam([used, idle])
+    used.grad = torch.ones(2)
+    optimiser.step()
+    assert not push.preconditioned([torch.ones(2), torch.zeros(2)], optimiser)[1].any()
+    with pytest.raises(ValueError, match="step of Adam"):
+        push.preconditioned([torch.ones(2), torch.ones(2)], optimiser)
+
+
 def test_several_batches_average_out():
     model, optimiser = Scale(), None
     lq, *truths = images(1.0, 1.0, 1.0, 0.0)
@@ -164,3 +174,5 @@ def test_nan_is_refused():
     optimiser.step()
     with pytest.raises(ValueError, match="not finite"):
         push.dose([found._replace(push=[torch.tensor(math.nan)])], 0.1, optimiser)
+    with pytest.raises(ValueError, match="not finite"):
+        push.helps([[torch.tensor(1.0)]], {"push": [[torch.tensor(math.nan)]]})

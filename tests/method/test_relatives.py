@@ -37,14 +37,15 @@ def test_infonce_by_hand():
 
 
 def test_margin_by_hand():
-    """0.2 from the truth: a history at 0.1 is too near by 0.1, one at 0.3 is far enough."""
+    """The truth is 0.3 and 0.5 from the histories, the network 0.1 and 0.3: too near by 0.2 both times."""
     parts = call("margin", image(0.5), image(0.7), image(0.4), image(0.2))
-    assert parts.l_neg.item() == pytest.approx((0.1 + 0) / 2)
+    assert parts.l_neg.item() == pytest.approx(0.2)
+    assert call("margin", image(0.7), image(0.7), image(0.4)).l_neg.item() == 0  # at the truth
 
 
 def test_margin_stops_when_far_enough():
     restored = image(0.5).requires_grad_()
-    call("margin", restored, image(0.6), image(0.2)).l_neg.backward()
+    call("margin", restored, image(0.4), image(0.2)).l_neg.backward()
     assert not restored.grad.any()
 
 

@@ -98,7 +98,84 @@ def test_histories_of_the_ema_follow_the_ema():
         assert torch.equal(old, averaged)
 
 
-@pytest.mark.parametrize("wrong", [dict(objective="plain", lambda_neg=None), dict(), dict(lambda_neg=None, dose=0.0)])
-def test_a_dose_that_cannot_be_reached_is_refused(wrong):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(objective="plain", lambda_neg=None),
+        dict(lambda_neg=1e-3),
+        dict(lambda_neg=0.0),
+        dict(lambda_neg=None, lambda_ratio=0.05),
+        dict(lambda_neg=None, dose=0.0),
+        dict(lambda_neg=None, dose=float("nan")),
+    ],
+    ids=str,
+)
+def test_a_dose_that_cannot_be_meant_is_refused(wrong):
     with pytest.raises(ValueError, match="dose|lambda"):
         short(**dict(dose=0.1) | wrong)
+
+
+def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step(tmp_path):
+    without = short(lambda_neg=None, dose=0.1, history_every=(), history_decay=())
+    with pytest.raises(ValueError, match="no negatives"):
+        train.train(without, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "log.csv").exists()
+    for asked, word in ((short(objective="plain"), "plain"), (short(lambda_neg=None, dose=0.1), "above 0")):
+        with pytest.raises(ValueError, match=word):
+            dose.lambda_for(asked, 0.0 if word == "above 0" else 0.1, CPU, quiet=True)
+    with pytest.raises(ValueError, match="not chosen yet"):
+        Trainer(short(lambda_neg=None, dose=0.1), CPU)
+
+
+def test_a_look_without_gradients_or_with_nan_is_refused():
+    trainer = Trainer(short(), CPU)
+    with pytest.raises(ValueError, match="step of Adam"):
+        dose.measured(trainer, 1e-3, 1)
+    trainer.advance(*trainer.patches.batch(1))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        dose.measured(trainer, 1e-3, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(sampling="sampled", sampled_every=4),
+        dict(lambda_from=9),
+        dict(lambda_follows_rate=True),
+        dict(guard="lower-lambda"),
+    ],
+)
+def test_what_acts_on_lambda_acts_on_the_lambda_of_a_dose(changes):
+    """Lambda is that of the recipe without it: the dose is meant for where the term acts at full strength."""
+    asked = short(lambda_neg=None, dose=0.1)
+    chosen = dose.lambda_for(asked, 0.1, CPU, quiet=True)
+    recipe = asked.replace(**changes)
+    assert dose.with_lambda(recipe, dose.choose(recipe, None, CPU, quiet=True)) == asked.replace(**changes).at(
+        chosen.lambda_neg
+    )
+
+
+def known(recipe):
+    """The committed short run of a recipe, as `lambda_for` finds it; fails where it would have to measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dose, "_updates", None)
+        return dose.lambda_for(recipe, recipe.dose, CPU, quiet=True)
+
+
+@pytest.mark.parametrize("task", ["dehaze", "derain", "deblur", "sr"])
+def test_a_first_command_need_not_measure(task):
+    chosen = known(recipes.get("demo", task))
+    assert chosen.lambda_neg > 0 and np.mean(chosen.looks) == pytest.approx(0.1)
+    assert known(recipes.get("demo", task, seed=5, val_every=0)).lambda_neg == chosen.lambda_neg
+    with pytest.raises(TypeError):  # not measured, and so not known
+        known(recipes.get("demo", task, learning_rate=1e-3))
+
+
+@pytest.mark.slow
+def test_what_is_committed_is_what_a_short_run_finds(monkeypatch):
+    recipe = recipes.get("demo", "derain")
+    committed = known(recipe)
+    monkeypatch.setattr(dose, "KNOWN", dose.KNOWN.with_name("none.json"))
+    assert dose.lambda_for(recipe, recipe.dose, CPU, quiet=True).looks == pytest.approx(committed.looks, rel=0.1)

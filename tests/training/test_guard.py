@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
@@ -30,7 +31,10 @@ def test_it_stops_where_validation_falls(best):
     guard, row = Guard(short(guard_drop=3.0)), dict(step=5, total=0.9, l_rec=1.0)
     highest = min(best, 60.0)
     guard.check_validation(row | {"val_psnr": highest - 2.9}, best)
-    guard.check_validation(row | {"val_psnr": 20.0, "total": 1.0}, best)  # nothing is subtracted
+    Guard(short(objective="plain")).check_validation(row | {"val_psnr": 20.0, "total": 1.0}, best)  # no term
+    margin = Guard(short(objective="margin", lambda_neg=1.0, guard_drop=3.0))  # bounded, and histories may run with it
+    with pytest.raises(Diverged, match="guard_drop"):
+        margin.check_validation(row | {"val_psnr": 20.0, "total": 2.0}, best)
     for psnr in (highest - 3.1, math.nan):
         with pytest.raises(Diverged, match="guard_drop"):
             guard.check_validation(row | {"val_psnr": psnr}, best)
@@ -43,6 +47,19 @@ def test_lambda_is_lowered_only_when_asked_and_not_forever():
     while guard.lower(guard.factor):
         halved += 1
     assert halved == 10 and guard.factor == 2**-10
+
+
+@pytest.mark.parametrize("name", ["ratio", "infonce", "spn"])
+def test_bounded_relatives_come_back_without_the_guard(name):
+    """A term stronger than the pull: after 80 steps SPN is wrong by more than from black to white, they are not."""
+    strong = dict(objective=name, lambda_neg=1.0, steps=80, history_every=(8,))
+    trainer, seen = train.Trainer(short(**strong), torch.device("cpu")), []
+    for step in range(1, 81):
+        trainer.advance(*trainer.patches.batch(step))
+        seen.append(trainer.log.sums[0].item())
+    assert (seen[-1] - seen[-2] > 1) == (name == "spn")  # of the sums, the last step's mean absolute error
+    if name != "spn":
+        trainer.log_row()  # r is above 1 here, and the guard lets it pass: nothing is subtracted
 
 
 def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, capsys):

@@ -61,7 +61,9 @@ def _its(folder: Path) -> None:
 def test_the_papers_command_trains_on_a_folder_of_that_layout(tmp_path):
     _its(tmp_path)
     parameters = dict(recipe="paper", network="ffanet", dataset="reside-its", data_root=str(tmp_path / "RESIDE"))
-    small = dict(features_weights="random", steps=2, batch_size=1, patch_size=16, device="cpu")  # no VGG file here
+    small = dict(
+        features_weights="random", lambda_neg=1e-3, steps=2, batch_size=1, patch_size=16, device="cpu"
+    )  # no VGG file here
     out = tmp_path / "out.ipynb"
     papermill.execute_notebook(
         ROOT / "notebooks" / "03_train.ipynb",

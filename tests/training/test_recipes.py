@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from mclir_nb.data import tasks
 from mclir_nb.method import losses
 from mclir_nb.training import recipes
 from mclir_nb.training.recipes import OWN, Recipe
@@ -38,7 +39,26 @@ def test_the_paper_recipe_of_ffanet_is_the_official_one():
     assert (recipe.features, recipe.weight, recipe.history_start) == ("vgg16", 1e-3, 0.1)
     assert recipe.history_every == (1000, 500, 200, 100) and recipe.history_decay == (0.1,) * 4
     assert recipe.grad_clip is None  # the key of the official file is never read
-    assert recipes.get("paper", features="lite0").weight == recipes.get("demo").weight
+    assert recipes.get("paper", features="lite0").weight == recipes.get("demo", dose=None).weight == 3e-4
+
+
+def test_untrained_features_have_no_published_lambda():
+    for name in ("paper", "gpu"):
+        with pytest.raises(ValueError, match="random vgg16"):
+            recipes.get(name, features="vgg16", features_weights="random")
+        assert recipes.get(name, features="vgg16", features_weights="random", dose=0.1).lambda_neg is None
+
+
+@pytest.mark.parametrize("task", tasks.names())
+def test_the_demo_recipe_states_a_dose_and_another_strength_takes_its_place(task):
+    recipe = recipes.get("demo", task)
+    assert recipe.dose == 0.1 and recipe.lambda_neg is None and recipes.get("demo", task, objective="cr").dose == 0.1
+    for strength in (dict(lambda_neg=1e-3), dict(lambda_ratio=0.05)):
+        for changed in (recipes.get("demo", task, **strength), recipe.replace(**strength)):
+            assert changed.dose is None
+    assert recipes.get("paper", "dehaze", dose=0.1).lambda_neg is None
+    assert recipe.replace(lambda_neg=1e-3).replace(dose=0.2).lambda_neg is None
+    assert recipe.replace(objective="plain").weight == 0 and recipe.at(2e-3).weight == 2e-3
 
 
 @pytest.mark.parametrize("features", recipes.FEATURES)

@@ -87,6 +87,6 @@ def test_an_unfinished_run_says_how_to_finish(tmp_path):
 
 def test_a_very_long_run_logs_no_more_rows_than_promised():
     for steps, rows in ((500_000, 5000), (2_000_000, 10_000), (30_000_001, 10_000)):
-        recipe = recipes.get("paper", steps=steps, features_weights="random")
+        recipe = recipes.get("paper", steps=steps)
         every = log.interval(recipe)
         assert every % recipe.log_every == 0 and rows * 0.9 < steps / every <= rows
