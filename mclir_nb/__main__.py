@@ -167,8 +167,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.checkpoint} was trained to {run.task}, and {benchmark} is a benchmark of {task.name}; choose "
             f"another, or give --task {task.name} to score it all the same."
         )
-    learnt_from = run.data_root if run and run.dataset == "folder" else None
-    images = datasets.open_set(benchmark, task, "test", arguments.root, trained_on=learnt_from)
+    root, learnt_from = arguments.root, None
+    if run:
+        root, learnt_from = records.where_data_lie(arguments.checkpoint, run, benchmark, root)
+    images = datasets.open_set(benchmark, task, "test", root, trained_on=learnt_from)
     for line in filter(None, [images.note, *overlaps.overlap_warnings(run.dataset if run else "", benchmark)]):
         print(line)
     if not run:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mclir_nb import files, networks, root
 from mclir_nb.choices import did_you_mean
-from mclir_nb.data import tasks
+from mclir_nb.data import datasets, tasks
 from mclir_nb.training import checkpoint
 from mclir_nb.training.recipes import RETIRED, Recipe, from_saved
 
@@ -172,6 +172,38 @@ class Run:
 def build_network(recipe: Recipe) -> networks.Restorer:
     """The network a recipe names, with torch's current random state deciding its initial weights."""
     return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
+
+
+def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) -> tuple[str | None, str | None]:
+    """Where a run's network is to be scored, and the folder of own pictures it has learnt from, as it is called now.
+
+    A folder that was moved is known by its content: of the pictures in it only those held out are scored.
+
+    Args:
+        place: the run folder, or a file in it.
+        recipe: of the run.
+        benchmark: the data set to score on.
+        data_root: its folder; None: that of the run, if it is the same data set.
+
+    Returns:
+        data_root and trained_on of `datasets.open_set`.
+
+    Raises:
+        ValueError: the run's folder is no longer there, and no other was given.
+    """
+    learnt_from = recipe.data_root if recipe.dataset == "folder" else None
+    if benchmark != recipe.dataset or recipe.data_root is None:
+        return data_root, learnt_from
+    if data_root is None:
+        if not Path(recipe.data_root).expanduser().is_dir():
+            raise ValueError(
+                f"the run learnt from {recipe.data_root}, which is not there; give data_root, its place now."
+            )
+        return recipe.data_root, learnt_from
+    folder = place if place.is_dir() else place.parent
+    kept = files.read_json(folder / "provenance.json").get("content", {}).get("train")
+    sets = datasets.open_splits(benchmark, tasks.get(recipe.task, recipe.scale), data_root)
+    return data_root, data_root if learnt_from and sets["train"].fingerprint() == kept else learnt_from
 
 
 def open_checkpoint(

@@ -217,7 +217,7 @@ def _check_rows(rows: list[dict]) -> None:
 def _name_rows(table, labels) -> None:
     """The name of each row at its left."""
     for panels, label in zip(table, labels or [], strict=bool(labels)):
-        panels[0].set_ylabel(str(label), fontsize=8)
+        panels[0].set_ylabel(str(label), fontsize=8, parse_math=False)
 
 
 def _show(axes, image: np.ndarray, title: str = "", **options):
@@ -227,7 +227,7 @@ def _show(axes, image: np.ndarray, title: str = "", **options):
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=8, pad=3)
+    axes.set_title(title, fontsize=8, pad=3, parse_math=False)  # a picture may be called $a$
     return axes.imshow(image, **({"vmin": 0, "vmax": 1} | options))
 
 

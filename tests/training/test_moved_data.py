@@ -3,10 +3,12 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from killing import same_runs
 from PIL import Image
 
+from mclir_nb.__main__ import main
 from mclir_nb.training import checkpoint, recipes, records, train
 
 
@@ -51,6 +53,23 @@ def test_a_run_goes_on_with_data_that_were_moved(interrupted, tmp_path):
     same_runs(whole.dir, run)
     shutil.move(moved, data)
     assert train.train(recipe(data), run, quiet=True).is_finished
+
+
+def test_a_finished_run_is_scored_on_its_held_out_pictures_wherever_they_lie(interrupted, tmp_path, capsys):
+    run, data = interrupted
+    train.train(recipe(data), run, quiet=True)
+    held_out = records.Run(run).scores.image.tolist()
+    moved, other = shutil.move(data, tmp_path / "elsewhere"), pictures(tmp_path / "other", seed=1)
+    made, checkpointed = records.read_recipe(run), ["--checkpoint", str(run), "--device", "cpu"]
+    assert records.where_data_lie(run, made, "folder", str(moved)) == (str(moved), str(moved))
+    assert records.where_data_lie(run / "ema.safetensors", made, "folder", str(other)) == (str(other), str(data))
+    with pytest.raises(ValueError, match="data_root"):
+        records.where_data_lie(run, made, "folder")
+    for place, pairs in ((moved, len(held_out)), (other, 8)):
+        scores = tmp_path / f"{place.name}.csv"
+        assert main(["evaluate", "folder", str(place), *checkpointed, "--out", str(scores)]) == 0
+        assert len(pd.read_csv(scores)) == pairs
+    assert 0 < len(held_out) < 8
 
 
 def test_other_data_in_the_same_place_are_refused(interrupted, tmp_path):

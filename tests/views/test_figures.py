@@ -1,5 +1,7 @@
 """Figures of pictures and of one run show what they are given, on fixed scales, and change nothing global."""
 
+import io
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -201,6 +203,13 @@ def test_comparison_shares_one_error_scale_and_writes_the_metric():
 def test_comparison_refuses_what_does_not_fit(rows, options, named):
     with pytest.raises(ValueError, match=named):
         figures.comparison(rows, **options)
+
+
+def test_names_of_pictures_are_no_formulas():
+    figure = figures.image_grid([{"cost $_{a$.png": GT, "b": GT}], ["row $_{b$"])
+    figure.savefig(io.BytesIO())
+    texts = [axes.get_title() for axes in figure.axes] + [axes.get_ylabel() for axes in figure.axes]
+    assert "cost $_{a$.png" in texts and "row $_{b$" in texts
 
 
 def test_image_grid_needs_pictures_and_labels_for_every_row():
