@@ -113,8 +113,10 @@ def measure_bytes(recipe: Recipe, device: torch.device) -> int:
     trainer.advance(*next(batches))  # moments and work space are made in the first step
     trainer.step = next((s for s in range(2, recipe.steps + 1) if trainer.recipe.weight_at(s)), 2) - 1
     batch = next(batches)
+    trainer.optimiser.zero_grad()
+    trainer.last = None  # the step frees nothing that is older than itself
     _, needed = memory.peak(lambda: trainer.advance(*batch), device)
-    return needs.of(recipe).between + needed
+    return needs.of(recipe).between - memory.size(trainer.model) + needed  # its gradients are among what it needed
 
 
 def measure_batch(recipe: Recipe, batches: int = 8) -> float:

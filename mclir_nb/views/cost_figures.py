@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mclir_nb.training import macs
 from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
 
 ARMS = {  # of `timing.compare`: what it is called, colour
@@ -57,12 +58,14 @@ def noise(table: pd.DataFrame) -> Figure:
     for axes, column in zip(panels, ("counted", "measured"), strict=True):
         for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
+            few, drawn, colour = "patches" in name, "one" in name, axes.lines[-1].get_color()
+            offset, side = ((0, -11), "center") if few else ((-5, -9), "right") if drawn else ((4, 4), "left")
             for row in rows.itertuples():
-                note = f"k = {row.every}" if "k-th" in name else f"{row.patches}" if "patches" in name else ""
-                place = (getattr(row, column), 100 * row.added)
-                axes.annotate(note, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
-        axes.axvline(1.1, color="black", linewidth=0.8, linestyle="--")
-        axes.set(xlabel=f"{column} price of a step / plain step", xscale="log")
+                note = f"{row.patches}" if few else f"k = {row.every}"
+                place, style = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
+                axes.annotate(note, place, xytext=offset, textcoords="offset points", **style)
+        axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlim=(0.9, 3), xlabel=f"{column} price of a step / plain step", xscale="log")
         axes.set_xticks([1, 1.1, 1.25, 1.5, 2, 3], labels=["1", "1.1", "1.25", "1.5", "2", "3"], minor=False)
         axes.minorticks_off()
     panels[0].set_ylabel("added noise (%)")
