@@ -31,7 +31,6 @@ class Protocol:
     """How one family of papers turns two pictures into PSNR and SSIM."""
 
     sentence: str  # what it does, for a table or a caption
-    crop: str  # the border its papers remove: "0" or "scale" (pixels per side)
     source: str  # repository @ commit, file
     eight_bit: bool  # rounds to 256 levels and works on 0..255; otherwise on 0..1, not rounded
     colour: str = "rgb"  # "rgb" | "y" (BT.601 16..235, fractions kept) | "y-rounded"
@@ -46,20 +45,17 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     "basicsr-rgb": Protocol(
         "8-bit RGB, all channels in one mean; SSIM per channel, 11x11 Gaussian, valid area",
-        crop="0",
         source="XPixelGroup/BasicSR @ 8d56e3a, basicsr/metrics/psnr_ssim.py (also Aitical/MCLIR @ e42fb40)",
         eight_bit=True,
     ),
     "basicsr-y": Protocol(
         "Y (16..235) of 8-bit RGB, not rounded again; SSIM with an 11x11 Gaussian, valid area",
-        crop="scale",
         source="XPixelGroup/BasicSR @ 8d56e3a, basicsr/metrics/psnr_ssim.py with Y; SwinIR @ 6545850",
         eight_bit=True,
         colour="y",
     ),
     "ffanet": Protocol(
         "float RGB, not rounded; SSIM per channel, 11x11 Gaussian, zero padding, border included",
-        crop="0",
         source="zhilin007/FFA-Net @ 6651bcf, net/metrics.py (used by AECR-Net and C2PNet, too)",
         eight_bit=False,
         window="zero",
@@ -67,21 +63,18 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "dehazeformer": Protocol(
         "float RGB, not rounded; SSIM after pooling by round(min(H, W) / 256), 11x11 Gaussian, valid area",
-        crop="0",
         source="IDKiro/DehazeFormer @ 5af7c34, test.py with pytorch_msssim 1.0.0",
         eight_bit=False,
         window="pooled",
     ),
     "idt": Protocol(
         "MATLAB: Y (16..235) of 8-bit RGB, rounded to 8 bits; SSIM with an 11x11 Gaussian, valid area",
-        crop="0",
         source="jiexiaou/IDT @ d72510c, evaluaterain.m (Restormer's deraining script does the same)",
         eight_bit=True,
         colour="y-rounded",
     ),
     "nafnet": Protocol(
         "8-bit RGB; SSIM with one 11x11x11 Gaussian over height, width and colour, edges repeated, full area",
-        crop="0",
         source="megvii-research/NAFNet @ 2b4af71, basicsr/metrics/psnr_ssim.py, default ssim3d=True; "
         "its switch to peak 1 for pictures darker than 2 of 255 levels is left out",
         eight_bit=True,
@@ -89,7 +82,6 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "skimage": Protocol(
         "float RGB, not rounded; SSIM per channel, 7x7 uniform window, sample covariance, valid area",
-        crop="0",
         source="va1shn9v/PromptIR @ 106159a, utils/val_utils.py (AirNet, too): scikit-image, data_range 1",
         eight_bit=False,
         window="uniform",
@@ -105,7 +97,7 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     Args:
         restored, gt: the same size, RGB or grey, uint8 or float in [0, 1] (module docstring).
         protocol: a name in `PROTOCOLS`; it decides colour and rounding.
-        crop: pixels removed on each side first; super-resolution uses the scale, everything else 0.
+        crop: pixels removed on each side first; its papers remove the scale for super-resolution, else nothing.
     Returns:
         dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
     Raises:

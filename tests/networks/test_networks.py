@@ -45,17 +45,23 @@ UNUSED = {"promptir": r"core\.(chnl_reduce|reduce_noise_channel_)[123]\.weight"}
 FAMILIES = {line.family: name for name, line in reversed(networks.NETWORKS.items())}  # one name per family
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CUDA])]
-EVERY = [(name, networks.NETWORKS[name].scales[-1]) for name in FAMILIES.values()]
+EVERY = list(FAMILIES.values())
 
 
-def small(name: str, scale: int, size: str = "tiny", **overrides) -> networks.Restorer:
+def small(name: str, **overrides) -> networks.Restorer:
     """A small member with every parameter away from zero, so that gates and norms matter."""
     torch.manual_seed(0)
-    network = networks.build(name, scale, **networks.options(name, size) | overrides)
+    network = networks.build(name, networks.NETWORKS[name].scales[-1], **networks.options(name, "tiny") | overrides)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter) + (0.5 if parameter.ndim == 1 else 0.0))
     return network
+
+
+@pytest.fixture(params=EVERY)
+def member(request) -> networks.Restorer:
+    """A small member of each family."""
+    return small(request.param)
 
 
 def filler(core: torch.nn.Module, salt: str) -> dict[str, torch.Tensor]:
@@ -147,63 +153,59 @@ def test_paper_size_has_the_published_number_of_parameters(name):
     assert sum(p.numel() for p in network.parameters()) == COUNTS[name]
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
 @pytest.mark.parametrize("size", [(16, 16), (17, 31)])
-def test_any_size_is_restored_at_its_scale(name, scale, size):
-    network = small(name, scale).eval()
+def test_any_size_is_restored_at_its_scale(member, size):
     with torch.no_grad():
-        restored = network(torch.rand(2, 3, *size))
-    assert restored.shape == (2, 3, size[0] * scale, size[1] * scale)
+        restored = member.eval()(torch.rand(2, 3, *size))
+    assert restored.shape == (2, 3, size[0] * member.scale, size[1] * member.scale)
     assert torch.isfinite(restored).all()
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_an_image_does_not_see_its_neighbours_in_the_batch(name, scale):
-    network, images = small(name, scale).eval(), torch.rand(3, 3, 20, 24)
+def test_an_image_does_not_see_its_neighbours_in_the_batch(member):
+    network, images = member.eval(), torch.rand(3, 3, 20, 24)
     with torch.no_grad():
         torch.testing.assert_close(network(images)[1:2], network(images[1:2]), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_small_members_are_small(name, scale):
+@pytest.mark.parametrize("name", EVERY)
+def test_small_members_are_small(name):
+    scale = networks.NETWORKS[name].scales[-1]
     with torch.device("meta"):
         sizes = [networks.build(name, scale, **networks.options(name, z)) for z in ("tiny", "demo", "paper")]
     tiny, demo, paper = (sum(p.numel() for p in network.parameters()) for network in sizes)
     assert tiny < demo < paper / 5
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_the_gradient_reaches_every_parameter(name, scale):
-    network = small(name, scale, **({"img_size": 128} if name == "idt" else {}))  # one of 64 has a 1x1 grid of windows
+@pytest.mark.parametrize("name", EVERY)
+def test_the_gradient_reaches_every_parameter(name):
+    network = small(name, **({"img_size": 128} if name == "idt" else {}))  # one of 64 has a 1x1 grid of windows
     network(torch.rand(1, 3, 24, 24)).square().mean().backward()
     silent = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert [k for k in silent if not re.fullmatch(UNUSED.get(name, ""), k)] == []
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_bfloat16_autocast_stays_close_and_trains(name, scale):
-    network, lq = small(name, scale), torch.rand(1, 3, 24, 24)
+def test_bfloat16_autocast_stays_close_and_trains(member):
+    lq = torch.rand(1, 3, 24, 24)
     with torch.autocast("cpu", torch.bfloat16):
-        restored = network(lq)
+        restored = member(lq)
         restored.float().square().mean().backward()
-    reference = network(lq).detach()
+    reference = member(lq).detach()
     assert (restored.float() - reference).abs().max() < 0.05 * reference.abs().max()
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    assert all(torch.isfinite(p.grad).all() for p in member.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(
-    ("name", "scale"), [pytest.param(*e, marks=pytest.mark.slow if e[0] in ("idt", "promptir") else ()) for e in EVERY]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("idt", "promptir") else ()) for name in EVERY]
 )
-def test_a_network_compiles_without_graph_breaks(name, scale):
-    network, lq = small(name, scale), torch.rand(1, 3, 24, 20)
+def test_a_network_compiles_without_graph_breaks(name):
+    network, lq = small(name), torch.rand(1, 3, 24, 20)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(lq), network(lq))
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_device_computes_the_numbers_and_gradients_of_float64(name, scale, device):
-    network, lq = small(name, scale).eval(), torch.rand(2, 3, 24, 40)
+def test_a_device_computes_the_numbers_and_gradients_of_float64(member, device):
+    network, lq = member.eval(), torch.rand(2, 3, 24, 40)
     results = []
     for dtype, where in ((torch.float64, "cpu"), (torch.float32, device)):
         network.to(where, dtype).zero_grad()
@@ -218,8 +220,7 @@ def test_a_device_computes_the_numbers_and_gradients_of_float64(name, scale, dev
 
 @pytest.mark.parametrize("name", networks.names())
 def test_a_history_equal_to_the_model_gives_the_same_bits(name):
-    network = small(name, networks.NETWORKS[name].scales[-1]).eval()
-    side = {"idt": 128}.get(name, 48)
+    network, side = small(name).eval(), 128 if name == "idt" else 48
     lq = torch.rand(2, 3, side, side).contiguous(memory_format=torch.channels_last)
     restored = network(lq)
     for mode in (torch.no_grad, torch.inference_mode):
@@ -227,9 +228,8 @@ def test_a_history_equal_to_the_model_gives_the_same_bits(name):
             assert torch.equal(network(lq), restored)  # or the signs of l_neg would be those of rounding
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_a_copy_is_equal_and_independent(name, scale, tmp_path):
-    network, lq = small(name, scale).eval(), torch.rand(1, 3, 16, 16)
+def test_a_copy_is_equal_and_independent(member, tmp_path):
+    network, lq = member.eval(), torch.rand(1, 3, 16, 16)
     twin = copy.deepcopy(network)
     again = networks.build(twin.name, twin.scale, **twin.options).eval()
     save_file(network.state_dict(), tmp_path / "x.safetensors")  # refuses tensors that share memory
@@ -289,7 +289,7 @@ def test_a_fresh_nafnet_is_nearly_the_identity():
 )
 def test_a_wrong_image_is_refused(wrong, word):
     with pytest.raises(ValueError, match=word):
-        small("ffanet", 1)(wrong)
+        small("ffanet")(wrong)
 
 
 @pytest.mark.parametrize(
@@ -300,10 +300,10 @@ def test_a_wrong_image_is_refused(wrong, word):
         (lambda: networks.build("ffanet", 2), "scale=1"),
         (lambda: networks.build("edsr", 2, num_feats=8), "did you mean 'num_feat'"),
         (lambda: networks.options("edsr", "huge"), "huge"),
-        (lambda: small("idt", 1).core(torch.rand(1, 3, 64, 65)), "64x65"),
-        (lambda: small("promptir", 1).core(torch.rand(1, 3, 20, 24)), "20 x 24"),
-        (lambda: small("dehazeformer-t", 1).core(torch.rand(1, 3, 8, 16)), "8x16"),
-        (lambda: small("promptir", 1, decoder=False)(torch.rand(1, 3, 16, 16)), "decoder"),
+        (lambda: small("idt").core(torch.rand(1, 3, 64, 65)), "64x65"),
+        (lambda: small("promptir").core(torch.rand(1, 3, 20, 24)), "20 x 24"),
+        (lambda: small("dehazeformer-t").core(torch.rand(1, 3, 8, 16)), "8x16"),
+        (lambda: small("promptir", decoder=False)(torch.rand(1, 3, 16, 16)), "decoder"),
         (lambda: edsr.EDSR(upscale=5), "upscale"),
         (lambda: swinir.SwinIR(upscale=5, window_size=8), "upscale"),
     ],
