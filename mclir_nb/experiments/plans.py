@@ -4,7 +4,7 @@
     V    variants of SPN, and controls, at equal dose
     R    the rivals at equal dose
     L    a small learning rate, a longer run, histories as old as the official ones
-    C2   all four tasks, with more steps and pictures than C1
+    C2   three tasks, with more pictures than C1; dehazing waits for photographs with depth
     B2   what is left of B1's variants, at equal dose
 
 They fit two cores and an evening to a week. Objectives are compared at equal dose, the share of the second term in the
@@ -130,6 +130,8 @@ UNDOSED = Arm("spn", {"objective": "spn"})  # of the older experiments: lambda 0
 # public rain benchmarks are photographs of images/train. Validation is only looked at, and costs time.
 _BSDS: dict = dict(dataset="bsds500", log_every=40, val_every=400)
 _DERAIN: dict = {"derain": dict(dataset="bsds500-test")}
+_LONG: dict = dict(steps=10_000, learning_rate=4e-4, ema_decay=0.998, log_every=100, val_every=2000)
+_LONG |= dict(history_every=(1000, 500, 200, 100))
 _DEMO: dict = dict(recipe="demo", tasks=("sr", "derain"), changes=_BSDS, by_task=_DERAIN, runs="demo-bsds500")
 
 # A1, at CPU size. Intervals of the tiny recipe are 50, 25, 10, 5 steps, lambda is 0.0003; lambda x 0 is plain.
@@ -163,11 +165,54 @@ EXPERIMENTS = {
             **_DEMO,
         ),
         Experiment(
+            name="V",
+            question="Which part of SPN does the work, and does any variant give more, at the same dose?",
+            arms=(
+                PLAIN,
+                SPN,
+                EQUAL_COST,
+                at_dose("sampled", sampling="sampled"),
+                at_dose("histories of the EMA", history_of="ema"),
+                at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995),  # a mean over 200 steps
+                at_dose("oldest history", history_every=(100,), history_decay=(0.1,)),
+                at_dose("squared", "spn-squared"),
+                *(at_dose(name, name) for name in ("ratio", "margin", "infonce")),
+                at_dose("another's past", history_of="another"),
+                at_dose("noise", negatives="noise"),
+            ),
+            seeds=tuple(range(8)),
+            **_DEMO,
+        ),
+        Experiment(
             name="R",
             question="Does SPN do better or worse than the published rivals at the same dose?",
             arms=(PLAIN, SPN, *(at_dose(name, name) for name in ("vgg", "cr", "c2r", "pcl"))),
             seeds=tuple(range(5)),
             **_DEMO,
+        ),
+        Experiment(
+            name="L",
+            question="Does SPN gain at a small learning rate, in a long run, with the official intervals?",
+            recipe="demo",
+            tasks=("sr",),
+            arms=(
+                PLAIN,
+                SPN,
+                at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998),  # a mean over 500 steps
+            ),
+            seeds=tuple(range(5)),
+            changes=_BSDS | _LONG,
+        ),
+        Experiment(
+            name="C2",
+            question="Does SPN help small networks, at the same dose, on any of three tasks?",
+            recipe="demo",
+            tasks=("sr", "derain", "deblur"),
+            arms=(PLAIN, SPN, at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995), EQUAL_COST),
+            seeds=tuple(range(8)),
+            changes=_BSDS,
+            by_task=_DERAIN,
+            runs="demo-bsds500",
         ),
         Experiment(
             name="B2",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
@@ -26,6 +26,7 @@ class Negatives:
         precision: of the histories' forward passes, a name of `precision.NAMES`.
         noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
+        noise_around: a network around whose output white noise, as far away as each negative, takes its place.
         parts: into which a batch is cut for a history, as it is for the trained network.
 
     Attributes:
@@ -41,10 +42,11 @@ class Negatives:
         precision: str = "float32",
         noised: int = 0,
         synthetic: bool = False,
+        noise_around: nn.Module | None = None,
         parts: int = 1,
     ):
         self.history, self.seed, self.draw, self.parts = history, seed, draw, parts
-        self.precision, self.noised, self.synthetic = precision, noised, synthetic
+        self.precision, self.noised, self.synthetic, self.noise_around = precision, noised, synthetic, noise_around
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:
@@ -72,7 +74,12 @@ class Negatives:
             drawn = int(torch.randint(len(asked), (), generator=stream(self.seed, "draw", step)))
             asked = asked[drawn : drawn + 1]
         with precision.autocast(self.precision, lq.device):
-            return [output for image, k in asked for output in self.history.negatives(image, k, self.parts)]
+            outputs = [output for image, k in asked for output in self.history.negatives(image, k, self.parts)]
+            if self.noise_around is None:
+                return outputs
+            with torch.no_grad():
+                own, generator = self.noise_around(lq), stream(self.seed, "noise", step)
+        return [noise_as_far(own, output, generator) for output in outputs]
 
     def set_thresholds(self, psnrs: Sequence[float]) -> None:
         """C2R's curriculum over own histories: the validation PSNR of each, in dB, as of now."""
@@ -86,6 +93,19 @@ class Negatives:
         """Restore what `state_dict` returned."""
         thresholds = state.get("thresholds") or (C2R_INDOOR if self.synthetic else None)
         self.thresholds = tuple(thresholds) if thresholds else None
+
+
+def noise_as_far(image: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+    """`image` with white noise as strong as its distance from `other`, picture by picture: what a push away from
+    nothing in particular would be. A control, OURS.
+
+    Args:
+        image: (B, 3, H, W).
+        other: the same shape.
+        generator: on the CPU, so that the device changes nothing.
+    """
+    distance = (image - other).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return image + distance * torch.randn(image.shape, generator=generator).to(image)
 
 
 def noised_copies(lq: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:

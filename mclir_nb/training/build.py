@@ -76,6 +76,12 @@ def make_start(recipe: Recipe, device: torch.device) -> nn.Module:
         ) from error
 
 
+def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
+    """The recipe's optimiser for a network; the learning rate is set in each step."""
+    options: dict = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(network.parameters(), fused=True, **options)
+
+
 def make_history(recipe: Recipe, model: nn.Module, device: torch.device) -> HistoryModels | None:
     """The history models, copies of the model with a share of fresh networks; None for objectives without."""
     if not recipe.uses_history:
@@ -98,8 +104,8 @@ def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
     return network.to(device, memory_format=torch.channels_last)
 
 
-def make_negatives(recipe: Recipe, history: HistoryModels | None) -> Negatives:
-    """The negatives that a recipe asks for, of these history models."""
+def make_negatives(recipe: Recipe, history: HistoryModels | None, model: nn.Module | None = None) -> Negatives:
+    """The negatives that a recipe asks for, of these history models; noise needs the network around whose output."""
     return Negatives(
         history,
         seed=recipe.seed,
@@ -107,5 +113,6 @@ def make_negatives(recipe: Recipe, history: HistoryModels | None) -> Negatives:
         precision=recipe.history_precision,
         noised=recipe.noised_inputs,
         synthetic=recipe.negatives == "synthetic",
+        noise_around=model if recipe.negatives == "noise" else None,
         parts=recipe.accumulate,
     )

@@ -70,7 +70,7 @@ def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> pus
 
 
 def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
-    exact = build.make_negatives(trainer.recipe.replace(sampling="exact"), trainer.history)
+    exact = build.make_negatives(trainer.recipe.replace(sampling="exact"), trainer.history, trainer.model)
     for step in range(trainer.recipe.steps + 1, trainer.recipe.steps + 1 + batches):
         gt, lq, _ = trainer.patches.batch(step)
         gt, lq = gt.to(trainer.device), lq.to(trainer.device)

@@ -33,7 +33,7 @@ class Counts(NamedTuple):
     network: int  # F, one forward pass
     features: int  # V, one pass of the feature network over the patch
     term: int  # of the objective beside L1, through the features and back to the image
-    histories: int  # N, forward passes of history models in a step; and of the EMA, where the objective reads it
+    histories: int  # N, forward passes in a step: of history models, and whatever else the negatives take
 
     @property
     def surplus(self) -> float:
@@ -86,8 +86,8 @@ def _count_on(recipe: Recipe, device: str) -> Counts:
     asked = histories_asked(recipe)
     outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
     passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
-    reads_ema = recipe.objective == "spn-smooth"
-    return Counts(forward, looked_at, passes * looked_at, asked + reads_ema)
+    more = (recipe.objective == "spn-smooth") + (recipe.negatives == "noise")  # the average's, or the network's own
+    return Counts(forward, looked_at, passes * looked_at, asked + more)
 
 
 def histories_asked(recipe: Recipe) -> int:
@@ -129,7 +129,8 @@ def run_macs(recipe: Recipe) -> int:
     recipe = with_period(recipe)
     counts = count(recipe)
     with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.period
-    plain, term = 3 * counts.network * recipe.steps, counts.histories * counts.network + counts.term
+    trained = 2 if recipe.history_of == "another" else 1  # networks
+    plain, term = 3 * counts.network * recipe.steps * trained, counts.histories * counts.network + counts.term
     return recipe.batch_size * (plain + term * with_term)
 
 

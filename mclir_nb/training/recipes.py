@@ -149,12 +149,16 @@ class Recipe(BaseModel):
     history_threshold: NonNegativeFloat | None = None
     """The authors' adaptive rule: one history in turn is refreshed while the error spreads wider; official 0.022.
     None: the schedule of `history_every`."""
-    history_of: Annotated[str, _among("network", "ema")] = "network"
-    """Whose past the histories are: the network's, or its evaluation EMA's, as in DCKD."""
+    history_of: Annotated[str, _among("network", "ema", "another")] = "network"
+    """Whose past the histories are: the network's; its evaluation EMA's, as in DCKD; or, as a control of ours, that of
+    another network, which trains beside it from other first weights on the same batches with L1 alone."""
+    history_ema_decay: Share | None = None
+    """Of an average of its own whose past the histories are, with history_of "ema"; None: the evaluation EMA. Ours."""
     noised_inputs: NonNegativeInt = 0
     """DCKD: further negatives, the first history's outputs for this many noised copies of lq."""
-    negatives: Annotated[str, _among("history", "synthetic")] = "history"
-    """"synthetic", for c2r: the degradation taken back in part, see `negatives.partly_restored`."""
+    negatives: Annotated[str, _among("history", "synthetic", "noise")] = "history"
+    """"synthetic", for c2r: the degradation taken back in part, see `negatives.partly_restored`. "noise", a control of
+    ours: the network's own output with white noise, as far away as the histories' outputs are."""
     curriculum: Annotated[str, _among("none", "measured")] = "none"
     """Of c2r over histories: "none" weights them alike, "measured" by their validation PSNR; ours."""
 
@@ -240,7 +244,7 @@ class Recipe(BaseModel):
     @property
     def uses_history(self) -> bool:
         """Whether history models are kept: the objective asks for negatives, and they are not synthetic ones."""
-        return self.objective in losses.USES_HISTORY and self.negatives == "history"
+        return self.objective in losses.USES_HISTORY and self.negatives != "synthetic"
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 1.
@@ -547,8 +551,10 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if objective == "plain":
         yield TERM_FIELDS, "objective plain has no second term"
     if not recipe.uses_history:
-        which = f"objective {objective}" if recipe.negatives == "history" else "c2r with synthetic negatives"
+        which = f"objective {objective}" if recipe.negatives != "synthetic" else "c2r with synthetic negatives"
         yield HISTORY_FIELDS, f"{which} has no history models"
+    if recipe.history_of != "ema":
+        yield ("history_ema_decay",), "the histories are not those of an average; use history_of 'ema'"
     if recipe.sampling == "exact":
         yield ("sampled_every",), "sampling 'exact' has the term in every step"
     if objective != "c2r" or not recipe.uses_history:

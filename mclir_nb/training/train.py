@@ -170,7 +170,7 @@ def _steps(
         last = trainer.step == recipe.steps
         if trainer.step in moments:
             picture = frames.centre(trainer.validation[0])
-            ema = trainer.ema if recipe.history_of == "ema" else None
+            ema = trainer.average if recipe.history_of == "ema" else None
             on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture, ema)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % interval(recipe) == 0 or validating:

@@ -18,6 +18,7 @@ from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
 from mclir_nb.seeds import stream
 from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
+from mclir_nb.training.companion import Companion
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import LastStep, Log, history_columns, interval
@@ -41,20 +42,16 @@ class Trainer:
         self.task, self.patches, self.validation = self.data.task, self.data.patches, self.data.validation
         self.model = build.make_start(recipe, device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.history = build.make_history(recipe, self.model, device)
+        self.average = self.ema if recipe.history_ema_decay is None else copy.deepcopy(self.ema)
+        self.another = Companion(recipe, device) if recipe.history_of == "another" else None
+        self.history = build.make_history(recipe, self.past_of, device)
         self.features = build.make_features(recipe, device)
-        self.negatives = build.make_negatives(recipe, self.history)
+        self.negatives = build.make_negatives(recipe, self.history, self.model)
         self.objective, self.guard = losses.OBJECTIVES[recipe.objective], Guard(recipe)
         self.parallel = distributed.data_parallel(self._compiled(self.model))
         if self.history:
             self.history.answering = [self._compiled(history) for history in self.history.models]
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.optimiser = build.make_optimiser(recipe, self.model)
         # The small numbers of a float16 gradient vanish unless the loss is scaled up. In other precisions the scale is
         # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
@@ -93,6 +90,8 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update(1.0 if self.scale == 1 else None)
         self.update_ema()
+        if self.another:
+            self.another.advance(gt, lq, self.step)
         if self.history and recipe.history_threshold is None:
             self.history.update(self.past_of, self.step)
         self.log.sums += seen
@@ -141,8 +140,10 @@ class Trainer:
 
     @property
     def past_of(self) -> nn.Module:
-        """The network whose past the histories are: the trained one, or its evaluation EMA."""
-        return self.ema if self.recipe.history_of == "ema" else self.model
+        """The network whose past the histories are: the trained one, an average of it, or another."""
+        return {"ema": self.average, "another": self.another and self.another.model}.get(
+            self.recipe.history_of, self.model
+        )
 
     def context(self, lq: Tensor, negatives: list[Tensor]) -> dict:
         """What an objective may read beside the images, see `losses`."""
@@ -154,16 +155,20 @@ class Trainer:
         )
         if self.recipe.objective == "spn-smooth" and negatives:
             with torch.no_grad(), precision.autocast(self.recipe.history_precision, self.device):
-                context["averaged"] = self.ema(lq)
+                context["averaged"] = self.average(lq)
         return context
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """The evaluation EMA: parameters averaged, buffers copied."""
-        for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1 - self.recipe.ema_decay)
-        for copied, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            copied.copy_(buffer)
+        """The evaluation EMA, and the average of the histories: parameters averaged, buffers copied."""
+        averages = [(self.ema, self.recipe.ema_decay)]
+        if self.recipe.history_ema_decay is not None:
+            averages.append((self.average, self.recipe.history_ema_decay))
+        for average, decay in averages:
+            for kept, new in zip(average.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+            for copied, buffer in zip(average.buffers(), self.model.buffers(), strict=True):
+                copied.copy_(buffer)
 
     def log_row(self) -> dict:
         """Close a logging interval, and the guard looks at it."""
@@ -203,6 +208,10 @@ class Trainer:
         }
         if self.history:
             state["history"] = nn.ModuleList(self.history.models).state_dict()
+        if self.recipe.history_ema_decay is not None:
+            state["average"] = self.average.state_dict()
+        if self.another:
+            state["another"] = self.another.state_dict()
         return state
 
     def load_state_dict(self, state: dict) -> None:
@@ -215,6 +224,10 @@ class Trainer:
         if self.history:
             self.history.turn = run["turn"]
             nn.ModuleList(self.history.models).load_state_dict(state["history"])
+        if self.recipe.history_ema_decay is not None:
+            self.average.load_state_dict(state["average"])
+        if self.another:
+            self.another.load_state_dict(state["another"])
         checkpoint.load_moments(self.optimiser, state.get("optimiser", {}))  # none before the first step
 
     def save(self, run_dir: Path) -> None:

@@ -53,6 +53,10 @@ def test_further_negatives_and_the_average_are_counted():
     assert noised.histories == spn.histories + 2 and noised.term == spn.term + 2 * spn.features
     smooth = macs.count(tiny(objective="spn-smooth", history_of="ema", lambda_neg=0.1))
     assert smooth.histories == spn.histories + 1 and smooth.term == spn.term + spn.features
+    noise = macs.count(tiny(negatives="noise"))
+    assert noise.histories == spn.histories + 1 and noise.term == spn.term
+    beside, plain = macs.run_macs(tiny(history_of="another")), macs.run_macs(tiny(objective="plain"))
+    assert beside == macs.run_macs(tiny()) + plain
 
 
 def test_an_objective_of_ones_own_is_counted(monkeypatch):

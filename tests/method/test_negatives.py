@@ -30,6 +30,21 @@ def test_all_histories_answer_unless_the_weight_is_zero(history):
     assert Negatives(None).outputs(lq, lq, step=1) == []
 
 
+def test_noise_is_as_far_away_as_the_histories(history):
+    """White: as far in each picture, the same for a seed and step, in no direction of the history."""
+    lq, own = photo(0, (2, 3, 64, 64)), nn.Conv2d(3, 3, 1, groups=3, bias=False)
+    nn.init.constant_(own.weight, 1.5)
+    negatives = Negatives(history, noise_around=own)
+    outputs = negatives.outputs(lq, lq, step=1)
+    for k, output in enumerate(outputs):
+        noise, away = output - 1.5 * lq, (k + 1) * lq - 1.5 * lq
+        rms = [image.square().mean(dim=(1, 2, 3)).sqrt() for image in (noise, away)]
+        torch.testing.assert_close(*rms, rtol=0.03, atol=0)
+        assert torch.cosine_similarity(noise.flatten(), away.flatten(), dim=0).abs() < 0.03
+        assert torch.equal(output, negatives.outputs(lq, lq, step=1)[k]) and not output.requires_grad
+    assert not torch.equal(outputs[0], negatives.outputs(lq, lq, step=2)[0])
+
+
 def test_one_history_is_drawn_from_seed_and_step(history):
     def drawn(seed):
         negatives = Negatives(history, seed=seed, draw=True)

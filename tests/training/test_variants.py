@@ -49,6 +49,49 @@ def test_r_is_held():
         assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
 
 
+CONTROLS = {
+    "another": dict(history_of="another"),
+    "noise": dict(negatives="noise"),
+    "slow average": dict(objective="spn-smooth", history_of="ema", history_ema_decay=0.9, lambda_neg=1e-3),
+}
+
+
+@pytest.mark.parametrize("changes", CONTROLS.values(), ids=CONTROLS.keys())
+def test_controls_resume_to_the_same_bits(tmp_path, changes):
+    whole = train.train(recipe(**changes), tmp_path / "whole", quiet=True)
+    half = advanced(trainer(**changes), 3)
+    with run_folder.claim(tmp_path / "half", half.recipe, resume=True):
+        half.save(tmp_path / "half")
+    train.train(recipe(**changes), tmp_path / "half", quiet=True)
+    for name in ("model", "ema", "history"):
+        one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "half"))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    assert whole.log["l_neg"].iloc[-1] != 0
+
+
+def test_the_past_of_another_is_not_the_runs_own():
+    """It begins elsewhere, learns by itself, and leaves the run as it would be: with lambda 0 that is plain."""
+    made, plain = advanced(trainer(history_of="another", lambda_neg=0.0), 4), advanced(trainer(objective="plain"), 4)
+    for one, other in zip(made.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    history, another = made.history.models[1], made.another.model  # refreshed in steps 2 and 4
+    apart = [made.history.distances(network)[1].item() for network in (another, made.model)]
+    assert 0 < apart[0] < 0.05 < 0.5 < apart[1] and history is not another
+    start = trainer(history_of="another").another.model
+    assert not torch.equal(next(start.parameters()), next(another.parameters()))
+
+
+def test_a_slow_average_is_apart_from_the_ema_that_is_scored():
+    made = advanced(trainer(**CONTROLS["slow average"]), 5)
+    plain = advanced(trainer(objective="plain"), 0)
+    start = next(plain.model.parameters())
+    moved = [(next(network.parameters()) - start).norm() for network in (made.average, made.ema, made.model)]
+    assert moved[0] < moved[1] < moved[2]  # decays 0.9, 0.8 and none
+    assert made.past_of is made.average and trainer(history_of="ema").past_of is not made.average
+    with pytest.raises(ValueError, match="history_ema_decay"):
+        recipe(history_ema_decay=0.9)
+
+
 def test_the_adaptive_rule_takes_turns_and_resumes_to_the_same_bits(tmp_path):
     changes = dict(history_threshold=0.0, history_every=(3, 2))
     whole = train.train(recipe(**changes), tmp_path / "whole", quiet=True)
