@@ -6,6 +6,8 @@ import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `test`")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -25,3 +27,18 @@ def chromium(profile):
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.set_script_timeout(400)
     return driver
+
+
+def move_embedded(browser) -> int:
+    """Press a key on every slider of the page's embedded views; each must change what is seen. Returns how many."""
+    moved = 0
+    for view in browser.find_elements(By.CSS_SELECTOR, ".mclir-embedded"):
+        assert not view.find_elements(By.XPATH, "./img"), "the still stands beside the sliders"
+        for slider in view.find_elements(By.CSS_SELECTOR, "input[type=range]"):
+            shown, at_end = view.find_element(By.CSS_SELECTOR, ".mclir-picture"), slider.get_attribute("max")
+            before = shown.screenshot_as_png
+            slider.send_keys(Keys.ARROW_LEFT if slider.get_attribute("value") == at_end else Keys.ARROW_RIGHT)
+            assert shown.screenshot_as_png != before, f"{slider.find_element(By.XPATH, '..').text!r} changes nothing"
+            moved += 1
+        assert all(image.get_attribute("alt") for image in view.find_elements(By.CSS_SELECTOR, "img"))
+    return moved

@@ -5,6 +5,7 @@ README, docs/ and the records; the API comes from the docstrings, the recipes fr
 error, and so is a link that leads nowhere.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -20,6 +21,7 @@ from mclir_nb import files, root
 from mclir_nb.data import tasks
 from mclir_nb.training import paper_recipes, recipes
 from mclir_nb.training.recipes import Recipe
+from mclir_nb.views import embedded
 
 COPIED = (
     "README.md",
@@ -54,6 +56,8 @@ def build(out: Path, source: Path) -> None:
             shutil.copytree(place, source / name, ignore=shutil.ignore_patterns(".*"))
         elif place.exists():
             shutil.copy(place, source / name)
+    for notebook in (source / "notebooks").glob("*.ipynb"):
+        notebook.write_text(json.dumps(embedded.embed(json.loads(notebook.read_text()))))
     write_recipes(source / "recipes.md")
     write_api(source / "api")
     readme = source / "README.md"

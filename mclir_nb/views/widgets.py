@@ -18,7 +18,7 @@ from mclir_nb.data import degrade
 from mclir_nb.evaluation import metrics
 from mclir_nb.experiments.history_analysis import MOVED, PUSH, Pushes
 from mclir_nb.progress import is_watched
-from mclir_nb.views import degradation_effects, history_figures, toy
+from mclir_nb.views import degradation_effects, embedded, history_figures, toy
 from mclir_nb.views.figures import image_grid, maps
 from mclir_nb.views.style import COLOURS, aim_picture, encode, picture, render
 
@@ -29,19 +29,20 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 class Live(w.VBox):
     """Widgets that also hold a still picture, which stands in their place wherever no kernel moves them.
 
-    papermill and nbconvert store the still alone: a saved state of widgets would be drawn instead of it, and only by
-    pages that load scripts from the network.
+    papermill and nbconvert store the still, and what `embedded` needs to make sliders of it in a built page. A saved
+    state of widgets would be drawn instead of the still, and only by pages that load scripts from the network.
 
     Args:
         children: the widgets, top to bottom.
         still: the same story as a JPEG.
         caption: what to see, one or two sentences; also the alternative text of the still.
+        view: of `embedded.view`, for pages without a kernel; None: the still has to do.
     """
 
-    def __init__(self, children, still: bytes, caption: str):
+    def __init__(self, children, still: bytes, caption: str, view: dict | None = None):
         note = w.HTML(f'<div style="max-width:60em;line-height:1.4">{html.escape(caption)}</div>')
         super().__init__([*children, note], layout=w.Layout(align_items="flex-start"))
-        self._still, self._caption = still, caption
+        self._still, self._caption, self._view = still, caption, view
 
     def _repr_mimebundle_(self, **kwargs):
         data = super()._repr_mimebundle_(**kwargs)
@@ -49,6 +50,8 @@ class Live(w.VBox):
         data["image/jpeg"] = base64.b64encode(self._still).decode()
         if not is_watched():
             del data[VIEW]
+            if self._view:
+                data[embedded.MIME] = self._view
         return data, {"image/jpeg": {"alt": self._caption}}
 
 
@@ -130,7 +133,10 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     slider.observe(wipe, "value")
     wipe()
     text = f"{caption} Left of the line: {names[0]}; right of it: {names[1]}.".strip()
-    return Live([slider, stack], render(image_grid([{names[0]: one, names[1]: two}])), text)
+    share = embedded.slider(f"share of “{names[0]}” (%)", range(0, 101, 2), 25)
+    panels = [embedded.pictures(names[i], [image], side=width) for i, image in ((1, two), (0, one))]
+    view = embedded.view([share], panels, wipe=True)
+    return Live([slider, stack], render(image_grid([{names[0]: one, names[1]: two}])), text, view)
 
 
 def degradation_explorer(
@@ -180,7 +186,29 @@ def degradation_explorer(
     choose()
     text = caption or "Choose a degradation and move its symbols. J is the clear picture, I the degraded one."
     text += " " + " ".join(f"{e.name}: {e.equation}." for e in choices)
-    return Live([choice, equation, controls, view], _explorer_still(choices, image), text)
+    return Live([choice, equation, controls, view], _explorer_still(choices, image), text, _settings(choices, image))
+
+
+SETTINGS = 4  # of each degradation, where they are made beforehand
+
+
+def _settings(choices, image) -> dict:
+    """Some settings of each effect's first symbol, for a page without a kernel."""
+    made, said = [], []
+    for effect in choices:
+        first, *others = effect.knobs
+        for value in np.linspace(first.low, first.high, SETTINGS):
+            value = float(first.low + round((value - first.low) / first.step) * first.step)
+            made.append(
+                list(effect.apply(image, **{first.name: value, **{k.name: k.value for k in others}}).values())[-1]
+            )
+            said.append(f"{effect.equation} · {first.label}: {value:g}")
+    sliders = [
+        embedded.slider("degradation", [effect.name for effect in choices]),
+        embedded.slider("setting", [f"{i} of {SETTINGS}" for i in range(1, SETTINGS + 1)], SETTINGS // 2),
+    ]
+    panels = [embedded.texts(said, (0, 1)), embedded.pictures("J, clear", [image])]
+    return embedded.view(sliders, [*panels, embedded.pictures("I, degraded", made, (0, 1))])
 
 
 def _reduced(layer: torch.Tensor, side: int) -> torch.Tensor:
@@ -268,7 +296,29 @@ def training_scrubber(found: Pushes, *, width: int = 288, caption: str = "") -> 
     view.add_class(PICTURE)
     text = f"{caption} {_overall(found, aims)}".strip()
     still = _training_still(found, drawn, figure)
-    return Live([w.HBox([step, _player(step, len(kept.steps), "training steps")]), shown, view], still, text)
+    controls = [w.HBox([step, _player(step, len(kept.steps), "training steps")]), shown]
+    return Live([*controls, view], still, text, _moments(found, drawn, aims))
+
+
+MOMENTS = 8  # of a training, where a page has no kernel
+
+
+def _moments(found: Pushes, drawn: dict, aims) -> dict:
+    """Some moments of the training: what the network made, where its push sends it, and what the numbers say."""
+    kept = found.kept
+    chosen = sorted({round(s) for s in np.linspace(0, len(kept.steps) - 1, MOMENTS)})
+    sliders = [
+        embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
+        embedded.slider("map", [PUSH, MOVED]),
+    ]
+    maps = [drawn[name][s] for s in chosen for name in (PUSH, MOVED)]
+    panels = [
+        embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
+        embedded.pictures("towards (green) or away from the ground truth", maps, (0, 1)),
+        embedded.pictures("ground truth", [kept.gt]),
+        embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
+    ]
+    return embedded.view(sliders, panels)
 
 
 def _db(image, gt) -> str:

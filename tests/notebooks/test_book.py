@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from headless import chromium, needs_chromium
+from headless import chromium, move_embedded, needs_chromium
 
 pytest.importorskip("sphinx_book_theme", reason="needs the extra `book`")
 pytest.importorskip("myst_nb", reason="needs the extra `book`")
@@ -81,6 +81,8 @@ def test_every_chapter_opens(browser, address, site):
             "return [...document.querySelectorAll('article img')].filter(i => i.complete && !i.naturalWidth).length"
         )
         assert browser.execute_script(broken) == 0
+        embedded = page.read_text().count('class="mclir-embedded"')
+        assert move_embedded(browser) >= embedded
 
 
 def test_colab_where_there_is_an_address(monkeypatch):

@@ -15,15 +15,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from trimming import ROOT, TRIMMED
 
 pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `test`")
-from headless import chromium, needs_chromium  # noqa: E402
+from headless import chromium, move_embedded, needs_chromium  # noqa: E402
+from live_views import MAKERS  # noqa: E402
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+from mclir_nb.views import embedded  # noqa: E402
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 SETTINGS = {
@@ -246,6 +250,24 @@ def test_play_button(lab, browser, tmp_path):
     output.find_element(By.CSS_SELECTOR, ".widget-play button").send_keys(Keys.ENTER)
     wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)
     wait.until(lambda _: seen.add(picture.screenshot_as_png) or len(seen) >= 3, "the play button plays nothing")
+
+
+def test_sliders_without_a_kernel(browser, tmp_path):
+    """A page that nbconvert made, opened from the disk: stills have become sliders; without scripts they are stills."""
+    views = [maker() for name, maker in sorted(MAKERS.items()) if name != "spn_playground"]
+    outputs = [new_output("display_data", view._repr_mimebundle_()[0]) for view in views]
+    notebook = new_notebook(cells=[new_code_cell("view", outputs=[output]) for output in outputs])
+    alive = nbformat.reads(json.dumps(embedded.embed(json.loads(nbformat.writes(notebook)))), 4)
+    page = tmp_path / "page.html"
+    page.write_text(HTMLExporter().from_notebook_node(alive)[0])
+    browser.get(page.as_uri())
+    assert move_embedded(browser) == 1 + 2 + 2
+    browser.save_screenshot(str(tmp_path / "page.png"))
+    page.write_text(page.read_text().replace(embedded.SCRIPT, ""))
+    browser.get(page.as_uri())
+    assert not browser.find_elements(By.CSS_SELECTOR, "input[type=range]")
+    stills = browser.find_elements(By.CSS_SELECTOR, ".mclir-embedded > img")
+    assert len(stills) == 3 and all(still.is_displayed() and still.get_attribute("alt") for still in stills)
 
 
 @pytest.mark.parametrize("path", with_widgets(), ids=lambda path: path.stem)

@@ -1,0 +1,119 @@
+"""Sliders in a page that has no kernel: pictures made beforehand, among which the page itself chooses.
+
+Beside its still picture, a view that nobody watched while it was made leaves these pictures in the notebook, under a
+type of our own (`MIME`) that JupyterLab, GitHub and nbconvert pass over: they show the still. What is built from the
+notebook, the book and the slides, puts `as_html` in its place: the still, and a script that turns it into sliders. So a
+page never shows a slider that does not move.
+"""
+
+import base64
+import html
+import io
+import itertools
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from mclir_nb.views.style import picture
+
+MIME = "application/vnd.mclir.view+json"
+SCRIPT = """(() => {
+  const root = document.currentScript.parentElement;
+  const view = JSON.parse(root.querySelector('script').textContent), at = view.sliders.map(slider => slider.start);
+  const add = (parent, tag, fields) => parent.appendChild(Object.assign(document.createElement(tag), fields));
+  const controls = add(root, 'div', {}), row = add(root, 'div', {className: 'mclir-picture'});
+  row.style.cssText = view.wipe ? 'display:grid;width:max-content' : 'display:flex;flex-wrap:wrap;gap:8px';
+  const shown = view.panels.map(panel => {
+    const box = add(row, panel.pictures ? 'figure' : 'p', {});
+    box.style.cssText = view.wipe ? 'grid-area:1/1;margin:0' : panel.pictures ? 'margin:0' : 'flex-basis:100%;margin:0';
+    if (panel.pictures && !view.wipe) add(box, 'figcaption', {textContent: panel.name});
+    return panel.pictures ? add(box, 'img', {alt: panel.name}) : box;
+  });
+  const draw = () => view.panels.forEach((panel, i) => {
+    const chosen = panel.by.reduce((index, s) => index * view.sliders[s].labels.length + at[s], 0);
+    if (panel.pictures) shown[i].src = 'data:image/jpeg;base64,' + panel.pictures[chosen];
+    else shown[i].textContent = panel.texts[chosen];
+    if (view.wipe && i) shown[i].style.clipPath = `inset(0 ${100 - view.sliders[0].labels[at[0]]}% 0 0)`;
+  });
+  view.sliders.forEach((slider, s) => {
+    const label = add(controls, 'label', {textContent: slider.name + ' '});
+    label.style.display = 'block';
+    const fields = {type: 'range', min: 0, max: slider.labels.length - 1};
+    const input = Object.assign(add(label, 'input', fields), {value: at[s]}), value = add(label, 'output', {});
+    input.style.width = '20em';
+    const move = () => { at[s] = +input.value; value.textContent = ' ' + slider.labels[at[s]]; draw(); };
+    input.addEventListener('input', move);
+    move();
+  });
+  root.querySelector('img').remove();
+})();"""
+
+
+def slider(name: str, labels: Sequence, start: int = 0) -> dict:
+    """A slider over some labels, which begins at one of them."""
+    return {"name": name, "labels": [str(label) for label in labels], "start": start}
+
+
+def pictures(name: str, images: Sequence, by: Sequence[int] = (), side: int = 192) -> dict:
+    """A picture that depends on sliders.
+
+    Args:
+        name: the line above it.
+        images: as `style.picture` accepts them; one for each setting, that of the last slider in `by` changing first.
+        by: numbers of the sliders.
+        side: larger pictures are reduced to this many pixels.
+    """
+    return {"name": name, "by": list(by), "pictures": [_jpeg(image, side) for image in images]}
+
+
+def texts(lines: Sequence[str], by: Sequence[int] = ()) -> dict:
+    """A line of text that depends on sliders, as `pictures` do."""
+    return {"name": "", "by": list(by), "texts": list(lines)}
+
+
+def view(sliders: list[dict], panels: list[dict], wipe: bool = False) -> dict:
+    """What a page shows.
+
+    Args:
+        sliders: of `slider`.
+        panels: of `pictures` and `texts`.
+        wipe: two pictures on top of each other; the first slider's label is the share of the second that is seen, in
+            per cent.
+
+    Raises:
+        ValueError: a panel has not as many pictures or texts as its sliders have settings.
+    """
+    for panel in panels:
+        settings = len(list(itertools.product(*(sliders[s]["labels"] for s in panel["by"]))))
+        there = len(panel.get("pictures", panel.get("texts", ())))
+        if there != settings:
+            raise ValueError(f"panel {panel['name']!r} has {there} contents for {settings} settings of its sliders")
+    return {"sliders": sliders, "panels": panels, "wipe": wipe}
+
+
+def as_html(shown: dict, still: str, caption: str) -> str:
+    """A page's piece of HTML: the still (base64 of a JPEG), and the script that turns it into sliders where it runs."""
+    data, said = json.dumps(shown).replace("</", "<\\/"), html.escape(caption, quote=True)
+    return (
+        f'<div class="mclir-embedded"><img src="data:image/jpeg;base64,{still}" alt="{said}">'
+        f'<script type="application/json">{data}</script><script>{SCRIPT}</script><p>{said}</p></div>'
+    )
+
+
+def embed(notebook: dict) -> dict:
+    """A notebook (as JSON) whose outputs have sliders in place of their stills, for a page made from it."""
+    for output in [output for cell in notebook["cells"] for output in cell.get("outputs", ())]:
+        data = output.get("data", {})
+        if shown := data.pop(MIME, None):
+            data["text/html"] = as_html(shown, "".join(data["image/jpeg"]), "".join(data["text/plain"]))
+    return notebook
+
+
+def _jpeg(image, side: int) -> str:
+    levels = Image.fromarray((picture(image) * 255 + 0.5).astype(np.uint8))
+    levels.thumbnail((side, side))
+    stream = io.BytesIO()
+    levels.save(stream, "jpeg", quality=75)
+    return base64.b64encode(stream.getvalue()).decode()
