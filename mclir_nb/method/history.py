@@ -78,10 +78,8 @@ class HistoryModels:
             One (B, 3, scale * H, scale * W) tensor per history asked.
         """
         asked = self.answering if only is None else [self.answering[only]]
-        with torch.inference_mode():
-            outputs = [[history(part) for part in lq.chunk(parts)] for history in asked]
-        # copies, because an inference tensor cannot be saved for the backward pass of a loss
-        return [torch.cat(output) for output in outputs]
+        with torch.no_grad():  # not inference_mode: its tensors cannot be saved for a backward pass
+            return [torch.cat([history(part) for part in lq.chunk(parts)]) for history in asked]
 
     def first(self, count: int) -> "HistoryModels":
         """The first `count` histories with their schedule; the networks themselves, not copies."""

@@ -9,6 +9,7 @@ from killing import same_runs, work
 from safetensors.torch import load_file
 
 from mclir_nb.__main__ import main
+from mclir_nb.experiments import compare
 from mclir_nb.training import recipes, records, train
 
 SMALL = dict(network="nafnet", patch_size=32, batch_size=2, log_every=2, val_every=4, save_every=2)
@@ -54,6 +55,12 @@ def test_histories_ema_and_all_arms_start_as_exact_copies(run):
     mixed = train.Trainer(carried, torch.device("cpu"))  # as the paper recipe carries it
     assert same(weights(mixed.history.models[0]), weights(spn.model))
     assert torch.equal(plain.patches.batch(1)[1], spn.patches.batch(1)[1])
+
+
+def test_a_comparison_has_one_start_for_all_arms(run):
+    arms = compare.arms(["plain", "spn"], dose=0.1)
+    jobs = compare.plan(recipe(initial_weights=str(run)), arms, seeds=[0, 1])
+    assert len(jobs) == 6 and {job.recipe.initial_weights for job in jobs} == {str(run)}
 
 
 def test_a_published_file_is_taken_by_entry(run, tmp_path):
