@@ -190,7 +190,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=_path, required=True, help="a run folder, or a file of weights")
+    parser.add_argument(
+        "--checkpoint", type=_path, help="a run folder, or a file of weights; default: what comes along"
+    )
     parser.add_argument("--network", help="which network the file is for; a run knows its own")
     parser.add_argument("--scale", type=int, help="of a super-resolution network: 2, 3 or 4; a run knows its own")
     parser.add_argument("--entry", help="which network of a file that holds several, such as params or params_ema")
@@ -201,21 +203,27 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _network(arguments: argparse.Namespace) -> tuple[networks.Restorer, Recipe | None]:
     """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
-    device = machine.pick_device(arguments.device)
+    device, task = machine.pick_device(arguments.device), arguments.task
     which = {name: getattr(arguments, name) for name in ("network", "scale", "entry")}
-    network, recipe = records.open_checkpoint(arguments.checkpoint, **which)
+    if not arguments.checkpoint and not task:
+        raise ValueError("give --task, such as dehaze, for the weights that come along, or --checkpoint for your own.")
+    place = arguments.checkpoint or records.shipped(task, arguments.scale)
+    network, recipe = records.open_checkpoint(place, **which)
     return network.to(device), recipe
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", nargs="+", type=_path, help="PNG, JPEG, TIFF, WebP or BMP files")
+    parser.add_argument("--task", help="what is wrong with them: dehaze, derain, deblur or sr")
     parser.add_argument("--out", type=_path, help="a folder or a new .png file; default: beside each picture")
     _add_network(parser)
 
 
 def _restore(arguments: argparse.Namespace) -> None:
     out, pictures, failed = arguments.out, _new_ones(arguments.pictures), []
-    network, _ = _network(arguments)
+    network, run = _network(arguments)
+    if run and arguments.task not in (None, run.task):
+        raise ValueError(f"{arguments.checkpoint} was trained to {run.task}; leave --task {arguments.task} out.")
     if out and not out.exists() and not out.suffix:
         out.mkdir(parents=True)
     if out and not out.is_dir() and len(pictures) > 1:

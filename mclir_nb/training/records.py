@@ -206,6 +206,25 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
     return data_root, data_root if learnt_from and sets["train"].fingerprint() == kept else learnt_from
 
 
+def shipped(task: str, scale: int | None = None) -> Path:
+    """The weights that come along for a task: a file for `open_checkpoint`, with the recipe, log and scores beside it.
+
+    Args:
+        task: what to restore.
+        scale: of super-resolution; None: 4.
+    Raises:
+        ValueError: naming the tasks for which there are weights.
+    """
+    name = f"sr-x{tasks.get(task, scale).scale}" if task == "sr" else task
+    found = {place.parent.name: place for place in sorted((root() / "data" / "weights").glob("*/ema.safetensors"))}
+    if name not in found:
+        raise ValueError(
+            f"no weights come along for {name}, only for {', '.join(found)}; give a checkpoint, or train one: "
+            f"`python -m mclir_nb train --task {task} --out RUN`."
+        )
+    return found[name]
+
+
 def open_checkpoint(
     place: str | Path, network: str | None = None, scale: int | None = None, task: str | None = None, entry=None
 ) -> tuple[networks.Restorer, Recipe | None]:

@@ -16,12 +16,13 @@ WIDTH = 10.0  # inches, of the widest figure
 
 
 @styled
-def image_grid(rows: list[dict], labels=None) -> Figure:
+def image_grid(rows: list[dict], labels=None, *, panel: float = 2.4) -> Figure:
     """Pictures side by side, each with its name above it.
 
     Args:
         rows: one {name: image} per row, images as `style.picture` accepts them.
         labels: one name per row, written at its left.
+        panel: largest width of a picture in inches.
 
     Returns:
         Figure, at most 10 inches wide.
@@ -32,7 +33,7 @@ def image_grid(rows: list[dict], labels=None) -> Figure:
     _check_rows(rows)
     shown = [{name: picture(image, name) for name, image in row.items()} for row in rows]
     shapes = [[image.shape for image in row.values()] for row in shown]
-    figure, table = _panels(shapes, max(map(len, shown)), left=0.25 if labels else 0.0)
+    figure, table = _panels(shapes, max(map(len, shown)), left=0.25 if labels else 0.0, panel=panel)
     for panels, row in zip(table, shown, strict=True):
         for panel, (name, image) in zip(panels, row.items(), strict=False):
             _show(panel, image, name)
@@ -231,13 +232,14 @@ def _show(axes, image: np.ndarray, title: str = "", **options):
     return axes.imshow(image, **({"vmin": 0, "vmax": 1} | options))
 
 
-def _panels(shapes, columns: int, *, lines=1, left=0.0, right=0.0, bottom=0.0, width=WIDTH):
+def _panels(shapes, columns: int, *, lines=1, left=0.0, right=0.0, bottom=0.0, width=WIDTH, panel=2.4):
     """A figure and its panels, rows x columns, placed to the hundredth of an inch: no layout engine guesses.
 
-    Each row is as high as its tallest picture, with room for `lines` of title. Margins and width are in inches.
+    Each row is as high as its tallest picture, with room for `lines` of title. Margins, width and the largest
+    panel are in inches.
     """
     gap, head = 0.04, 0.08 + 0.14 * lines
-    inches = min(2.4, (width - left - right) / columns - gap)
+    inches = min(panel, (width - left - right) / columns - gap)
     heights = [inches * max(h / w for h, w, *_ in row) for row in shapes]
     size = (left + columns * (inches + gap) + right, sum(heights) + (head + gap) * len(heights) + bottom)
     figure, top, table = Figure(size), size[1], []

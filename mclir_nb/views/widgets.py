@@ -20,7 +20,7 @@ from mclir_nb.experiments.history_analysis import MOVED, PUSH, Pushes
 from mclir_nb.progress import is_watched
 from mclir_nb.views import degradation_effects, embedded, history_figures, toy
 from mclir_nb.views.figures import image_grid, maps
-from mclir_nb.views.style import COLOURS, aim_picture, encode, picture, render
+from mclir_nb.views.style import COLOURS, DPI, aim_picture, encode, picture, render
 
 PICTURE = "mclir-picture"  # CSS class of what changes when a slider moves
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -136,7 +136,8 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     share = embedded.slider(f"share of “{names[0]}” (%)", range(0, 101, 2), 25)
     panels = [embedded.pictures(names[i], [image], side=width) for i, image in ((1, two), (0, one))]
     view = embedded.view([share], panels, wipe=True)
-    return Live([slider, stack], render(image_grid([{names[0]: one, names[1]: two}])), text, view)
+    still = image_grid([{names[0]: one, names[1]: two}], panel=size[1] / DPI)
+    return Live([slider, stack], render(still), text, view)
 
 
 def degradation_explorer(
