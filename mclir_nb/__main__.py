@@ -168,7 +168,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"another, or give --task {task.name} to score it all the same."
         )
     root, learnt_from = arguments.root, None
-    if run:
+    if run and arguments.checkpoint:
         root, learnt_from = records.where_data_lie(arguments.checkpoint, run, benchmark, root)
     images = datasets.open_set(benchmark, task, "test", root, trained_on=learnt_from)
     for line in filter(None, [images.note, *overlaps.overlap_warnings(run.dataset if run else "", benchmark)]):
