@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from mclir_nb import root
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Benchmark
 
@@ -113,3 +115,10 @@ def test_maker_refuses_a_missing_or_changed_original(maker, tmp_path):
         maker.read_original(raccoon, tmp_path)
     with pytest.raises(ValueError, match="SHA-256"):
         maker.read_original(INSTALLED[0] | {"original_sha256": "0"}, None)
+
+
+def test_the_photographs_behind_the_weights_are_free_and_each_has_its_author():
+    table = pd.read_csv(root() / "data" / "weights" / "photographs.csv")
+    assert len(table) > 50 and table.notna().all(axis=None) and table.sha256.is_unique
+    assert table.licence.str.startswith(("CC0", "Public Domain")).all()
+    assert not set(table.name) & {entry.name for split in datasets.SPLITS for entry in datasets.embedded(split).entries}
