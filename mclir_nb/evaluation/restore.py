@@ -15,6 +15,8 @@ from mclir_nb import files
 from mclir_nb.data import images
 from mclir_nb.evaluation import tiles
 
+MARGIN = 16  # lq pixels around somebody's picture, a multiple of every network's window
+
 
 def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: bool = False, quiet: bool = True):
     """Restore one picture of any size; the result is of the same kind as the picture.
@@ -77,6 +79,15 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
     return target
 
 
+def _restored(network: nn.Module, lq: Tensor, options: dict) -> Tensor:
+    """`tiles.run` on the picture with a mirrored margin, cut off again: what a network pads shows at no border."""
+    down, across = (min(MARGIN, side - 1) for side in lq.shape[2:])
+    wide = functional.pad(lq, (across, across, down, down), "reflect")
+    scale = tiles.scale_of(network)
+    inner = (slice(side * scale, -side * scale or None) for side in (down, across))
+    return tiles.run(network, wide, **options)[(..., *inner)]
+
+
 def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
     shape = tuple(image.shape)
     if shape[:-2] not in ((3,), (1, 3)) or 0 in shape:
@@ -87,7 +98,7 @@ def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
     if image.dtype == torch.uint8:
         values = values / 255
     _check_range(values)
-    restored = tiles.run(network, values, **options)
+    restored = _restored(network, values, options)
     restored = restored.reshape(*shape[:-2], *restored.shape[-2:])
     if image.dtype == torch.uint8:
         return (restored * 255 + 0.5).to(torch.uint8).to(image.device)
@@ -104,7 +115,7 @@ def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
     layers = torch.from_numpy(np.array(np.atleast_3d(image), np.float32)).permute(2, 0, 1)[None].div_(top)
     _check_range(layers)
     colours = layers.shape[1] - (layers.shape[1] in (2, 4))
-    restored = tiles.run(network, layers[:, :colours].expand(1, 3, -1, -1), **options)
+    restored = _restored(network, layers[:, :colours].expand(1, 3, -1, -1), options)
     parts = [restored if colours == 3 else restored.mean(1, keepdim=True)]
     if colours < layers.shape[1]:
         parts.append(functional.interpolate(layers[:, colours:], restored.shape[2:], mode="bilinear"))

@@ -59,6 +59,14 @@ def test_tensors_come_back_as_they_were(shape, dtype):
     (restored.float() * torch.ones((), requires_grad=True)).sum().backward()  # not an inference tensor
 
 
+@pytest.mark.parametrize("size", [(2, 9), (20, 33)])
+def test_what_a_network_pads_shows_at_no_border(size):
+    mean = nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False)  # darkens the border: zeros are in its mean
+    nn.init.constant_(mean.weight, 1 / 9)
+    grey = torch.full((3, *size), 0.5)
+    torch.testing.assert_close(restore.restore(mean, grey), grey)
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
