@@ -97,15 +97,16 @@ def visual_comparison(
     limit = max((float(values.abs().quantile(0.995)) for values in (signed or {}).values()), default=1.0)
     for name, values in (signed or {}).items():
         crops.append((f"{name}\n± {limit:.2g}", values[cut].numpy(), dict(cmap="PuOr", vmin=-limit, vmax=limit)))
-    columns = -(-len(crops) // 2)
+    lines = 1 if len(crops) < 4 else 2
+    columns = -(-len(crops) // lines)
     side = WIDTH * 0.58 / columns  # inches of a crop
-    high = 2 * (side * height / width + 0.42)
+    high = lines * (side * height / width + 0.42)
     figure = Figure((WIDTH, max(high, WIDTH * 0.4 * whole.shape[0] / whole.shape[1] + 0.3)), layout="constrained")
     left_part, right_part = figure.subfigures(1, 2, width_ratios=[0.41, 0.59])
     _draw(left_part.subplots(), whole, "gt, the box enlarged", {}).add_patch(
         Rectangle((left, top), width, height, fill=False, ec="#FFD400", lw=2)
     )
-    panels = right_part.subplots(2, columns, squeeze=False).flat
+    panels = right_part.subplots(lines, columns, squeeze=False).flat
     for (name, crop, options), axes in zip(crops, panels, strict=False):
         _draw(axes, crop, "", options).set_xlabel(name, fontsize=8, labelpad=2)
     for axes in list(panels):
