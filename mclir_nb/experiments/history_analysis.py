@@ -110,7 +110,7 @@ class Pushes:
             towards gt (0.5 is a coin); net, how much faster |restored - gt| falls with it, where the pull alone is 1
             (NaN for the movement, which is no force).
         """
-        rows = []
+        rows: list[tuple] = []
         for name, direction in {PUSH: self.push, **self.controls, MOVED: self.moved}.items():
             towards = direction * (self.kept.gt - self.kept.restored).sign()
             share = towards.clamp(min=0).sum(dim=(1, 2, 3)) / towards.abs().sum(dim=(1, 2, 3)).clamp(min=1e-30)

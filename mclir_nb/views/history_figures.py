@@ -142,8 +142,8 @@ def moments(found: Pushes) -> Figure:
         corner = "lower left" if left > kept.gt.shape[-1] // 2 else "lower right"
         row = {name: with_zoom(image, (top, left, side), corner) for name, image in row.items()}
         rows.append((f"step {kept.steps[s]}", row))
-    ends = {"degraded": enlarge(kept.lq, kept.gt), "ground truth": kept.gt}
-    ends = {name: with_zoom(image, (top, left, side), corner) for name, image in ends.items()}
+    sources = {"degraded": enlarge(kept.lq, kept.gt), "ground truth": kept.gt}
+    ends = {name: with_zoom(image, (top, left, side), corner) for name, image in sources.items()}
     blank = np.ones_like(ends["degraded"])
     first = [{name: image} for name, image in ends.items()] + [{"": blank}] * (len(rows) - 2)
     figure = image_grid([one | row for one, (_, row) in zip(first, rows, strict=False)], [name for name, _ in rows])

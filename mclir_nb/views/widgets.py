@@ -18,6 +18,7 @@ from mclir_nb.data import degrade
 from mclir_nb.evaluation import metrics
 from mclir_nb.experiments.history_analysis import MOVED, PUSH, Pushes
 from mclir_nb.progress import is_watched
+from mclir_nb.training.frames import Frames
 from mclir_nb.views import degradation_effects, embedded, history_figures, toy
 from mclir_nb.views.figures import image_grid, maps
 from mclir_nb.views.style import COLOURS, DPI, aim_picture, encode, picture, render
@@ -254,14 +255,14 @@ def _at_height(image: np.ndarray, height: int) -> tuple[int, int]:
     return height, max(1, round(image.shape[1] * height / image.shape[0]))
 
 
-def training_scrubber(found: Pushes, *, width: int = 288, caption: str = "") -> Live:
+def training_scrubber(found: Pushes, *, width: int = 384, caption: str = "") -> Live:
     """One picture through training: what the network made of it, what its past made, and where the push sends it.
 
     Every picture is there from the start and the browser alone chooses among them, so no kernel is asked.
 
     Args:
         found: of `history_analysis.pushes`.
-        width: of the three large pictures on the screen.
+        width: largest width of the two large pictures on the screen.
         caption: what to see; what the numbers say over the whole training is added.
 
     Returns:
@@ -277,17 +278,19 @@ def training_scrubber(found: Pushes, *, width: int = 288, caption: str = "") -> 
         w.jslink((step, "index"), (stack, "selected_index"))
         return stack
 
-    large, small = _shown_size(picture(kept.gt), width), _shown_size(picture(kept.gt), width // 2 - 24)
+    large, middle, small = (_shown_size(picture(kept.gt), size) for size in (width, width // 2, 2 * width // 5))
     restored = by_step(_titled(x, f"restored, {_db(x, kept.gt)}", large) for x in kept.restored)
-    drawn = {PUSH: found.push, MOVED: found.moved, **found.controls}
+    directions = {PUSH: found.push, MOVED: found.moved, **found.controls}
     drawn = {
         name: [aim_picture(r, t) for r, t in zip(kept.restored, found.towards(direction), strict=True)]
-        for name, direction in drawn.items()
+        for name, direction in directions.items()
     }
     aim = w.Stack([by_step(_titled(x, name, large) for x in drawn[name]) for name in (PUSH, MOVED)], selected_index=0)
     w.jslink((shown, "index"), (aim, "selected_index"))
-    below = by_step(_small_pictures(found, s, drawn, small) for s in range(len(kept.steps)))
-    top = w.HBox([restored, aim, w.HTML(_titled(kept.gt, "ground truth", large))])
+    moments = range(len(kept.steps))
+    beside = by_step("".join(_titled(drawn[name][s], name, middle) for name in found.controls) for s in moments)
+    top = w.HBox([restored, aim, beside], layout=w.Layout(flex_flow="row wrap"))
+    below = by_step(_small_pictures(kept, s, small) for s in moments)
     figure = history_figures.progress_and_gap(found)
     curves = _with_cursor(figure, kept.steps, by_step)
     said = by_step(
@@ -326,13 +329,12 @@ def _db(image, gt) -> str:
     return f"{metrics.psnr(image.clamp(0, 1), gt):.1f} dB"
 
 
-def _small_pictures(found: Pushes, s: int, drawn: dict, size) -> str:
-    """The degraded picture, what each history made of it, and the push that other negatives would give."""
-    kept = found.kept
-    parts = [_titled(kept.lq, "degraded", size)]
+def _small_pictures(kept: Frames, s: int, size) -> str:
+    """The degraded picture, the ground truth, and what each history made of it."""
+    parts = [_titled(kept.lq, "degraded", size), _titled(kept.gt, "ground truth", size)]
     for k, past in enumerate(kept.negatives[s], 1):
         parts.append(_titled(past, f"past {k}, {_db(past, kept.gt)}", size))
-    return _side_by_side(*parts, *(_titled(drawn[name][s], name, size) for name in found.controls))
+    return _side_by_side(*parts)
 
 
 def _sentence(found: Pushes, aims, s: int) -> str:

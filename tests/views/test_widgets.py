@@ -146,7 +146,7 @@ def test_the_training_scrubber_has_every_moment_in_the_page_and_says_what_its_nu
     live = widgets.training_scrubber(found)
     stacks = [x for x in inside(live) if isinstance(x, w.Stack)]
     steps = [x for x in stacks if len(x.children) == 3]
-    assert len(steps) == 6 and len(stacks) == 7  # and one that chooses between the push and the movement
+    assert len(steps) == 7 and len(stacks) == 8  # and one that chooses between the push and the movement
     (toggle,) = [x for x in inside(live) if isinstance(x, w.ToggleButtons)]
     toggle.index = 1
     assert [x for x in stacks if len(x.children) == 2][0].selected_index == 1
