@@ -46,6 +46,21 @@ class Picture:
     profile: bytes | None = None  # its ICC profile, where it describes RGB or grey values
     orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
 
+    @classmethod
+    def of(cls, layers: np.ndarray, profile: bytes | None = None, orientation: int = 1) -> Picture:
+        """A picture from (H,W) or (H,W,1..4): grey, grey and alpha, RGB, RGBA."""
+        layers = np.ascontiguousarray(np.atleast_3d(layers))
+        grey = layers.shape[2] <= 2
+        alpha = layers[:, :, -1] if layers.shape[2] in (2, 4) else None
+        colour = np.repeat(layers[:, :, :1], 3, axis=2) if grey else layers[:, :, :3]
+        return cls(np.ascontiguousarray(colour), alpha, grey, profile, orientation)
+
+    @property
+    def layers(self) -> np.ndarray:
+        """(H,W,1..4), as `of` takes them."""
+        colour = self.colour[:, :, :1] if self.grey else self.colour
+        return colour if self.alpha is None else np.dstack([colour, self.alpha])
+
     def image(self) -> Tensor:
         """The colours as (3,H,W) uint8, full scale on full scale."""
         values = self.colour
@@ -78,7 +93,9 @@ def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_
         if low is not None and low.shape == values.shape:
             values = values.astype(np.uint16) << 8 | low
         orientation = _orientation(image)
-        return _picture(_turned(values, orientation) if upright else values, image, orientation)
+        profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
+        profile = profile if isinstance(profile, bytes) else None
+        return Picture.of(_turned(values, orientation) if upright else values, profile, orientation)
 
 
 def read_depth(path: str | Path) -> Tensor:
@@ -204,22 +221,9 @@ def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
-def _picture(values: np.ndarray, image: Image.Image, orientation: int) -> Picture:
-    layers = np.ascontiguousarray(np.atleast_3d(values))
-    grey = layers.shape[2] <= 2
-    alpha = layers[:, :, -1] if layers.shape[2] in (2, 4) else None
-    colour = np.repeat(layers[:, :, :1], 3, axis=2) if grey else layers[:, :, :3]
-    profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
-    profile = profile if isinstance(profile, bytes) else None
-    return Picture(np.ascontiguousarray(colour), alpha, grey, profile, orientation)
-
-
 def encode_png(picture: Picture) -> bytes:
     """A picture as the bytes of a PNG file, with its 8 or 16 bits, transparency and colour profile."""
-    layers = [picture.colour[:, :, :1] if picture.grey else picture.colour]
-    if picture.alpha is not None:
-        layers.append(picture.alpha[:, :, None])
-    samples = np.concatenate(layers, axis=2)
+    samples = picture.layers
     height, width, channels = samples.shape
     rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)  # 2: each row is its difference to the one above

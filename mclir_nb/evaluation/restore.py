@@ -69,10 +69,10 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
     path = Path(path).expanduser()
     picture = images.read_picture(path, upright=True)
     _check_out(out)
-    restored = restore(network, _layers(picture), **options)
+    restored = restore(network, picture.layers, **options)
     target = _new_file(path, out)
     try:
-        files.write_file(target, images.encode_png(_picture(restored, picture)))
+        files.write_file(target, images.encode_png(images.Picture.of(restored, picture.profile)))
     except OSError:
         target.unlink(missing_ok=True)  # the empty file that held its name
         raise
@@ -132,18 +132,6 @@ def _check_range(values: Tensor) -> None:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise ValueError(f"the picture's values run from {low:g} to {high:g}; floating point must be in [0, 1].")
-
-
-def _layers(picture: images.Picture) -> np.ndarray:
-    colour = picture.colour[:, :, :1] if picture.grey else picture.colour
-    return colour if picture.alpha is None else np.dstack([colour, picture.alpha])
-
-
-def _picture(layers: np.ndarray, original: images.Picture) -> images.Picture:
-    colours = 1 if original.grey else 3
-    colour = np.repeat(layers[:, :, :1], 3, axis=2) if original.grey else layers[:, :, :3]
-    alpha = None if original.alpha is None else layers[:, :, colours]
-    return images.Picture(np.ascontiguousarray(colour), alpha, original.grey, original.profile)
 
 
 def _check_out(out: str | Path | None) -> None:

