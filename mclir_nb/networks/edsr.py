@@ -10,6 +10,8 @@ Shapes: (B, 3, H, W), any size -> features (B, num_feat, H, W) -> (B, 3, upscale
 import torch
 from torch import Tensor, nn
 
+from mclir_nb.networks.layers import upsampler
+
 SIZES = {
     "paper": {"num_feat": 64, "num_block": 16},
     "demo": {"num_feat": 32, "num_block": 4},
@@ -28,16 +30,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.conv1(x).relu()) * self.res_scale
-
-
-def upsampler(upscale: int, num_feat: int) -> nn.Sequential:
-    """Convolution and pixel shuffle: once with factor 3, or once per factor 2."""
-    if upscale not in (2, 3, 4, 8):
-        raise ValueError(f"EDSR upsamples by 2, 3, 4 or 8, got upscale={upscale}")
-    layers: list[nn.Module] = []
-    for factor in [3] if upscale == 3 else [2] * (upscale.bit_length() - 1):
-        layers += [nn.Conv2d(num_feat, factor**2 * num_feat, 3, padding=1), nn.PixelShuffle(factor)]
-    return nn.Sequential(*layers)
 
 
 class EDSR(nn.Module):
@@ -62,7 +54,7 @@ class EDSR(nn.Module):
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(num_feat, res_scale) for _ in range(num_block)))
         self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.upsample = upsampler(upscale, num_feat)
+        self.upsample = upsampler(num_feat, upscale)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What several networks share: windows of a feature map, the attention inside them, and stochastic depth."""
+"""What several networks share: official names, windows and the attention in them, borders, upsampling, drop path."""
 
 from collections import OrderedDict
 
@@ -100,6 +100,16 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mas
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # the second for float64
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=offset, scale=depth**-0.5)
     return out[..., :depth].reshape(shape)
+
+
+def upsampler(features: int, scale: int) -> nn.Sequential:
+    """Convolution and pixel shuffle: once with factor 3, or once for each factor 2."""
+    if scale not in (2, 3, 4, 8):
+        raise ValueError(f"upscale {scale} does not exist; use 2, 3, 4 or 8")
+    layers: list[nn.Module] = []
+    for factor in [3] if scale == 3 else [2] * (scale.bit_length() - 1):
+        layers += [nn.Conv2d(features, factor**2 * features, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)
 
 
 class DropPath(nn.Module):

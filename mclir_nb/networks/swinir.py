@@ -24,7 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, named, relative_offsets, split_heads, to_windows
+from mclir_nb.networks.layers import (
+    DropPath,
+    attention,
+    from_windows,
+    named,
+    relative_offsets,
+    split_heads,
+    to_windows,
+    upsampler,
+)
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 
@@ -132,17 +141,8 @@ class SwinLayer(nn.Module):
         return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x  # channels last in memory throughout
 
 
-def upsample(features: int, scale: int) -> nn.Sequential:
-    """Classical head: a convolution and a pixel shuffle for each factor 2, or one of each for 3."""
-    steps = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}.get(scale)
-    if steps is None:
-        raise ValueError(f"upscale {scale} does not exist for the 'pixelshuffle' head; use 2, 3, 4 or 8")
-    pairs = [(conv3x3(features, features * step**2), nn.PixelShuffle(step)) for step in steps]
-    return nn.Sequential(*[module for pair in pairs for module in pair])
-
-
 class SwinIR(nn.Module):
-    """SwinIR with the official argument names, defaults and state_dict; shapes stand at the top of this file.
+    """SwinIR with the official state_dict, argument names and, but for `upsampler`, defaults; shapes: top of the file.
 
     ValueError for sizes, heads or factors that do not fit together.
     """
@@ -193,7 +193,7 @@ class SwinIR(nn.Module):
         """From feature maps to the image; the attribute names are the official keys."""
         if self.upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(conv3x3(dim, features), nn.LeakyReLU(0.01, inplace=True))
-            self.upsample = upsample(features, self.upscale)
+            self.upsample = upsampler(features, self.upscale)
             self.conv_last = conv3x3(features, channels)
         elif self.upsampler == "pixelshuffledirect":  # one step for every factor, and no conv_last
             self.upsample = nn.Sequential(conv3x3(dim, channels * self.upscale**2), nn.PixelShuffle(self.upscale))
