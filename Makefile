@@ -2,6 +2,7 @@
 # make test                set up, then ruff, mypy, the unit tests and a short version of every notebook
 # make lab                 set up, then open the notebooks in JupyterLab
 # make book                set up, then build the site build/book from the committed notebooks, records and docstrings
+# make slides              set up, then build the lectures build/slides from notebooks 01 and 04
 # make carry               into carry/, what a borrowed GPU machine lacks (docs/borrowed_gpu.md); CARRY_PYTHON=3.12
 # make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
 #
@@ -14,7 +15,7 @@ ARGS ?=
 CARRY_PYTHON ?= 3.12
 BIN := .venv/bin
 
-.PHONY: train test lab notebooks carry book
+.PHONY: train test lab notebooks carry book slides
 
 train: .venv/.ok
 	mkdir -p runs
@@ -35,6 +36,9 @@ notebooks: .venv/.ok
 book: .venv/.ok
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book]'
 	$(BIN)/python tools/book.py
+
+slides: .venv/.ok
+	$(BIN)/python tools/slides.py
 
 carry:
 	$(PYTHON) -m pip install --quiet --target carry --upgrade --no-deps --only-binary=:all: -c constraints.txt \

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import slides
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -36,6 +37,8 @@ def run_notebooks(names=()) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="mclir-nb-") as runs:  # where no earlier run can be found
                 executed = normalise(execute(nbformat.read(path, as_version=4), MCLIR_NB_RUNS=runs), runs)
+                if path.stem in slides.LECTURES:
+                    slides.mark(executed)
         except (CellExecutionError, DeadKernelError) as error:
             failed.append(path.stem)
             print(f"{path.stem}: FAILED, left as it was\n{error}", file=sys.stderr, flush=True)
@@ -86,7 +89,7 @@ def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.Noteb
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
-        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "alt", "jupyter")}
+        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "alt", "jupyter", "slideshow")}
         cell.metadata = nbformat.from_dict(kept)
     for number, cell in enumerate(code, 1):
         cell.execution_count = number

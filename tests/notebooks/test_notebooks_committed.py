@@ -43,7 +43,7 @@ def output_problems(notebook) -> list[str]:
     if set(notebook.metadata) - {"kernelspec", "language_info"}:
         found.append("metadata of a run or of widgets is left in it")
     for cell in notebook.cells:
-        if set(cell.metadata) - {"tags", "alt", "jupyter"}:
+        if set(cell.metadata) - {"tags", "alt", "jupyter", "slideshow"}:
             found.append(f"a cell holds {', '.join(cell.metadata)} as metadata")
         if tagged(cell, "nbval-check-output") and not cell.get("outputs"):
             found.append("a cell tagged nbval-check-output has no output")

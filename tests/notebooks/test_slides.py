@@ -1,0 +1,44 @@
+"""Lecture mode: the notebooks given as lectures carry their slides in their metadata, and nbconvert makes them."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import slides
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from mclir_nb import root
+
+
+@pytest.mark.parametrize("name", slides.LECTURES)
+def test_nbconvert_makes_slides_of_a_lecture(name, tmp_path):
+    path = root() / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    stored = [cell.metadata.get("slideshow") for cell in notebook.cells]
+    assert stored == [cell.metadata["slideshow"] for cell in slides.mark(notebook).cells]
+    command = [sys.executable, "-m", "nbconvert", "--to", "slides", "--output-dir", str(tmp_path), str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    page = (tmp_path / f"{name}.slides.html").read_text()
+    parts = [cell.metadata["slideshow"]["slide_type"] for cell in notebook.cells]
+    assert page.count("<section") == 2 * parts.count("slide") + parts.count("subslide")
+    said = re.search(r"# (\w[\w ]+)", notebook.cells[parts.index("skip")].source)[1]  # beside the first parameter
+    assert said in path.read_text() and said not in page
+
+
+def test_a_heading_begins_a_slide_and_what_only_the_reader_needs_is_left_out():
+    picture = new_output("display_data", {"image/png": ""})
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell("import torch", outputs=[new_output("stream", text="2")]),
+        new_markdown_cell("Why"),
+        new_code_cell("show()", outputs=[picture]),
+        new_code_cell("1 + 1", outputs=[new_output("stream", text="2")]),
+        new_markdown_cell("<details>answer</details>"),
+        new_code_cell("assert True"),
+    ]
+    marked = slides.mark(new_notebook(cells=cells))
+    parts = [cell.metadata.slideshow.slide_type for cell in marked.cells]
+    assert parts == ["slide", "skip", "skip", "-", "subslide", "fragment", "skip", "skip"]
