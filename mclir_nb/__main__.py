@@ -259,6 +259,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=_path, help="folder of the runs; default: runs/NAME")
     parser.add_argument("--record", type=_path, help="folder of the record; default: data/records/NAME")
     parser.add_argument("--seeds", type=int, help="only the first so many of the decided seeds")
+    parser.add_argument("--collect", action="store_true", help="run nothing: write the record of the finished seeds")
     parser.add_argument("--data-root", help="folder of the data set, if it is not embedded")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--processes", type=int, help="so many runs at once, each in its own process")
@@ -268,7 +269,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     experiment = evidence.get(arguments.name)
     how = {name: getattr(arguments, name) for name in ("seeds", "data_root", "device", "processes", "scheduler")}
-    folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
+    if arguments.collect:
+        folder = evidence.write_record(experiment, arguments.out, arguments.record)
+    else:
+        folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
     print(evidence.outcome(evidence.read_record(arguments.name, folder)))
     print(f"written to {folder}")
 

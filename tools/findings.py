@@ -1,16 +1,47 @@
-"""Rewrite what the README says of the committed records: `python tools/findings.py`."""
+"""Rewrite what README and docs/findings.md say of the committed records: `python tools/findings.py`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
+
 from mclir_nb import files, root
-from mclir_nb.experiments import evidence
+from mclir_nb.experiments import evidence, intervals, probe, push_study
+from mclir_nb.experiments.plans import EXPERIMENTS
+from mclir_nb.views import evidence_figures
+from mclir_nb.views.style import render
 
 BEGIN, END = "<!-- findings: begin, written by python tools/findings.py -->", "<!-- findings: end -->"
+PROBED = ["push", "towards", "push - foreign", "push - noise", "oldest", "smooth", "pull"]
+CHANGE = """## What would change our mind
+
+- That SPN helps: an arm that beats plain training *at equal cost*, at equal dose, in an interval that lies beside zero
+  after Holm's correction, and again with eight fresh seeds that were decided before.
+- That it is history that helps: the own past better than another network's past and than noise at the same dose (V),
+  and a push that points down the held-out loss more than its controls do (P).
+- That it does not help: intervals that hold zero and are narrow, at sizes, lengths and learning rates nearer to the
+  paper's. Small networks and a few thousand steps exclude what they exclude, and no more.
+
+## What a GPU should run next
+
+`python -m mclir_nb measure` first (is everything right there, and what does a step cost), then, seed by seed and at
+equal dose: super-resolution x4 with EDSR baseline at paper size, 20,000 steps: plain, SPN, smooth, sampled, plain at
+equal cost; dehazing with FFA-Net of 3 x 6 blocks, patches of 128: the same arms; SwinIR-light: plain and SPN.
+"""
 
 
 def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
-    return evidence.summary()
+    name, table = push_study.NAME, _probed()
+    seen = "Not run yet." if table is None else f"{table[push_study.CELL].drop_duplicates().shape[0]} runs looked at."
+    return f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}\n{evidence.summary()}"
+
+
+def _probed() -> pd.DataFrame | None:
+    """The table of record P, if it has one."""
+    file = root() / "data" / "records" / push_study.NAME / probe.HELPS
+    return files.read_table(file) if file.is_file() else None
 
 
 def write(readme: Path) -> None:
@@ -22,6 +53,69 @@ def write(readme: Path) -> None:
     files.write_file(readme, f"{before}{BEGIN}\n{block()}\n{END}{rest.split(END)[1]}")
 
 
+def write_page(page: Path) -> None:
+    """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
+    main = evidence.main_record(*evidence.BY_STRENGTH)
+    said = evidence.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
+    weak = [flaw for flaw in (evidence.flaws(main) if main else []) if flaw != main.withdrawn]
+    parts = [
+        "# What we found",
+        "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
+        "hand. A gain is a mean paired difference over seeds with its 95 % interval; raw and EMA weights are "
+        "scored apart; objectives are compared at equal dose, the share of the second term in the optimiser's update.",
+        f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
+        *([f"This record is weak: {'; '.join(weak)}."] if weak else []),
+        "## Does the push help where it is applied?",
+        *_probe(page),
+    ]
+    for name, title, draw in SECTIONS:
+        parts += [f"## {title}", *_section(page, name, draw)]
+    parts += [CHANGE.rstrip(), "## All records", block().replace("](data/", "](../data/")]
+    files.write_file(page, "\n\n".join(parts) + "\n")
+
+
+def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -> list[str]:
+    """What a record says, with its figure; that it is not run yet, if it is not."""
+    record, link = evidence.committed(name), f"[{name}](../data/records/{name}/README.md)"
+    if record is None:
+        return [f"Not run yet. What is asked, of what and how often is decided in record {link}."]
+    question = EXPERIMENTS[name].question
+    table = files.as_markdown(evidence.shown(evidence.results(record)))
+    return [f"Record {link}: {question} {evidence.state(record)}", _picture(page, name, question, draw(record)), table]
+
+
+def _probe(page: Path) -> list[str]:
+    """The same of record P, which is of another kind."""
+    helps = _probed()
+    link = f"[{push_study.NAME}](../data/records/{push_study.NAME}/README.md)"
+    if helps is None:
+        return [f"Not run yet. What is asked, of what and how often is decided in record {link}."]
+    table = push_study.summary(helps)
+    figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
+    seeds = " or ".join(map(str, sorted(set(table["seeds"]))))
+    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little."
+    return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
+
+
+def _picture(page: Path, name: str, what: str, figure: Figure) -> str:
+    """Write a figure beside the page; the line that shows it there."""
+    file = page.parent / "findings" / f"{name}.png"
+    file.parent.mkdir(exist_ok=True)
+    files.write_file(file, render(figure, "png", colours=64))
+    return f"![{what}](findings/{file.name})"
+
+
+def _paired(record: evidence.Record) -> Figure:
+    return evidence_figures.paired_differences(intervals.by_weights(record.runs))
+
+
+SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
+    ("D", "How much of it?", lambda record: evidence_figures.dose_response(evidence.results(record))),
+    ("V", "Which part does the work, and is there something better?", _paired),
+    ("L", "At a small learning rate, and for longer?", _paired),
+]
+
 if __name__ == "__main__":
     write(root() / "README.md")
-    print("README.md: written")
+    write_page(root() / "docs" / "findings.md")
+    print("README.md and docs/findings.md: written")

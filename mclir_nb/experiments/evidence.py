@@ -70,7 +70,7 @@ def run(
     Returns:
         The folder of the record.
     """
-    out_dir = runs_dir() / (experiment.runs or experiment.name) if out_dir is None else Path(out_dir)
+    out_dir = _runs(experiment, out_dir)
     jobs = experiment.plan(seeds, data_root=data_root)
     begin(experiment, folder)
     compare.run(jobs, out_dir, **how)
@@ -117,15 +117,20 @@ def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
     return folder
 
 
-def write_record(experiment: Experiment, out_dir: str | Path, folder: str | Path | None = None) -> Path:
+def _runs(experiment: Experiment, out_dir: str | Path | None) -> Path:
+    """The folder of an experiment's runs."""
+    return runs_dir() / (experiment.runs or experiment.name) if out_dir is None else Path(out_dir)
+
+
+def write_record(experiment: Experiment, out_dir: str | Path | None = None, folder: str | Path | None = None) -> Path:
     """Collect the seeds of a task whose runs are all finished, and write runs.csv, images.csv, curves.csv, README.md.
 
     Raises:
         ValueError: no seed is whole, or the record is of another decision.
     """
-    folder = begin(experiment, folder)
+    folder, out_dir = begin(experiment, folder), _runs(experiment, out_dir)
     jobs = experiment.plan()
-    open_seeds = {_seed_of(job) for job in jobs if not run_tables.is_finished(Path(out_dir) / job.name)}
+    open_seeds = {_seed_of(job) for job in jobs if not run_tables.is_finished(out_dir / job.name)}
     wanted = [job.name for job in jobs if _seed_of(job) not in open_seeds]
     if not wanted:
         command = f"python -m mclir_nb compare {experiment.name}"
@@ -235,7 +240,8 @@ def results(record: Record, baseline: str | None = None) -> pd.DataFrame:
     facts = record.runs.groupby(key, sort=False)[["dose", "dose_measured", "r", "pictures"]].mean()
     price = intervals.costs(record.runs, baseline).set_index(key)["run_cost"]
     found = parts[0].join([*parts[1:], facts, price])[RESULTS].reset_index().astype({"seeds": int, "pictures": int})
-    return found.sort_values([*intervals.SETTING, "gain_raw"], ascending=[True] * 3 + [False], ignore_index=True)
+    parts = [part.sort_values("gain_raw", ascending=False) for _, part in found.groupby(intervals.SETTING, sort=False)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -142,12 +142,13 @@ def gain_beside_cost(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
     Returns:
         Figure, a panel per setting, three at most; up is better, left is cheaper.
     """
-    panels = dict(list(_by_setting(table).items())[:PANELS])
+    panels, arms = dict(list(_by_setting(table).items())[:PANELS]), sorted(set(table["arm"]))
     figure = Figure((10 if len(panels) > 1 else 8, 3.6), layout="constrained")
     for axes, (where, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.axhline(0, color=arm_colour("plain"), lw=1)
         for number, row in enumerate(part.sort_values("run_cost").itertuples()):
-            style = dict(color=arm_colour(row.arm), fmt=MARKERS[number % len(MARKERS)], label=row.arm)
+            marker = MARKERS[arms.index(row.arm) % len(MARKERS)]
+            style = dict(color=arm_colour(row.arm), fmt=marker, label=row.arm)
             half = None if math.isnan(row.half_raw) else row.half_raw
             axes.errorbar(
                 row.run_cost * (1 + 0.004 * number), row.gain_raw, yerr=half, capsize=3, markersize=5, **style

@@ -156,6 +156,9 @@ def test_the_command_line_runs_and_records(made, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0  # its runs are there
     assert "spn against plain" in capsys.readouterr().out
     assert (tmp_path / "X1" / "runs.csv").read_bytes() == (folder / "runs.csv").read_bytes()
+    assert main([*arguments, "--collect"]) == 0 and "spn against plain" in capsys.readouterr().out
+    assert main(["compare", "X1", "--collect", "--out", str(tmp_path / "none"), "--record", str(tmp_path / "Y")]) == 1
+    assert "no seed of X1 is finished" in capsys.readouterr().err
     assert main(["compare", "c1"]) == 1 and "'C1'" in capsys.readouterr().err
     assert main(["compare", "X1", "--seeds", "4"]) == 1 and "3 decided seeds" in capsys.readouterr().err
 

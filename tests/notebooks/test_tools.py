@@ -111,6 +111,24 @@ def test_the_readme_says_what_the_records_say(tmp_path):
     assert page.read_text() == (root() / "README.md").read_text(), "run python tools/findings.py"
 
 
+def test_the_page_of_findings_is_that_of_the_records(tmp_path):
+    page = root() / "docs" / "findings.md"
+    findings.write_page(tmp_path / "findings.md")
+    assert (tmp_path / "findings.md").read_text() == page.read_text(), "run python tools/findings.py"
+    pictures = {file.name for file in (tmp_path / "findings").glob("*")}
+    assert pictures == {file.name for file in (page.parent / "findings").glob("*")}
+
+
+def test_a_record_gets_a_figure_and_a_table_on_the_page(tmp_path, monkeypatch):
+    runs = evidence.read_record("C1").runs.assign(dose=0.1, dose_measured=0.12)
+    made = evidence.Record("D", {"seeds": list(range(5)), "baseline": "plain"}, runs, runs, runs)
+    monkeypatch.setattr(evidence, "committed", lambda name: made if name == "D" else None)
+    findings.write_page(tmp_path / "findings.md")
+    text = (tmp_path / "findings.md").read_text()
+    assert "![How does the gain of SPN depend on its dose?](findings/D.png)" in text and "| spn |" in text
+    assert (tmp_path / "findings" / "D.png").stat().st_size > 5_000 and text.count("Not run yet. What is asked") == 3
+
+
 def test_findings_rewrite_their_block_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "recorded", lambda: [])
     page = tmp_path / "README.md"
