@@ -31,7 +31,7 @@ def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
         name: one of `names()`.
         recipe: whose lambda and intervals the arms are multiples of.
         dose: share of the second term in the optimiser's update, the same for all arms, see `training.dose`; the sweep
-            "lambda" has multiples of it. None: the recipe's lambda.
+            "lambda" has multiples of it. None: the recipe's own, or its lambda.
 
     Raises:
         ValueError: an unknown name.

@@ -28,6 +28,7 @@ def test_the_scalars_are_those_of_the_log(tmp_path):
     points = [(event.step, event.value) for event in events.Scalars("l_rec")]
     assert points[:4] == [(row.step, pytest.approx(row.l_rec)) for row in run.log.itertuples()]
     assert [step for step, _ in points] == [1, 2, 3, 4, 6]  # 9 was of an earlier life
+    assert {"image_ratio", "dose", "dose_cosine", "progress_0", "gap_1"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("val_psnr")] == [2, 4]  # empty cells are left out
 
 
