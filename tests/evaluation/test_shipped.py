@@ -21,7 +21,7 @@ def shipped(name):
 
 
 def test_there_are_weights_for_every_task_of_the_first_notebook():
-    assert {"dehaze", "derain"} <= set(SHIPPED)
+    assert {"dehaze", "derain", "deblur", "sr-x2", "sr-x4"} <= set(SHIPPED)
     with pytest.raises(ValueError, match="denoise.*dehaze, derain"):
         records.shipped("denoise")
 
@@ -51,7 +51,7 @@ def test_the_command_line_restores_with_the_weights_that_come_along(tmp_path, ca
     Image.fromarray(np.arange(18 * 20, dtype=np.uint8).reshape(18, 20)).save(tmp_path / "grey.png")
     assert main(["restore", str(tmp_path / "grey.png"), "--device", "cpu"]) == 1
     assert "--task" in capsys.readouterr().err
-    assert main(["restore", str(tmp_path / "grey.png"), "--task", "derain", "--device", "cpu"]) == 0
-    assert images.read_size(tmp_path / "grey_restored.png") == (18, 20)
+    assert main(["restore", str(tmp_path / "grey.png"), "--task", "sr", "--scale", "2", "--device", "cpu"]) == 0
+    assert images.read_size(tmp_path / "grey_restored.png") == (36, 40)
     assert main(["restore", str(tmp_path / "grey.png"), "--task", "denoise", "--device", "cpu"]) == 1
     assert "dehaze" in capsys.readouterr().err
