@@ -75,8 +75,10 @@ def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
         gt, lq, _ = trainer.patches.batch(step)
         gt, lq = gt.to(trainer.device), lq.to(trainer.device)
         negatives = exact.outputs(lq, gt, step)
-        context = trainer.context(lq, negatives)
-        yield push.gradients(trainer.model, gt, negatives, trainer.objective, features=trainer.features, **context)
+        parts = trainer.recipe.accumulate  # what does not fit at once in a step does not fit here
+        for true, given, *past in zip(*(images.chunk(parts) for images in (gt, lq, *negatives)), strict=True):
+            context = dict(features=trainer.features) | trainer.context(given, past)
+            yield push.gradients(trainer.model, true, past, trainer.objective, **context)
 
 
 def look_steps(recipe: Recipe) -> set[int]:

@@ -193,15 +193,11 @@ def provenance(device: torch.device, features_source: str) -> dict:
 
 def _revision() -> str:
     """The git commit of the workbook, "+" when files differ from it, or "unknown" outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
-        where = root()
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True
-        )
+        return subprocess.run(command, cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def _provenance(run_dir: Path) -> dict:
