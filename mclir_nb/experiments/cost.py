@@ -67,7 +67,7 @@ def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.D
         counts = macs.count(recipe)
         share = counts.features / counts.network
         row = {"network": name, "patch": recipe.patch_size, "V/F": share}
-        row |= {f"N = {n}": macs.step_ratio(1, share, n) for n in histories}
+        row |= {f"N = {n}": 1 + n / 3 + (2 + n) * share / 3 if n else 1.0 for n in histories}
         rows.append(row | {"as released": 1 + 4 / 3 + 4 * share})
     return pd.DataFrame(rows)
 

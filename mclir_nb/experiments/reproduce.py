@@ -48,7 +48,7 @@ def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_
     network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
     recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
     counts = macs.count(recipe)
-    ratio = macs.step_ratio(counts.network, counts.features, counts.histories)
+    ratio = 1 + counts.surplus
     hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
     return {
         "network": f"{name} {scale}".strip(),

@@ -125,60 +125,56 @@ def reference(ours: OurSteps) -> SimpleNamespace:
 
 @precision.full_float32()
 def compare(
-    recipe: Recipe,
-    reference_step: Callable[[SimpleNamespace, int], object] | None = None,
-    rounds: int = 20,
-    device: str = "cpu",
+    recipe: Recipe, reference_step: Callable[[SimpleNamespace, int], object], rounds: int = 20, device: str = "cpu"
 ) -> pd.DataFrame:
-    """Our steps of one recipe, and reference steps beside them, in one process; all in float32 without TF32.
+    """Our steps of one recipe and reference steps beside them, in one process; all in float32 without TF32.
 
     Args:
         recipe: network, patch and batch; its objective is replaced by plain and SPN, exact and sampled.
-        reference_step: called with what `reference` returns and the number of histories; 0 is a plain step. None: ours
-            alone.
+        reference_step: called with what `reference` returns and the number of histories; 0 is a plain step.
         rounds: steps measured per arm.
         device: where they run.
 
     Returns:
-        A row for each of "reference plain", "reference SPN", "plain", "sampled SPN" (the mean over its steps) and
-        "exact SPN", with columns arm, seconds, ratio (to the first row), counted (ours to our plain step, by MACs),
-        network, patch, batch, threads and every (k of the sampled arm).
+        A row for each of `ARMS` (of "sampled SPN" the mean over its steps), with columns arm, seconds, ratio (to the
+        reference plain step), counted (ours to our plain step, by MACs), network, patch, batch, threads and every (k of
+        the sampled arm).
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
-    arms: dict[str, Step] = {"plain": partial(ours, 0), "exact SPN": partial(ours, COUNTS[-1])}
-    if reference_step:
-        parts = reference(ours)
-        theirs = {"reference plain": partial(reference_step, parts, 0)}
-        arms = theirs | {"reference SPN": partial(reference_step, parts, COUNTS[-1])} | arms
+    parts, count = reference(ours), COUNTS[-1]
+    arms: dict[str, Step] = {
+        "reference plain": partial(reference_step, parts, 0),
+        "reference SPN": partial(reference_step, parts, count),
+        "plain": partial(ours, 0),
+        "exact SPN": partial(ours, count),
+    }
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
     sampled = _sampled(ours, rounds, where)
     taken["sampled SPN"] = sampled["sampled"] * taken["plain"]
-    rows = [(name, taken[name], taken[name] / next(iter(taken.values()))) for name in ARMS if name in taken]
-    table = pd.DataFrame(rows, columns=["arm", "seconds", "ratio"])
-    counted = {
-        "plain": 1.0,
-        "sampled SPN": sampled["counted"],
-        "exact SPN": 1 + macs.count(ours.trainer.recipe).surplus,
-    }
-    facts = dict(network=recipe.network, patch=recipe.patch_size, batch=recipe.batch_size)
-    facts |= dict(threads=torch.get_num_threads(), every=sampled["every"])
-    return table.assign(counted=table.arm.map(counted), **facts)
+    exact = 1 + macs.count(ours.trainer.recipe).surplus
+    counted = {"plain": 1.0, "sampled SPN": sampled["counted"], "exact SPN": exact}
+    rows = [(arm, taken[arm], taken[arm] / taken["reference plain"], counted.get(arm)) for arm in ARMS]
+    table = pd.DataFrame(rows, columns=["arm", "seconds", "ratio", "counted"])
+    return table.assign(**{name: sampled[name] for name in ("network", "patch", "batch", "threads", "every")})
 
 
 def _sampled(ours: OurSteps, rounds: int, device: torch.device) -> dict:
-    """The step of `sampling="sampled"` beside the plain one, see `sampled_prices`."""
+    """The step of `sampling="sampled"` beside the plain one: a row of `sampled_prices`."""
     recipe = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
     every = recipe.period
     # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
-    turn = {"plain": partial(ours, 0), "with": partial(ours, 1), "after": partial(ours, 0)}
+    turn: dict[str, Step] = {"plain": partial(ours, 0), "with": partial(ours, 1), "after": partial(ours, 0)}
     taken = median_seconds(turn, rounds, device)
     first, after = (taken[name] / taken["plain"] for name in ("with", "after"))
-    price = 1 + (first + after - 2) / every
     return {
+        "network": recipe.network,
+        "patch": recipe.patch_size,
+        "batch": recipe.batch_size,
+        "threads": torch.get_num_threads(),
         "every": every,
         "counted": 1 + macs.count(recipe).surplus / every,
-        "sampled": price,
+        "sampled": 1 + (first + after - 2) / every,
         "with_term": first,
         "after": after,
         "plain_seconds": taken["plain"],
@@ -198,12 +194,9 @@ def sampled_prices(names: Sequence[str], rounds: int = 5, device: str = "cpu") -
         Columns network, patch, batch, threads, every (k), counted and sampled (price by MACs and by the clock, plain
         steps), with_term (the one step of k), after (the step after it; the others are plain ones), plain_seconds.
     """
-    rows = []
-    for name in Progress(names, "price of sampling", len(names)):
-        recipe = cost.benchmark_recipe(name)
-        row = dict(network=name, patch=recipe.patch_size, batch=recipe.batch_size, threads=torch.get_num_threads())
-        rows.append(row | _sampled(OurSteps(recipe, torch.device(device)), rounds, torch.device(device)))
-    return pd.DataFrame(rows)
+    where = torch.device(device)
+    asked = Progress(names, "price of sampling", len(names))
+    return pd.DataFrame([_sampled(OurSteps(cost.benchmark_recipe(name), where), rounds, where) for name in asked])
 
 
 @precision.full_float32()

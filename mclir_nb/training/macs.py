@@ -132,8 +132,3 @@ def run_macs(recipe: Recipe) -> int:
     trained = 2 if recipe.history_of == "another" else 1  # networks
     plain, term = 3 * counts.network * recipe.steps * trained, counts.histories * counts.network + counts.term
     return recipe.batch_size * (plain + term * with_term)
-
-
-def step_ratio(network: float, looked_at: float, histories: int) -> float:
-    """SPN step / plain step by MACs: 1 + N/3 + (2 + N) V / (3 F), and 1 without histories."""
-    return 1 + histories / 3 + (2 + histories) * looked_at / (3 * network) if histories else 1.0
