@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mclir_nb import files, root
-from mclir_nb.experiments import evidence, intervals, probe, push_study
+from mclir_nb.experiments import evidence, intervals, measure, probe, push_study
 from mclir_nb.experiments.plans import EXPERIMENTS
 from mclir_nb.views import evidence_figures
 from mclir_nb.views.style import render
@@ -35,7 +35,10 @@ def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
     name, table = push_study.NAME, _probed()
     seen = "Not run yet." if table is None else f"{table[push_study.CELL].drop_duplicates().shape[0]} runs looked at."
-    return f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}\n{evidence.summary()}"
+    lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", evidence.summary()]
+    if lent := measure.read():
+        lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")
+    return "\n".join(lines)
 
 
 def _probed() -> pd.DataFrame | None:

@@ -485,15 +485,13 @@ def read(folder: str | Path | None = None) -> Measured | None:
 def failures(found: Measured) -> list[str]:
     """One line for each check beyond its limit, and for each measurement that ended in an error."""
     lines = []
-    for name, table in zip(TABLES, found[1:], strict=True):
+    for part, table in zip(TABLES, found[1:], strict=True):
         for row in [] if table is None else table.to_dict("records"):
-            subject = " ".join(
-                str(row[k]) for k in ("subject", "network", "precision", "compile", "notebook") if k in row
-            )
+            subject = " ".join(str(row[name]) for name in NAMING if name in row)
             if isinstance(row["error"], str):
-                lines.append(f"{name}, {subject}: {row['error']}")
-            elif name == "checks" and not row["ok"]:
-                lines.append(f"{name}, {subject}: {row['what']} {row['found']:.3g}, limit {row['limit']:g}")
+                lines.append(f"{part}, {subject}: {row['error']}")
+            elif part == "checks" and not row["ok"]:
+                lines.append(f"{part}, {subject}: {row['what']} {row['found']:.3g}, limit {row['limit']:g}")
     return lines
 
 

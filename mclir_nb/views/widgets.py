@@ -304,7 +304,7 @@ def training_scrubber(found: Pushes, *, width: int = 384, caption: str = "") -> 
     return Live([*controls, view], still, text, _moments(found, drawn, aims))
 
 
-MOMENTS = 8  # of a training, where a page has no kernel
+MOMENTS = 6  # of a training, where a page has no kernel
 
 
 def _moments(found: Pushes, drawn: dict, aims) -> dict:

@@ -4,6 +4,7 @@ import textwrap
 
 import findings
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import run_notebooks
@@ -11,7 +12,7 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mclir_nb import root
-from mclir_nb.experiments import evidence
+from mclir_nb.experiments import evidence, measure
 
 
 @pytest.fixture
@@ -127,6 +128,15 @@ def test_a_record_gets_a_figure_and_a_table_on_the_page(tmp_path, monkeypatch):
     text = (tmp_path / "findings.md").read_text()
     assert "![How does the gain of SPN depend on its dose?](findings/D.png)" in text and "| spn |" in text
     assert (tmp_path / "findings" / "D.png").stat().st_size > 5_000 and text.count("Not run yet. What is asked") == 3
+
+
+def test_findings_say_what_a_lent_gpu_has_shown(monkeypatch):
+    checks = pd.DataFrame([{"check": "network", "subject": "edsr", "what": "output", "found": 1.0, "limit": 0.1}])
+    lent = measure.Measured({"device": "Some GPU", "torch": "2"}, checks.assign(ok=False, error=None), None, None)
+    assert "[gpu]" not in findings.block() or measure.read()
+    monkeypatch.setattr(measure, "read", lambda: lent)
+    (line,) = [line for line in findings.block().splitlines() if "[gpu]" in line]
+    assert "Some GPU" in line and "0 of 1" in line and "edsr" in line
 
 
 def test_findings_rewrite_their_block_and_nothing_else(tmp_path, monkeypatch):
