@@ -71,7 +71,7 @@ class Cache:
             self.full = True
 
 
-def predicted_bytes(paths: list[Path], looked_at: int = 16) -> int:
-    """How much the decoded pictures take, estimated from the headers of a few spread over the list."""
-    some = paths[:: max(1, len(paths) // looked_at)]
+def predicted_bytes(paths: list[Path]) -> int:
+    """How much the decoded pictures take, estimated from the headers of about 16 spread over the list."""
+    some = paths[:: max(1, len(paths) // 16)]
     return sum(height * width * 3 for height, width in map(read_size, some)) * len(paths) // len(some)

@@ -253,8 +253,9 @@ def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tenso
     return _draw_path(path * (reach * (size // 2 - 0.5) / path.abs().max()), size).float()
 
 
-def _shake_path(generator: torch.Generator, moments: int = 400, inertia: float = 0.97) -> torch.Tensor:
-    """Positions (moments, 2) around their mean: integrated velocity of an inert, randomly pushed hand."""
+def _shake_path(generator: torch.Generator) -> torch.Tensor:
+    """Positions (400, 2) around their mean: integrated velocity of an inert, randomly pushed hand."""
+    moments, inertia = 400, 0.97
     push = torch.randn(moments, 2, generator=generator, device=generator.device).double()
     decay = inertia ** torch.arange(moments, device=push.device).double()[:, None]
     velocity = decay * torch.cumsum(push / decay, dim=0)  # v(t) = inertia * v(t - 1) + push(t)
@@ -295,7 +296,7 @@ def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: b
 
 
 def bicubic(
-    image: torch.Tensor, scale: float, *, border: str = "symmetric", round_between: bool | None = None
+    image: torch.Tensor, scale: float, *, border: str = "symmetric", round_between: bool = True
 ) -> torch.Tensor:
     """MATLAB's imresize(image, scale, "bicubic"), with its antialiasing when shrinking.
 
@@ -307,8 +308,8 @@ def bicubic(
         scale: output size / input size: 0.5, 1/3, 0.25 to shrink, 2, 3, 4 to enlarge; 1/64 to 64.
         border: "symmetric" (MATLAB today, BasicSR, the Set5 files of SwinIR) or "replicate" (older MATLAB, the Set14
             and B100 files of SelfExSR).
-        round_between: round to 8 bits between the two passes. None: for uint8 images only, as MATLAB does. False with
-            uint8 rounds at the end only (BasicSR, then saved). True needs a uint8 image.
+        round_between: round uint8 images between the two passes too, as MATLAB does. False: at the end only (BasicSR,
+            then saved).
     Returns:
         the same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images are
             rounded half up and clipped.
@@ -317,11 +318,8 @@ def bicubic(
     """
     _check_bicubic(image, scale, border)
     whole = image.dtype == torch.uint8
-    round_between = whole if round_between is None else round_between
-    if round_between and not whole:
-        raise ValueError("round_between=True needs a uint8 image; use (255 * image).round().to(torch.uint8)")
     work = _resize_rows(image.double() if whole else image, scale, border)
-    work = _to_levels(work) if round_between else work
+    work = _to_levels(work) if whole and round_between else work
     work = _resize_rows(work.mT, scale, border).mT.contiguous()
     return _to_levels(work).to(torch.uint8) if whole else work
 

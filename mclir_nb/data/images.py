@@ -85,9 +85,9 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
     return read_picture(path, upright).image()
 
 
-def read_picture(path: str | Path, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(path: str | Path, upright: bool = False) -> Picture:
     """A file with its 16 bits, transparency and colour profile; see `read_image` for the rest."""
-    with _opened(Path(path), max_pixels) as image:
+    with _opened(Path(path)) as image:
         low = _low_bytes(image)
         values = pixels(image)
         if low is not None and low.shape == values.shape:
@@ -106,12 +106,12 @@ def read_depth(path: str | Path) -> Tensor:
 
 def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the header alone; a file that has one may still be damaged further on."""
-    with _opened(Path(path), MAX_PIXELS) as image:
+    with _opened(Path(path)) as image:
         return image.height, image.width
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int):
+def _opened(path: Path):
     """The file as a Pillow image whose header is plausible; whatever goes wrong becomes one sentence."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
@@ -119,19 +119,19 @@ def _opened(path: Path, max_pixels: int):
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # Pillow warns of metadata that are not used here
             with Image.open(file, formats=FORMATS) as image:
-                _check_header(image, path.stat().st_size, max_pixels)
+                _check_header(image, path.stat().st_size)
                 yield image
     except Exception as error:  # decoders raise nearly anything on damaged input: struct.error, KeyError, TypeError ...
         raise ValueError(f"{printable(path)} cannot be read as a picture: {_reason(error, path)}.") from error
 
 
-def _check_header(image: ImageFile.ImageFile, file_size: int, max_pixels: int) -> None:
+def _check_header(image: ImageFile.ImageFile, file_size: int) -> None:
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if tags.get(284) == 2 and 16 in tags.get(258, ()):  # Pillow reads these wrongly
         raise ValueError("it is a 16-bit TIFF with separate colour planes; save it with interleaved ones")
     claimed, size = image.width * image.height, f"{image.width}x{image.height}"
-    if claimed > max_pixels:
-        limit = f"more than {max_pixels / 1e6:.0f} million pixels"
+    if claimed > MAX_PIXELS:
+        limit = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
         raise ValueError(f"it is {size}, {limit}; make it smaller, or cut it into parts")
     if claimed > 1_000_000 and claimed > file_size * MAX_PIXELS_PER_BYTE:
         raise ValueError(f"its header claims {size} but the file has only {file_size} bytes; it is damaged, remove it")

@@ -68,11 +68,11 @@ def _interrupts_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def worker_count(most: int = 8) -> int:
-    """Worker processes beside this one: its share of the processors it may use, less its own."""
+def worker_count() -> int:
+    """Worker processes beside this one: its share of the processors it may use, less its own; at most 8."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # that torchrun started on this machine
-    return max(0, min(most, processors // trainings - 1))
+    return max(0, min(8, processors // trainings - 1))
 
 
 def _begin(begin: Begin | None, number: int) -> None:

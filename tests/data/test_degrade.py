@@ -280,7 +280,6 @@ WRONG = [  # the argument at fault, and a call
     ("image", lambda: degrade.bicubic([1], 2)),
     ("image", lambda: degrade.bicubic(GT * float("nan"), 2)),
     ("scale", lambda: degrade.bicubic(GT, 0)),
-    ("round_between", lambda: degrade.bicubic(GT, 2, round_between=True)),
 ]
 
 

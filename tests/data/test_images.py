@@ -145,11 +145,6 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         images.read_picture(file)
 
 
-def test_the_largest_size_can_be_lowered(tmp_path):
-    with pytest.raises(ValueError, match="11x9"):
-        images.read_picture(save(tmp_path / "a.png"), max_pixels=98)
-
-
 @pytest.mark.parametrize("values", [RGB, DEEP])
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("transparent", [False, True])
