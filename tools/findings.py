@@ -60,7 +60,7 @@ def write_page(page: Path) -> None:
     """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
     main = evidence.main_record(*evidence.BY_STRENGTH)
     said = evidence.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
-    weak = [flaw for flaw in (evidence.flaws(main) if main else []) if flaw != main.withdrawn]
+    weak = [flaw for flaw in evidence.flaws(main) if flaw != main.withdrawn] if main else []
     parts = [
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "

@@ -254,7 +254,7 @@ def claims() -> pd.DataFrame:
     computed = _arithmetic_says()
     table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
     asked = table[["arms", "tasks", "network", "dataset"]].itertuples(index=False)
-    table["measured"] = [", ".join(evidence.measured(*claim, top="../")) for claim in asked]
+    table["measured"] = [", ".join(evidence.measured(c.arms, c.tasks, c.network, c.dataset, "../")) for c in asked]
     columns = ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
     return table[columns]
 

@@ -141,9 +141,9 @@ class Trainer:
     @property
     def past_of(self) -> nn.Module:
         """The network whose past the histories are: the trained one, an average of it, or another."""
-        return {"ema": self.average, "another": self.another and self.another.model}.get(
-            self.recipe.history_of, self.model
-        )
+        if self.another:
+            return self.another.model
+        return self.average if self.recipe.history_of == "ema" else self.model
 
     def context(self, lq: Tensor, negatives: list[Tensor]) -> dict:
         """What an objective may read beside the images, see `losses`."""
