@@ -212,6 +212,7 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
         sides[place] = table.assign(**{place: cell}).drop(columns=["mean", "low", "high"])
     both = sides["weights"].merge(sides["ema"])
     table = summary(helps)
+    table = table[table["seeds"] > 1]
     pushes = table[table["direction"] == "push"]
     harms, gains = int((pushes["high"] < 0).sum()), int((pushes["low"] > 0).sum())
     controls = table[table["direction"].isin(["push - foreign", "push - noise"])]
@@ -220,10 +221,10 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
 ## Outcome
 
 {len(looked)} of {len(list(cells()))} runs were looked at, {int(looked.sum())} moments. In {len(pushes)} settings of
-task, rate and term, the push at the network's weights lies clearly below zero (harms) in {harms} and clearly above
+task, rate and term two seeds or more are done: there the push at the network's weights lies clearly below zero (harms) in {harms} and clearly above
 (helps) in {gains}. Against the past of another seed and against noise of the same distance it is clearly better in
 {better} and clearly worse in {worse} of {len(controls)} comparisons.
-With one seed an interval is over the moments of one run and says little; the column `seeds` says how many there are.
+Where the column `seeds` says 1, the interval is over the moments of one run and says little of another.
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:
 
