@@ -138,7 +138,7 @@ COMMON = dict(
 )  # fmt: skip
 RUNS = {
     "dehaze": dict(network="nafnet", steps=2200, batch_size=2, patch_size=192),
-    "derain": dict(network="nafnet", steps=3600, batch_size=4, patch_size=96),
+    "derain": dict(network="nafnet", steps=1600, batch_size=4, patch_size=96),
     "deblur": dict(network="nafnet", steps=1500, batch_size=4, patch_size=96),
     "sr-x2": dict(network="edsr", steps=900, batch_size=8, patch_size=96, scale=2),
     "sr-x4": dict(network="edsr", steps=1000, batch_size=8, patch_size=192, scale=4),
