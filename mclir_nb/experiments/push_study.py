@@ -220,10 +220,11 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     return f"""
 ## Outcome
 
-{len(looked)} of {len(list(cells()))} runs were looked at, {int(looked.sum())} moments. In {len(pushes)} settings of
-task, rate and term two seeds or more are done: there the push at the network's weights lies clearly below zero (harms) in {harms} and clearly above
-(helps) in {gains}. Against the past of another seed and against noise of the same distance it is clearly better in
-{better} and clearly worse in {worse} of {len(controls)} comparisons.
+{len(looked)} of {len(list(cells()))} runs were looked at, {int(looked.sum())} moments.
+
+In {len(pushes)} settings of task, rate and term two seeds or more are done. There the push at the weights lies
+clearly below zero (harms) in {harms} and clearly above (helps) in {gains}. Against the past of another seed and against
+noise of the same distance it is clearly better in {better} and clearly worse in {worse} of {len(controls)} comparisons.
 Where the column `seeds` says 1, the interval is over the moments of one run and says little of another.
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:
