@@ -56,7 +56,7 @@ def slider(name: str, labels: Sequence, start: int = 0) -> dict:
     return {"name": name, "labels": [str(label) for label in labels], "start": start}
 
 
-def pictures(name: str, images: Sequence, by: Sequence[int] = (), side: int = 192) -> dict:
+def pictures(name: str, images: Sequence, by: Sequence[int] = (), side: int = 192, quality: int = 75) -> dict:
     """A picture that depends on sliders.
 
     Args:
@@ -64,8 +64,9 @@ def pictures(name: str, images: Sequence, by: Sequence[int] = (), side: int = 19
         images: as `style.picture` accepts them; one for each setting, that of the last slider in `by` changing first.
         by: numbers of the sliders.
         side: larger pictures are reduced to this many pixels.
+        quality: of the JPEG.
     """
-    return {"name": name, "by": list(by), "pictures": [_jpeg(image, side) for image in images]}
+    return {"name": name, "by": list(by), "pictures": [_jpeg(image, side, quality) for image in images]}
 
 
 def texts(lines: Sequence[str], by: Sequence[int] = ()) -> dict:
@@ -111,9 +112,9 @@ def embed(notebook: dict) -> dict:
     return notebook
 
 
-def _jpeg(image, side: int) -> str:
+def _jpeg(image, side: int, quality: int) -> str:
     levels = Image.fromarray((picture(image) * 255 + 0.5).astype(np.uint8))
     levels.thumbnail((side, side))
     stream = io.BytesIO()
-    levels.save(stream, "jpeg", quality=75)
+    levels.save(stream, "jpeg", quality=quality)
     return base64.b64encode(stream.getvalue()).decode()

@@ -304,21 +304,21 @@ def training_scrubber(found: Pushes, *, width: int = 384, caption: str = "") -> 
     return Live([*controls, view], still, text, _moments(found, drawn, aims))
 
 
-MOMENTS = 6  # of a training, where a page has no kernel
+MOMENTS = 5  # of a training, where a page has no kernel
 
 
 def _moments(found: Pushes, drawn: dict, aims) -> dict:
-    """Some moments of the training: what the network made, where its push sends it, and what the numbers say."""
+    """Some moments of the training: what the network made, its push or a control, and what the numbers say."""
     kept = found.kept
     chosen = sorted({round(s) for s in np.linspace(0, len(kept.steps) - 1, MOMENTS)})
     sliders = [
         embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
-        embedded.slider("map", [PUSH, MOVED]),
+        embedded.slider("map", list(drawn)),
     ]
-    maps = [drawn[name][s] for s in chosen for name in (PUSH, MOVED)]
+    shown = [drawn[name][s] for s in chosen for name in drawn]
     panels = [
         embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
-        embedded.pictures("towards (green) or away from the ground truth", maps, (0, 1)),
+        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
         embedded.pictures("ground truth", [kept.gt]),
         embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
     ]
@@ -392,7 +392,7 @@ def _training_still(found: Pushes, drawn: dict, figure) -> bytes:
     rows = [row | {name: shown[s] for name, shown in drawn.items()} for row, s in zip(rows, chosen, strict=True)]
     parts = [maps(rows, [f"step {kept.steps[s]}" for s in chosen], width=figure.get_figwidth()), figure]
     images = [picture(np.asarray(Image.open(io.BytesIO(render(part, "png"))))) for part in parts]
-    return encode(np.concatenate(images), quality=60)
+    return encode(np.concatenate(images), quality=50)
 
 
 def spn_playground(
