@@ -34,7 +34,11 @@ equal cost; dehazing with FFA-Net of 3 x 6 blocks, patches of 128: the same arms
 def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
     name, table = push_study.NAME, _probed()
-    seen = "Not run yet." if table is None else f"{table[push_study.CELL].drop_duplicates().shape[0]} runs looked at."
+    seen = (
+        "Not run yet."
+        if table is None
+        else (f"Runs looked at: {len(table[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}.")
+    )
     lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", evidence.summary()]
     if lent := measure.read():
         lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")
@@ -96,7 +100,9 @@ def _probe(page: Path) -> list[str]:
     table = push_study.summary(helps)
     figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
     seeds = " or ".join(map(str, sorted(set(table["seeds"]))))
-    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little."
+    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little. "
+    note += "Right of zero a small step along the direction lowers a held-out loss; below, `push - foreign` and "
+    note += "`push - noise` are the push less its controls. Filled: while training plain; hollow: with SPN."
     return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
 
 

