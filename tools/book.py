@@ -107,6 +107,7 @@ def settings() -> dict:
         "nb_render_markdown_format": "myst",
         "autodoc_member_order": "bysource",
         "napoleon_use_ivar": True,
+        "suppress_warnings": ["ref.python"],  # attributes of two classes may have one name; nothing links to them by it
         "autodoc_inherit_docstrings": False,
         "exclude_patterns": [".doctrees"],
     }
