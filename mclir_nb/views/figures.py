@@ -37,8 +37,8 @@ def image_grid(rows: list[dict], labels=None, *, panel: float = 2.4) -> Figure:
     for panels, row in zip(table, shown, strict=True):
         for panel, (name, image) in zip(panels, row.items(), strict=False):
             _show(panel, image, name)
-        for panel in panels[len(row) :]:
-            panel.set_axis_off()
+        for unused in panels[len(row) :]:
+            unused.set_axis_off()
     _name_rows(table, labels)
     return figure
 

@@ -89,7 +89,7 @@ def visual_comparison(
     if not (0 <= top <= top + height <= whole.shape[0] and 0 <= left <= left + width <= whole.shape[1]):
         raise ValueError(f"box {box} leaves the picture of {whole.shape[:2]} pixels; give (top, left, height, width)")
     cut = (slice(top, top + height), slice(left, left + width))
-    crops = []
+    crops: list[tuple[str, np.ndarray, dict]] = []  # title, picture or map, options of imshow
     for name, image in (dict(outputs) | {"gt": gt}).items():
         difference(image, gt)  # another size is refused here
         told = f"\n{score(image, gt):.2f} dB" if score and name != "gt" else "\n "
@@ -102,7 +102,7 @@ def visual_comparison(
     side = WIDTH * 0.58 / columns  # inches of a crop
     high = lines * (side * height / width + 0.42)
     figure = Figure((WIDTH, max(high, WIDTH * 0.4 * whole.shape[0] / whole.shape[1] + 0.3)), layout="constrained")
-    left_part, right_part = figure.subfigures(1, 2, width_ratios=[0.41, 0.59])
+    left_part, right_part = figure.subfigures(1, 2, width_ratios=[0.41, 0.59], squeeze=False)[0]
     _draw(left_part.subplots(), whole, "gt, the box enlarged", {}).add_patch(
         Rectangle((left, top), width, height, fill=False, ec="#FFD400", lw=2)
     )
