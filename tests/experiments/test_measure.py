@@ -81,7 +81,7 @@ def test_a_rehearsal_ends_in_time_and_goes_on(tmp_path, capsys):
     assert sum(map(len, later.values())) > sum(map(len, first.values())) > 0
     for name, table in first.items():
         pd.testing.assert_frame_equal(later[name].head(len(table)), table, check_dtype=False)
-        named = [column for column in ("check", "subject", "network", "precision", "what", "step") if column in table]
+        named = [column for column in (*measure.NAMING, "check", "what", "step") if column in table]
         assert not later[name].duplicated(named).any()
     assert main(["measure", "--minutes", "0.1", "--out", str(out), *rest]) == 1
     assert "--continue" in capsys.readouterr().err
