@@ -83,13 +83,13 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     right.axhline(0, color=COLOURS["restored"])
     left.set(title="How good", xlabel="training step", ylabel="PSNR (dB)")
     right.set(title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)", ylim=(-8, 8))
-    left.legend(fontsize=7, ncols=2, loc=(0.36, 0.19))
+    left.legend(fontsize=7, ncols=2, loc=(0.3, 0.62))
     return figure
 
 
 @styled
 def direction_of_push(watched: Watched, gains: pd.DataFrame) -> Figure:
-    """Two measurements on a real network: does the push follow the way come, and does going on help?
+    """Two measurements on a real network: does the push go the way the weights have gone, and does more of it help?
 
     Args:
         watched: of `trajectory.watch`.
@@ -102,14 +102,13 @@ def direction_of_push(watched: Watched, gains: pd.DataFrame) -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot(watched.table.step, watched.table.alignment, color=COLOURS["history"], label="push from the past")
     left.plot(watched.table.step, watched.table.control, color=COLOURS["plain"], ls=":", label="push from noise")
-    left.set(title="Cosine of the push on the weights and the way come", xlabel="training step", ylabel="cosine")
+    left.set(title="Push on the weights, and their recent movement", xlabel="training step", ylabel="cosine")
     left.legend(fontsize=7)
     shades = {-1: COLOURS["ema"], -0.5: "#E5BCD3", 0.5: HISTORIES[2], 1: HISTORIES[1]}
     for reach in gains.columns[1:]:
-        where = "away from" if reach > 0 else "towards"
-        label = f"{abs(reach):g} × the way, {where} the past"
+        label = f"{abs(reach):g} × further, away from the past" if reach > 0 else f"{-reach:g} × back, towards the past"
         right.plot(gains.step, gains[reach], color=shades.get(reach, COLOURS["plain"]), lw=1.3, label=label)
     right.axhline(0, color=COLOURS["restored"])
-    right.set(title="Moving the output along that way", xlabel="training step", ylabel="gain (dB)")
+    right.set(title="Outputs moved further on, or back", xlabel="training step", ylabel="gain (dB)")
     right.legend(fontsize=7)
     return figure

@@ -388,9 +388,10 @@ def _training_still(found: Pushes, drawn: dict, figure) -> bytes:
     kept = found.kept
     last = len(kept.steps) - 1
     chosen = sorted({min(1, last), last // 3, last})
-    rows = [{f"restored, {_db(kept.restored[s], kept.gt)}": kept.restored[s]} for s in chosen]
-    rows = [row | {name: shown[s] for name, shown in drawn.items()} for row, s in zip(rows, chosen, strict=True)]
-    parts = [maps(rows, [f"step {kept.steps[s]}" for s in chosen], width=figure.get_figwidth()), figure]
+    short = {name: name.replace(" of the same size", "") for name in drawn}  # a title is as wide as its picture
+    rows = [{"restored": kept.restored[s]} | {short[name]: shown[s] for name, shown in drawn.items()} for s in chosen]
+    labels = [f"step {kept.steps[s]}, {_db(kept.restored[s], kept.gt)}" for s in chosen]
+    parts = [maps(rows, labels, width=figure.get_figwidth()), figure]
     images = [picture(np.asarray(Image.open(io.BytesIO(render(part, "png"))))) for part in parts]
     return encode(np.concatenate(images), quality=50)
 

@@ -5,6 +5,7 @@ import io
 import time
 
 import ipywidgets as w
+import numpy as np
 import pytest
 from live_views import DEPTH, GT, MAKERS, pushes
 from PIL import Image
@@ -155,3 +156,12 @@ def test_the_training_scrubber_has_every_moment_in_the_page_and_says_what_its_nu
     (sentences,) = [x for x in steps if "of the push" in x.children[0].value]
     share = found.aims().query("direction == @history_analysis.PUSH and step == 20").share.item()
     assert f"{share:.0%} of the push" in sentences.children[2].value and "1 of 2 pasts" in sentences.children[2].value
+
+
+def test_the_still_of_the_training_scrubber_shows_the_network_at_every_moment():
+    still = Image.open(
+        io.BytesIO(base64.b64decode(widgets.training_scrubber(pushes())._repr_mimebundle_()[0]["image/jpeg"]))
+    )
+    painted = np.asarray(still.convert("L"))[: still.height // 2] < 250
+    network, push = (painted[:, int(x * still.width)].mean() for x in (0.12, 0.3))  # in the first picture, the second
+    assert network > 0.8 * push > 0.2
