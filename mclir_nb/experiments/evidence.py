@@ -312,7 +312,7 @@ def _verdicts(table: pd.DataFrame) -> str:
 
 def _verb(row) -> str:
     if not _beside(row):
-        return "shows no effect"
+        return "shows no visible effect"
     gain = row.gain_raw if abs(row.gain_raw) > row.holm_raw else row.gain_ema
     return "is better than plain training" if gain > 0 else "is worse than plain training"
 
