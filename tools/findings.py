@@ -16,12 +16,12 @@ BEGIN, END = "<!-- findings: begin, written by python tools/findings.py -->", "<
 PROBED = ["push", "towards", "push - foreign", "push - noise", "oldest", "smooth", "pull"]
 CHANGE = """## What would change our mind
 
-- That SPN helps: an arm that beats plain training *at equal cost*, at equal dose, in an interval that lies beside zero
+- That SPN helps: an arm that beats plain training *at equal cost*, at equal dose, with an interval without zero
   after Holm's correction, and again with eight fresh seeds that were decided before.
 - That it is history that helps: the own past better than another network's past and than noise at the same dose (V),
   and a push that points down the held-out loss more than its controls do (P).
 - That it does not help: intervals that hold zero and are narrow, at sizes, lengths and learning rates nearer to the
-  paper's. Small networks and a few thousand steps exclude what they exclude, and no more.
+  paper's. Small networks and a few thousand steps speak for themselves only.
 
 ## What a GPU should run next
 
@@ -69,7 +69,8 @@ def write_page(page: Path) -> None:
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
         "hand. A gain is a mean paired difference over seeds with its 95 % interval; raw and EMA weights are "
-        "scored apart; objectives are compared at equal dose, the share of the second term in the optimiser's update.",
+        "scored apart. The newer records compare objectives at equal dose, the share of the second term in the "
+        "optimiser's update; the older ones (C1, A1, B1) did not.",
         f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
         *([f"This record is weak: {'; '.join(weak)}."] if weak else []),
         "## Does the push help where it is applied?",
@@ -100,9 +101,15 @@ def _probe(page: Path) -> list[str]:
     table = push_study.summary(helps)
     figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
     seeds = " or ".join(map(str, sorted(set(table["seeds"]))))
-    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little. "
-    note += "Right of zero a small step along the direction lowers a held-out loss; below, `push - foreign` and "
-    note += "`push - noise` are the push less its controls. Filled: while training plain; hollow: with SPN."
+    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little of "
+    note += (
+        "another run. Right of zero, a small step along the direction, from the network's weights, lowers a held-out "
+    )
+    note += (
+        "loss. Orange: the push, and what is left of it when its controls, the past of another network and noise of "
+    )
+    note += "the same distance, are taken off. Filled: while training plain; hollow: with SPN. The record has the same "
+    note += "at the weights of the EMA."
     return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
 
 

@@ -165,7 +165,7 @@ def gain_beside_cost(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
 
 @styled
 def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
-    """Which directions help a held-out loss: mean cosine with the way down, and its interval over seeds.
+    """Which directions help a held-out loss: mean cosine with its downhill direction, and its interval over seeds.
 
     Args:
         table: of `push_study.summary`: task, rate, term, direction, mean, low, high.
@@ -186,7 +186,7 @@ def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
             colour = COLOURS["history" if row.direction.startswith("push") else "restored"]
             fill = "white" if row.term == "spn" else colour
             axes.errorbar(row.mean, y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
-        axes.set(title=task, xlabel="cosine with the way down")
+        axes.set(title=task, xlabel="cosine with the downhill direction")
         axes.set(yticks=range(len(directions)), yticklabels=directions, ylim=(len(directions) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
     return figure
