@@ -102,14 +102,10 @@ def _probe(page: Path) -> list[str]:
     figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
     seeds = " or ".join(map(str, sorted(set(table["seeds"]))))
     note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little of "
-    note += (
-        "another run. Right of zero, a small step along the direction, from the network's weights, lowers a held-out "
-    )
-    note += (
-        "loss. Orange: the push, and what is left of it when its controls, the past of another network and noise of "
-    )
-    note += "the same distance, are taken off. Filled: while training plain; hollow: with SPN. The record has the same "
-    note += "at the weights of the EMA."
+    note += "another run. Right of zero, a small step along the direction, from the network's weights, lowers a "
+    note += "held-out loss. Orange: the push, and what is left of it when its controls, the past of another network "
+    note += "and noise of the same distance, are taken off. Filled: while training plain; hollow: with SPN. The record "
+    note += "has the same at the weights of the EMA."
     return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
 
 
