@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mclir_nb.experiments import timing
 from mclir_nb.method import distances, losses, precision, push
-from mclir_nb.training import macs
+from mclir_nb.training import dose, macs
 from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -128,7 +128,7 @@ def sampling_noise(
     from the gradients of single patches, for L1 and for each history.
 
     Args:
-        recipe: what is trained, with SPN.
+        recipe: what is trained, with SPN at its dose or lambda, which the added noise depends on.
         steps: before the measurement, so that the histories differ.
         patches: further ones whose gradients are taken, 2 or more.
         rounds: steps timed for each price.
@@ -139,7 +139,8 @@ def sampling_noise(
         (by this machine's clock), and added (noise beside that of the exact step: 0.02 is 2 % more).
     """
     where = torch.device(device)
-    trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), where)
+    recipe = recipe.replace(objective="spn")
+    trainer = Trainer(dose.with_lambda(recipe, dose.choose(recipe, None, where, quiet=True)), where)
     for batch in trainer.patches.batches(1, steps, device=where):
         trainer.advance(*batch)
     pulls, pushes = _gradients_of_patches(trainer, patches)

@@ -11,6 +11,7 @@ from mclir_nb import networks
 from mclir_nb.experiments import cost, gradient_fidelity, reproduce, timing
 from mclir_nb.method import losses
 from mclir_nb.training import machine, macs, needs, recipes
+from mclir_nb.training.dose import Lambda
 
 CPU = torch.device("cpu")
 
@@ -245,6 +246,17 @@ def test_the_noise_of_an_estimate_is_that_of_many_drawn_steps():
         steps = pulls.mean(1) + one.every * xi * drawn[:, : one.patches].mean(1)
         expected = steps.var(0).sum().item()
         assert gradient_fidelity.noise(*patches(20_000), one, batch) == pytest.approx(expected, rel=0.03)
+
+
+def test_noise_is_that_of_the_stated_dose(monkeypatch):
+    """The added noise grows with the square of lambda, so a recipe's dose must reach it."""
+    monkeypatch.setattr(gradient_fidelity.dose, "choose", lambda recipe, *_, **__: Lambda(1e-3 * recipe.dose, 0.1, ()))
+    asked = tiny().replace(batch_size=4)
+    weak, strong = (
+        gradient_fidelity.sampling_noise(asked.replace(dose=dose), steps=3, patches=6, rounds=1).added.max()
+        for dose in (0.1, 1.0)
+    )
+    assert strong / weak == pytest.approx(100, rel=0.3)
 
 
 def test_cheaper_estimates_cost_less_and_add_noise():
