@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mclir_nb.experiments import timing
 from mclir_nb.method import distances, losses, precision, push
 from mclir_nb.training import dose, macs
-from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
+from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
 # precision of the history models, of the feature network
@@ -79,7 +79,7 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
     Returns:
         The rows of `precisions`, with a column step in front.
     """
-    trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), torch.device(device))
+    trainer = _trainer(recipe, device)
     history, features = trainer.history, trainer.features
     assert history and features  # the objective is SPN
     _, lq, _ = trainer.patches.batch(recipe.steps + 1)  # patches that are not trained on
@@ -93,6 +93,12 @@ def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str 
             table.insert(0, "step", trainer.step)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _trainer(recipe: Recipe, device: str) -> Trainer:
+    """That of a recipe with SPN, at its dose or lambda."""
+    recipe, where = recipe.replace(objective="spn"), torch.device(device)
+    return Trainer(dose.with_lambda(recipe, dose.choose(recipe, None, where, quiet=True)), where)
 
 
 class Estimate(NamedTuple):
@@ -138,9 +144,8 @@ def sampling_noise(
         A row per estimate: its fields, counted (price of a step on average by MACs, relative to a plain one), measured
         (by this machine's clock), and added (noise beside that of the exact step: 0.02 is 2 % more).
     """
-    where = torch.device(device)
-    recipe = recipe.replace(objective="spn")
-    trainer = Trainer(dose.with_lambda(recipe, dose.choose(recipe, None, where, quiet=True)), where)
+    trainer, where = _trainer(recipe, device), torch.device(device)
+    recipe = trainer.recipe
     for batch in trainer.patches.batches(1, steps, device=where):
         trainer.advance(*batch)
     pulls, pushes = _gradients_of_patches(trainer, patches)
