@@ -57,7 +57,7 @@ def build(out: Path, source: Path) -> None:
         elif place.exists():
             shutil.copy(place, source / name)
     for notebook in (source / "notebooks").glob("*.ipynb"):
-        notebook.write_text(json.dumps(embedded.embed(json.loads(notebook.read_text()))))
+        notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text())))))
     write_recipes(source / "recipes.md")
     write_api(source / "api")
     readme = source / "README.md"
@@ -71,6 +71,15 @@ def build(out: Path, source: Path) -> None:
     shutil.copy(out / "README.html", out / "index.html")
     if lost := broken_links(out):
         raise RuntimeError(f"links that lead nowhere: {'; '.join(lost)}")
+
+
+def fold(notebook: dict) -> dict:
+    """A notebook (as JSON) whose cells that JupyterLab folds are folded by the book as well, by MyST-NB's tags."""
+    for cell in notebook["cells"]:
+        hidden = cell["metadata"].get("jupyter", {})
+        folded = {"hide-input": "source_hidden", "hide-output": "outputs_hidden"}
+        cell["metadata"].setdefault("tags", []).extend(tag for tag, key in folded.items() if hidden.get(key))
+    return notebook
 
 
 def broken_links(site: Path) -> list[str]:
