@@ -460,6 +460,8 @@ def accepted() -> dict[str, Any]:
         "precision": [None, *PRECISIONS],
         "seed": int,
         "val_side": int | str | None,
+        "dose": float | str | None,
+        "sampling": [None, "exact", "sampled"],
         **dict.fromkeys(("data_root", "features_weights", "initial_weights"), str | None),
         **dict.fromkeys(("steps", "batch_size", "accumulate", "patch_size"), int | None),
         "compile": [None, *COMPILE],
