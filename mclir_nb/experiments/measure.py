@@ -396,13 +396,13 @@ def parameters(notebook: str) -> dict:
 
 
 def _recipe(asked: dict, **changes) -> Recipe:
-    given = {name: asked[name] for name in ("steps", "network", "scale") if asked.get(name) is not None}
+    given = {name: asked[name] for name in ("steps", "network", "scale", "val_side") if asked.get(name) is not None}
     return recipes.get(asked["recipe"], asked["task"], **given | changes)
 
 
 def _explain(asked: dict, folder: Path, device: str) -> None:
     asked = asked | {"recipe": "tiny", "task": "dehaze"}
-    recipe = _recipe(asked, network="nafnet", learning_rate=1e-3, val_side=128)
+    recipe = _recipe(asked, network="nafnet", learning_rate=1e-3, val_side=192)
     trajectory.watch(recipe, looks=recipe.steps // 10, device=machine.pick_device(device))
 
 
@@ -411,9 +411,10 @@ def _train(asked: dict, folder: Path, device: str) -> None:
 
 
 def _history(asked: dict, folder: Path, device: str) -> None:
-    for objective in ("spn", "plain"):
-        recipe = _recipe(asked, objective=objective, val_side=128)
-        train.train(recipe, folder / objective, device=device, quiet=True)
+    """The run, the stranger with the next seed, and the plain twin."""
+    own = _recipe(asked, seed=asked["seed"], val_side=192)
+    for number, run in enumerate((own, own.replace(seed=own.seed + 1), own.replace(objective="plain"))):
+        train.train(run, folder / str(number), device=device, quiet=True)
 
 
 def _compare(asked: dict, folder: Path, device: str) -> None:
