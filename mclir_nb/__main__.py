@@ -273,7 +273,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         folder = evidence.write_record(experiment, arguments.out, arguments.record)
     else:
         folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
-    print(evidence.outcome(evidence.read_record(arguments.name, folder)))
+    whole = (folder / "runs.csv").is_file()
+    print(evidence.outcome(evidence.read_record(arguments.name, folder)) if whole else "No seed is finished yet.")
     print(f"written to {folder}")
 
 

@@ -4,7 +4,8 @@
 
 trains every run of the experiment that is not there yet, seed by seed, and writes `data/records/C1/`. The decision is
 written there before the first run, as facts (decision.json) and in words (README.md); a record of other facts is
-refused.
+refused. Runs that are in a committed record are not run again, in whichever folder it goes on: finished runs of a seed
+that is not whole wait in `unfinished/` and are shown nowhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ FILES = {
     "images": "one row per run and test picture: its scores",
     "curves": "the logs of the runs, thinned",
 }
+UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is not whole
 DIGITS = "%.7g"  # of what is written
+PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
 SEEDS, PICTURES = 5, 16  # below these a record is called weak
 DOSES = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
   with a seed of its own, once per objective and task; the dose is measured again inside the runs.
@@ -71,9 +74,11 @@ def run(
         The folder of the record.
     """
     out_dir = _runs(experiment, out_dir)
-    jobs = experiment.plan(seeds, data_root=data_root)
-    begin(experiment, folder)
-    compare.run(jobs, out_dir, **how)
+    folder = begin(experiment, folder)
+    recorded_runs = set(_rows(experiment, folder)["runs"]["run"])
+    jobs = [job for job in experiment.plan(seeds, data_root=data_root) if job.name not in recorded_runs]
+    if jobs:
+        compare.run(jobs, out_dir, **how)
     return write_record(experiment, out_dir, folder)
 
 
@@ -123,26 +128,60 @@ def _runs(experiment: Experiment, out_dir: str | Path | None) -> Path:
 
 
 def write_record(experiment: Experiment, out_dir: str | Path | None = None, folder: str | Path | None = None) -> Path:
-    """Collect the seeds of a task whose runs are all finished, and write runs.csv, images.csv, curves.csv, README.md.
+    """Write runs.csv, images.csv, curves.csv and README.md of the seeds whose runs are all finished, task by task.
+
+    Runs count that are finished in `out_dir` or in a committed record of the same setting. Those of other seeds go to
+    `unfinished/`.
 
     Raises:
-        ValueError: no seed is whole, or the record is of another decision.
+        ValueError: no run is finished, or the record is of another decision.
     """
     folder, out_dir = begin(experiment, folder), _runs(experiment, out_dir)
     jobs = experiment.plan()
-    open_seeds = {_seed_of(job) for job in jobs if not run_tables.is_finished(out_dir / job.name)}
-    wanted = [job.name for job in jobs if _seed_of(job) not in open_seeds]
-    if not wanted:
+    tables = _rows(experiment, folder)
+    known = set(tables["runs"]["run"])
+    new = [job.name for job in jobs if job.name not in known and run_tables.is_finished(out_dir / job.name)]
+    left = [job for job in jobs if job.name not in known.union(new)]
+    if not new and not known:
         command = f"python -m mclir_nb compare {experiment.name}"
-        raise ValueError(f"no seed of {experiment.name} is finished in {out_dir}; run `{command}` again")
+        raise ValueError(f"no run of {experiment.name} is finished in {out_dir}; run `{command}` again")
     makers = {"runs": run_tables.collect, "images": run_tables.images, "curves": run_tables.curves}
-    for name in FILES:
-        table = makers[name](out_dir, wanted)
+    open_seeds = {_seed_of(job) for job in left}
+    whole = [job.name for job in jobs if _seed_of(job) not in open_seeds]
+    waiting = [job.name for job in jobs if _seed_of(job) in open_seeds]
+    for name, make in makers.items():
+        table = pd.concat([tables[name], make(out_dir, new)] if new else [tables[name]], ignore_index=True)
+        if name == "images":
+            table = table[PICTURE].round(dict.fromkeys(PICTURE[2:], 4))
         for column in PATHS & set(table):
             table[column] = table[column].map(lambda path: Path(path).name, na_action="ignore")
-        files.write_file(folder / f"{name}.csv", table.to_csv(index=False, float_format=DIGITS))
-    write_page(experiment.name, folder)
+        for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
+            part = table[table["run"].isin(wanted)]
+            part = part.sort_values("run", key=lambda runs: runs.map(wanted.index), kind="stable")  # noqa: B023
+            if len(part):
+                place.mkdir(exist_ok=True)
+                files.write_file(place / f"{name}.csv", part.to_csv(index=False, float_format=DIGITS))
+            else:
+                (place / f"{name}.csv").unlink(missing_ok=True)
+    if whole:
+        write_page(experiment.name, folder)
     return folder
+
+
+def _rows(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them."""
+    setting = [name for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs]
+    records = [folder, *(_place(name, None) for name in setting)]
+    missing = {job.name for job in experiment.plan()}
+    found: dict[str, list[pd.DataFrame]] = {name: [pd.DataFrame({"run": []}, dtype=str)] for name in FILES}
+    for place in (part for record in records for part in (record, record / UNFINISHED)):
+        if (place / "runs.csv").is_file():
+            tables = {name: files.read_table(place / f"{name}.csv") for name in FILES}
+            here = missing & set(tables["runs"]["run"])
+            missing -= here
+            for name, table in tables.items():
+                found[name].append(table[table["run"].isin(here)])
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
 def _seed_of(job) -> tuple[str, int]:
@@ -170,6 +209,8 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     if "stopped" in tables[0]:
         tables[0]["stopped"] = tables[0]["stopped"].astype(object).where(tables[0]["stopped"].notna(), "")
     intervals.check(tables[0], *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
+    if "arm" not in tables[1]:  # older records repeat it
+        tables[1] = tables[0][["run", "arm", *intervals.SETTING, "seed"]].merge(tables[1], on="run")
     tables[0] = _with_facts(*tables)
     taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
     runs, images, curves = (table[~table["arm"].isin(taken.get("arms", []))] for table in tables)

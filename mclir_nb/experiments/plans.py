@@ -1,5 +1,6 @@
 """The experiments, as they were decided before their first run; `evidence` runs and records them.
 
+    S    plain training, SPN and the sampled step, which costs about what plain training costs
     D    dose-response: how does the gain depend on the dose?
     V    variants of SPN, and controls, at equal dose
     R    the rivals at equal dose
@@ -123,6 +124,7 @@ def at_dose(name: str, objective: str = "spn", dose: float = DOSE, **changes) ->
 
 
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), at_dose("spn")
+SAMPLED = at_dose("sampled", sampling="sampled")
 EQUAL_COST = Arm("plain at equal cost", {"objective": "plain"}, at_cost_of="spn")
 UNDOSED = Arm("spn", {"objective": "spn"})  # of the older experiments: lambda 0.0003 for every task
 
@@ -153,6 +155,14 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         Experiment(
+            name="S",
+            question="Does the sampled step do what exact SPN does, and does either gain over plain training?",
+            arms=(PLAIN, SPN, SAMPLED),
+            seeds=tuple(range(8)),
+            baseline="spn",
+            **_DEMO,
+        ),
+        Experiment(
             name="D",
             question="How does the gain of SPN depend on its dose?",
             arms=(
@@ -171,7 +181,7 @@ EXPERIMENTS = {
                 PLAIN,
                 SPN,
                 EQUAL_COST,
-                at_dose("sampled", sampling="sampled"),
+                SAMPLED,
                 at_dose("histories of the EMA", history_of="ema"),
                 at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995),  # a mean over 200 steps
                 at_dose("oldest history", history_every=(100,), history_decay=(0.1,)),

@@ -107,13 +107,46 @@ def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
     assert all(f"- {line}" in text for line in evidence.outcome(record).splitlines())
 
 
-def test_a_seed_that_is_not_whole_is_left_out(runs_copy, tmp_path):
-    (runs_copy / "sr-x2-edsr-spn-1" / "scores.csv").unlink()
-    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, tmp_path / "record"))
+def test_finished_runs_of_a_seed_that_is_not_whole_wait(runs_copy, made, tmp_path, monkeypatch):
+    """They are shown nowhere, are not run again from whichever folder, and end in the same record."""
+    folder, scores = tmp_path / "record", runs_copy / "sr-x2-edsr-spn-1" / "scores.csv"
+    kept = scores.read_bytes()
+    scores.unlink()
+    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, folder))
     assert set(record.runs["seed"]) == {0} and "No conclusion from one seed" in evidence.outcome(record)
-    (runs_copy / "sr-x2-edsr-spn-0" / "scores.csv").unlink()
-    with pytest.raises(ValueError, match="X1"):
-        evidence.write_record(SMALL, runs_copy, tmp_path / "record")
+    assert len(files.read_table(folder / "unfinished" / "runs.csv")) == 2
+    scores.write_bytes(kept)
+    ran = []
+    monkeypatch.setattr(compare, "run", lambda jobs, *_, **__: ran.extend(job.name for job in jobs))
+    evidence.run(SMALL, tmp_path / "fresh", seeds=2, folder=folder)
+    assert ran == ["sr-x2-edsr-spn-1"]
+    (tmp_path / "fresh").mkdir()
+    scores.parent.rename(tmp_path / "fresh" / scores.parent.name)
+    evidence.write_record(SMALL, tmp_path / "fresh", folder)
+    for name in evidence.FILES:
+        assert (folder / f"{name}.csv").read_bytes() == (made[0] / f"{name}.csv").read_bytes()
+    assert not list((folder / "unfinished").iterdir())
+
+
+def test_a_record_may_begin_with_a_part_of_a_seed(runs_copy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(plans.EXPERIMENTS, "X1", SMALL)
+    for seed in (0, 1):
+        (runs_copy / f"sr-x2-edsr-spn-{seed}" / "scores.csv").unlink()
+    assert main(["compare", "X1", "--collect", "--out", str(runs_copy), "--record", str(tmp_path / "X1")]) == 0
+    assert "No seed is finished yet" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="runs.csv"):
+        evidence.read_record("X1", tmp_path / "X1")
+
+
+def test_a_record_uses_runs_of_another_with_the_same_setting(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "root", lambda: tmp_path)
+    first, second = (dataclasses.replace(SMALL, name=name, runs="shared", seeds=(0, 1)) for name in ("X1", "X2"))
+    for experiment in (first, second):
+        monkeypatch.setitem(plans.EXPERIMENTS, experiment.name, experiment)
+    evidence.write_record(first, made[1])
+    evidence.write_record(second, tmp_path / "no runs here")
+    assert evidence.recorded() == ["X1", "X2"]
+    assert evidence.read_record("X2").runs.equals(evidence.read_record("X1").runs)
 
 
 def test_what_is_withdrawn_is_shown_no_more_and_said(made, tmp_path):
@@ -158,7 +191,7 @@ def test_the_command_line_runs_and_records(made, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "X1" / "runs.csv").read_bytes() == (folder / "runs.csv").read_bytes()
     assert main([*arguments, "--collect"]) == 0 and "spn against plain" in capsys.readouterr().out
     assert main(["compare", "X1", "--collect", "--out", str(tmp_path / "none"), "--record", str(tmp_path / "Y")]) == 1
-    assert "no seed of X1 is finished" in capsys.readouterr().err
+    assert "no run of X1 is finished" in capsys.readouterr().err
     assert main(["compare", "c1"]) == 1 and "'C1'" in capsys.readouterr().err
     assert main(["compare", "X1", "--seeds", "4"]) == 1 and "3 decided seeds" in capsys.readouterr().err
 
