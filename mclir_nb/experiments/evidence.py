@@ -73,11 +73,10 @@ def run(
     Returns:
         The folder of the record.
     """
-    out_dir = _runs(experiment, out_dir)
+    out_dir, jobs = _runs(experiment, out_dir), experiment.plan(seeds, data_root=data_root)
     folder = begin(experiment, folder)
-    recorded_runs = set(_rows(experiment, folder)["runs"]["run"])
-    jobs = [job for job in experiment.plan(seeds, data_root=data_root) if job.name not in recorded_runs]
-    if jobs:
+    done = set(_rows(experiment, folder)["runs"]["run"])
+    if jobs := [job for job in jobs if job.name not in done]:
         compare.run(jobs, out_dir, **how)
     return write_record(experiment, out_dir, folder)
 
