@@ -290,7 +290,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 
 def _probe(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
-        push_study.run(arguments.out, arguments.data_root)
+        push_study.run(arguments.out, arguments.data_root, arguments.record)
     print(f"written to {push_study.write_record(arguments.out, arguments.record)}")
 
 

@@ -9,7 +9,7 @@ A cell is one run: a task, a learning rate, a term in the loss, a seed. It goes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -102,16 +102,29 @@ def _haze(gt: torch.Tensor, depth: None, generator: torch.Generator) -> torch.Te
     return degrade.haze(gt, layer, **degrade.sample_haze(generator))
 
 
-def run(out: Path, data_root: str, quiet: bool = False) -> None:
-    """Do what is missing, cell by cell.
+def run(out: Path, data_root: str, folder: Path | None = None, quiet: bool = False) -> None:
+    """Do what is missing, cell by cell; a cell that the record holds whole is not done again.
 
     Args:
         out: folder for the states and tables of the runs, about 3 GB in all; made if needed.
         data_root: folder of BSDS500.
+        folder: of the record; None: data/records/P.
         quiet: print nothing.
     """
+    steps = _recorded(folder)[0].groupby(CELL)["step"].nunique()
+    done = set(steps.index[steps == probe.MOMENTS])
     for cell in cells():
-        run_cell(cell, out, data_root, quiet=quiet)
+        if astuple(cell) not in done:
+            run_cell(cell, out, data_root, quiet=quiet)
+
+
+def _recorded(folder: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of the record as it stands; without rows where there is none yet."""
+    folder = folder or root() / "data" / "records" / NAME
+    empty = pd.DataFrame(columns=[*CELL, "step"])
+    there = [folder / name for name in (probe.HELPS, probe.PASTS)]
+    helps, pasts = (files.read_table(file) if file.exists() else empty for file in there)
+    return helps, pasts
 
 
 def run_cell(
@@ -182,18 +195,28 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
 
 
 def write_record(out: Path, folder: Path | None = None) -> Path:
-    """Write the record of what was looked at so far; without anything yet, the decision alone. Returns its folder."""
+    """Add what was looked at to the record; without anything yet, write the decision alone. Returns its folder."""
     folder = folder or root() / "data" / "records" / NAME
     folder.mkdir(parents=True, exist_ok=True)
-    page = DECISION
+    page, tables = DECISION, _recorded(folder)
     if any((out / cell.name / probe.HELPS).exists() for cell in cells()):
-        helps, pasts = read(out)
-        for name, table in ((probe.HELPS, helps), (probe.PASTS, pasts)):
+        tables = tuple(_merged(old, new) for old, new in zip(tables, read(out), strict=True))
+        for name, table in zip((probe.HELPS, probe.PASTS), tables, strict=True):
             files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
-        page += _outcome(helps, pasts)
+    if len(tables[0]):
+        page += _outcome(*tables)
     page += f"\n## Command\n\n```\npython -m mclir_nb probe --data-root BSDS500 --out runs/{NAME}\n```\n"
     files.write_file(folder / "README.md", page)
     return folder
+
+
+def _merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The rows of both, cells in their order; of a cell that both have only the new rows."""
+    parts = []
+    for cell in cells():
+        of_cell = [table[(table[CELL] == list(astuple(cell))).all(axis=1)] for table in (new, old)]
+        parts.append(next((part for part in of_cell if len(part)), of_cell[0]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:

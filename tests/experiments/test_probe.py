@@ -169,6 +169,20 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
     assert not helps[helps.term == "spn"].equals(helps[helps.term == "plain"])
 
+    before = (tmp_path / "record" / probe.HELPS).read_bytes()  # the runs are lost, the record is not
+    push_study.write_record(tmp_path / "none", tmp_path / "record")
+    other = push_study.Cell("sr", "demo", "plain", 1)
+    push_study.run_cell(other, tmp_path / "fresh", None, count=2, quiet=True, **small)
+    push_study.write_record(tmp_path / "fresh", tmp_path / "record")
+    assert (tmp_path / "record" / probe.HELPS).read_bytes() != before and "3 of 36 runs" in page(tmp_path)
+    grown = pd.read_csv(tmp_path / "record" / probe.HELPS)
+    assert grown[grown.seed == 2].reset_index(drop=True).equals(helps) and grown.seed[0] == 1
+    begun = []
+    monkeypatch.setattr(probe, "MOMENTS", 2)
+    monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
+    push_study.run(tmp_path / "fresh", "", tmp_path / "record", quiet=True)
+    assert len(begun) == 33 and not {other, cell} & set(begun)
+
 
 def page(folder):
     return (folder / "record" / "README.md").read_text()
