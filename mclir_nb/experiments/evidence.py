@@ -35,7 +35,7 @@ DOSES = """- Dose: share of the second term in the optimiser's update. Lambda fo
   with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """
 SAME = 0.005  # dB; what differs by less is not drawn apart
-BY_STRENGTH = ("V", "D", "C2", "C1")  # records that ask whether SPN helps, the strongest first
+BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
 RESULTS = [
@@ -252,12 +252,12 @@ def committed(name: str | None) -> Record | None:
     return read_record(name) if name in recorded() else None
 
 
-def results(record: Record, baseline: str | None = None) -> pd.DataFrame:
+def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
     """Everything that a gain has to be read with, one row per setting and arm, the largest gain of a setting first.
 
     Args:
         record: see `read_record` and `from_runs`.
-        baseline: the arm that the others are compared with; None: that of the decision.
+        baseline: the arm that the others are compared with.
 
     Returns:
         Columns task, scale, network, arm; gain_raw, half_raw, holm_raw, gain_ema, half_ema, holm_ema (mean paired
@@ -269,7 +269,6 @@ def results(record: Record, baseline: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: as `intervals.paired`.
     """
-    baseline = baseline or record.decision.get("baseline", "plain")
     key = [*intervals.SETTING, "arm"]
     table = intervals.paired(record.runs, baseline)
     parts = [table.groupby(key, sort=False)[["detectable", "seeds"]].max()]
@@ -401,10 +400,9 @@ def flaws(record: Record) -> list[str]:
 
 
 def main_record(*names: str) -> Record | None:
-    """The first of these records that has two seeds of some task; else the first there is; None without any."""
+    """Of these records the one with the most seeds of a task, of several the first; None without any."""
     there = [record for name in names if (record := committed(name))]
-    paired = (r for r in there if r.runs.groupby("task")["seed"].nunique().max() > 1)
-    return next(paired, there[0] if there else None)
+    return max(there, key=lambda record: record.runs.groupby("task")["seed"].nunique().max(), default=None)
 
 
 def summary(top: str = "") -> str:
@@ -442,6 +440,7 @@ def state(record: Record) -> str:
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
     said = _counted(int(table["p"].notna().sum()), len(beside))
+    said += f" against {record.decision['baseline']}" * (record.decision["baseline"] != "plain")
     return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}."
 
 
@@ -531,7 +530,7 @@ def _findings(record: Record) -> str:
     )
     seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
     try:
-        table = files.as_markdown(shown(results(record)))
+        table = files.as_markdown(shown(results(record, decided["baseline"])))
     except ValueError as error:
         table = f"No table: {error}"
     return f"""{wrong}## Outcome

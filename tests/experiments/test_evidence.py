@@ -274,7 +274,7 @@ def test_an_answer_is_two_sentences_from_the_intervals(record):
     assert "differ from plain training after Holm's correction: vgg" in clear
     assert "no visible effect" in null and "No other arm" in null
     assert one.startswith("Not known yet")
-    assert evidence.main_record("R", "E9", "D").name == "D" and evidence.main_record("R").name == "R"
+    assert evidence.main_record("R", "E9", "C1", "D").name == "C1" and evidence.main_record("R").name == "R"
 
 
 def test_an_answer_names_the_control_at_equal_cost(record, monkeypatch):
@@ -315,3 +315,15 @@ def test_markdown_tables():
 def test_costs_of_a_record_are_those_of_the_run():
     costs = intervals.costs(evidence.read_record("B1").runs).set_index("arm")
     assert costs["run_cost"]["plain"] == 1 < costs["run_cost"]["one random history"] < costs["run_cost"]["spn"]
+
+
+def test_a_record_may_compare_with_another_arm_than_plain(record):
+    """S asks for the difference of two ways to take SPN's step; the answer is about plain training all the same."""
+    runs = table(0.5, arms=("spn", "sampled"))
+    decided = {"question": "Does it?", "seeds": [0, 1, 2], "baseline": "spn", "scores": ["psnr_raw"]}
+    kept = evidence.Record("S", decided, runs, runs, runs)
+    assert "sampled against spn" in evidence.outcome(kept) and "plain against spn" in evidence.outcome(kept)
+    assert "against spn" in evidence.state(kept) and evidence.answer(kept).startswith(
+        "Over 3 paired seeds SPN is better"
+    )
+    assert set(evidence.results(kept)["arm"]) == {"spn", "sampled"}
