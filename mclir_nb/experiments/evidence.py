@@ -30,7 +30,7 @@ FILES = {
 UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is not whole
 DIGITS = "%.7g"  # of what is written
 PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
-SEEDS, PICTURES = 5, 16  # below these a record is called weak
+SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
 DOSES = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
   with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """

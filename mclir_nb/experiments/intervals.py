@@ -25,6 +25,7 @@ SCORES = {  # score: (what it is, unit)
 BOTH = ("psnr_raw", "psnr_ema")
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
 COST = ["steps", "macs"]
+SEEDS = 5  # fewer are weak evidence, however well they agree: a spread of two or three values is hardly known
 FEW = 4  # so many intervals get a sentence each, even where they hold zero
 
 
@@ -188,7 +189,8 @@ def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
 def conclusion(frame: pd.DataFrame) -> str:
     """What a table of `paired` allows to say, computed from its intervals; one sentence per line.
 
-    Intervals beside zero come first. Where there are many others, they share a sentence.
+    Intervals beside zero come first, those of fewer than `SEEDS` seeds as weak evidence. Where there are many others,
+    they share a sentence.
     """
     single, frame = frame[frame["seeds"] < 2], frame[frame["seeds"] > 1]
     alone = clear(frame, corrected=False) | frame["mean"].isna()
@@ -308,8 +310,9 @@ def _sentence(row, many: int) -> str:
             f"{amount(row.detectable)[1:]} would have been seen four times in five."
         )
     said = f"{head}: {'better' if row.low > 0 else 'worse'} by {amount(abs(row.mean))[1:]} ({spread})"
+    few = f": weak evidence, with fewer than {SEEDS} seeds" if row.seeds < SEEDS else ""
     if many == 1:
-        return f"{said}."
+        return f"{said}{few}."
     if row.low_holm > 0 or row.high_holm < 0:
-        return f"{said}, also after Holm's correction for {many} intervals."
-    return f"{said}, but not after Holm's correction for {many} intervals: weak evidence."
+        return f"{said}, also after Holm's correction for {many} intervals{few}."
+    return f"{said}, but not after Holm's correction for {many} intervals{few or ': weak evidence'}."

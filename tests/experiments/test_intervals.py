@@ -145,6 +145,16 @@ def test_a_run_that_diverged_is_said_and_not_left_out():
     assert table["half_holm"].isna().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("seeds", [2, intervals.SEEDS - 1, intervals.SEEDS])
+def test_few_seeds_that_agree_are_weak_evidence(seeds):
+    plain = [30.0 + seed for seed in range(seeds)]
+    up, down = ([v + sign * (0.2 + 1e-6 * i) for i, v in enumerate(plain)] for sign in (1, -1))
+    for arms in ({"up": up}, {"down": down}, {"up": up, "down": down}):
+        for line in intervals.conclusion(raw(runs(plain=plain, **arms))).splitlines():
+            assert ("better by" in line) or ("worse by" in line)
+            assert ("weak evidence" in line) == (seeds < intervals.SEEDS)
+
+
 def test_one_seed_allows_nothing():
     table = raw(runs(plain=[30.0], spn=[30.1]))
     assert table[["low", "p", "low_holm"]].isna().all(axis=None)
