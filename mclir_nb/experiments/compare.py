@@ -30,17 +30,12 @@ DOSES = "doses.json"  # beside the run folders: what the short runs found that c
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training that is compared with others.
+    """One way of training that is compared with others."""
 
-    Attributes:
-        name: for tables and figures.
-        changes: the recipe fields in which it differs, for example {"objective": "spn"}.
-        at_cost_of: name of another arm. This arm then takes as many steps as that arm's run pays for, in counted
-            multiplications (`macs.run_macs`): the control at equal cost, decided before anything is run.
-    """
-
-    name: str
-    changes: Mapping = field(default_factory=dict)
+    name: str  # for tables and figures
+    changes: Mapping = field(default_factory=dict)  # the recipe fields in which it differs: {"objective": "spn"}
+    # name of another arm: this one then takes as many steps as that one's run pays for, in counted multiplications
+    # (`macs.run_macs`), the control at equal cost, decided before anything is run
     at_cost_of: str | None = None
 
 
@@ -78,40 +73,31 @@ def plan(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Job]
 
     Args:
         recipe: what the arms have in common; its seed is replaced.
-        arms: with different names.
-        seeds: whole numbers, each once.
+        arms, seeds: one or more, each different.
 
     Raises:
         ValueError: no or equal names or seeds, an unknown arm in `at_cost_of`, an impossible recipe.
     """
-    for what, values in (("arms", [_slug(arm.name) for arm in arms]), ("seeds", list(seeds))):
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{what} {values} must be at least one, each different")
+    slugs = {arm.name: re.sub(r"[^a-z0-9.]+", "-", arm.name.lower()).strip("-") for arm in arms}
+    for what, values, count in (("arms", set(slugs.values()), len(arms)), ("seeds", set(seeds), len(seeds))):
+        if not values or len(values) < count:
+            raise ValueError(f"{what} {sorted(values)} must be at least one, each different")
     chosen = {arm.name: recipe.replace(**arm.changes) for arm in arms}
     for arm in arms:
-        if arm.at_cost_of is not None:
-            chosen[arm.name] = _at_cost_of(arm, chosen)
-    return [
-        Job(_folder(name, own, seed), name, own.replace(seed=seed)) for seed in seeds for name, own in chosen.items()
-    ]
-
-
-def _at_cost_of(arm: Arm, chosen: dict[str, Recipe]) -> Recipe:
-    """An arm's recipe with as many steps as another arm's run pays for."""
-    if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:
-        raise ValueError(f"arm {arm.name!r} is to cost what {arm.at_cost_of!r} costs, which is no other arm here")
-    own = chosen[arm.name]
-    steps = own.steps * macs.run_macs(chosen[arm.at_cost_of]) / macs.run_macs(own)
-    return own.replace(steps=max(1, round(steps)))
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-
-
-def _folder(arm: str, recipe: Recipe, seed: int) -> str:
-    scale = f"-x{recipe.scale}" if recipe.scale > 1 else ""
-    return f"{recipe.task}{scale}-{recipe.network}-{_slug(arm)}-{seed}"
+        if arm.at_cost_of is None:
+            continue
+        if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:
+            raise ValueError(f"arm {arm.name!r} is to cost what {arm.at_cost_of!r} costs, which is no other arm here")
+        own = chosen[arm.name]
+        steps = own.steps * macs.run_macs(chosen[arm.at_cost_of]) / macs.run_macs(own)
+        chosen[arm.name] = own.replace(steps=max(1, round(steps)))
+    jobs = []
+    for seed in seeds:
+        for name, own in chosen.items():
+            scale = f"-x{own.scale}" if own.scale > 1 else ""
+            folder = f"{own.task}{scale}-{own.network}-{slugs[name]}-{seed}"
+            jobs.append(Job(folder, name, own.replace(seed=seed)))
+    return jobs
 
 
 def run(
@@ -131,8 +117,7 @@ def run(
         jobs: from `plan`.
         out_dir: one folder per run below it. With a cluster: a folder that all its workers share.
         device: of every run, see `train.train`.
-        processes: None: one run after another in this process. A number: so many at once, each run in a process of its
-            own.
+        processes: None: one run after another in this process. A number: so many at once, each in its own process.
         scheduler: "local" for a Dask cluster on this machine, or the address of a Dask scheduler; None: no Dask. A
             run lost with its worker is done again, from its last checkpoint.
         quiet: print nothing.
@@ -149,7 +134,12 @@ def run(
     out_dir = Path(out_dir).expanduser().resolve()
     left = [job for job in jobs if not _is_done(job, out_dir)]
     work = functools.partial(_work, out_dir=out_dir, device=device)
-    bar = Progress(_results(work, left, processes, scheduler), "runs", total=len(left), quiet=quiet)
+    done: Iterable[str] = map(work, left)
+    if scheduler is not None:
+        done = pool.on_cluster(work, left, scheduler, processes or 1)
+    elif processes is not None:
+        done = pool.in_processes(work, left, processes)
+    bar = Progress(done, "runs", total=len(left), quiet=quiet)
     for name in bar if left else ():
         bar.note = name
         if not run_tables.is_finished(out_dir / name):
@@ -160,35 +150,23 @@ def run(
     return run_tables.collect(out_dir, [job.name for job in jobs])
 
 
-def _results(work, jobs: Sequence[Job], processes: int | None, scheduler: str | None) -> Iterable[str]:
-    """The names of the jobs as they are done, by whoever does them."""
-    if scheduler is not None:
-        return pool.on_cluster(work, jobs, scheduler, processes or 1)
-    if processes is not None:
-        return pool.in_processes(work, jobs, processes)
-    return map(work, jobs)
-
-
 def _is_done(job: Job, out_dir: Path) -> bool:
     """Whether a run needs nothing more. Raises ValueError if its folder holds another recipe's run."""
     folder = out_dir / job.name
     if not (folder / "recipe.json").exists():
         return False
-    differing = records.different_fields(records.read_recipe(folder), job.recipe)
-    if differing:
+    if differing := records.different_fields(records.read_recipe(folder), job.recipe):
         raise ValueError(f"{folder} holds a run of another recipe ({differing}); choose another out_dir.")
     return run_tables.is_finished(folder)
 
 
 def _work(job: Job, out_dir: Path, device: str) -> str:
-    """Train one job. What `collect` needs beside the run's own files goes into arm.json. Returns the job's name."""
+    """Train one job; arm.json keeps what `run_tables` needs beside the run's own files. Returns the job's name."""
     folder = out_dir / job.name
     folder.mkdir(parents=True, exist_ok=True)
-    facts: dict = {"arm": job.arm}
-    files.write_json(folder / "arm.json", facts)
+    files.write_json(folder / "arm.json", {"arm": job.arm})
     try:
         train.train(job.recipe, folder, device=device, quiet=True, doses=out_dir / DOSES)
     except train.Diverged as error:
-        facts["stopped"] = str(error)
-    files.write_json(folder / "arm.json", facts)
+        files.write_json(folder / "arm.json", {"arm": job.arm, "stopped": str(error)})
     return job.name

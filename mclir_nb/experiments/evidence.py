@@ -27,6 +27,7 @@ FILES = {
     "images": "one row per run and test picture: its scores",
     "curves": "the logs of the runs, thinned",
 }
+MAKERS = {"runs": run_tables.collect, "images": run_tables.images, "curves": run_tables.curves}
 UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is not whole
 DIGITS = "%.7g"  # of what is written
 PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
@@ -144,11 +145,10 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     if not new and not known:
         command = f"python -m mclir_nb compare {experiment.name}"
         raise ValueError(f"no run of {experiment.name} is finished in {out_dir}; run `{command}` again")
-    makers = {"runs": run_tables.collect, "images": run_tables.images, "curves": run_tables.curves}
     open_seeds = {_seed_of(job) for job in left}
     whole = [job.name for job in jobs if _seed_of(job) not in open_seeds]
     waiting = [job.name for job in jobs if _seed_of(job) in open_seeds]
-    for name, make in makers.items():
+    for name, make in MAKERS.items():
         table = pd.concat([tables[name], make(out_dir, new)] if new else [tables[name]], ignore_index=True)
         if name == "images":
             table = table[PICTURE].round(dict.fromkeys(PICTURE[2:], 4))
@@ -238,8 +238,9 @@ def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
     Raises:
         ValueError: as `run_tables.collect`.
     """
-    makers = (run_tables.collect, run_tables.images, run_tables.curves)
-    return Record(name, {}, *(make(out_dir, finished_only=True) for make in makers))
+    out_dir = Path(out_dir).expanduser()
+    done = sorted(f.parent.name for f in out_dir.glob("*/recipe.json") if run_tables.is_finished(f.parent))
+    return Record(name, {}, *(make(out_dir, done) for make in MAKERS.values()))
 
 
 def recorded() -> list[str]:

@@ -29,90 +29,58 @@ from mclir_nb.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared, decided beforehand.
+    """What is compared, decided beforehand."""
 
-    Attributes:
-        name: of the record.
-        question: what it is to answer.
-        recipe: name of a recipe.
-        tasks: one plan for each, one after the other.
-        arms, seeds: as in `compare.plan`.
-        changes: recipe fields in which all arms differ from the named recipe.
-        by_task: further ones of a task.
-        baseline: name of the arm that the others are compared with.
-        scores: keys of `intervals.SCORES`, compared each for itself.
-        runs: name of the folder of its runs, below runs/; "": that of the experiment.
-    """
-
-    name: str
-    question: str
-    recipe: str
-    tasks: tuple[str, ...]
+    name: str  # of the record
+    question: str  # that it is to answer
+    recipe: str  # name of a recipe
+    tasks: tuple[str, ...]  # one plan for each, one after the other
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    changes: dict = field(default_factory=dict)
-    by_task: dict[str, dict] = field(default_factory=dict)
-    baseline: str = "plain"
-    scores: tuple[str, ...] = ("psnr_raw", "psnr_ema")
-    runs: str = ""
+    changes: dict = field(default_factory=dict)  # recipe fields in which all arms differ from the named recipe
+    by_task: dict[str, dict] = field(default_factory=dict)  # further ones of a task
+    baseline: str = "plain"  # name of the arm that the others are compared with
+    scores: tuple[str, ...] = ("psnr_raw", "psnr_ema")  # keys of `intervals.SCORES`, compared each for itself
+    runs: str = ""  # name of the folder of its runs, below runs/; "": that of the experiment
 
     def plan(self, seeds: int | None = None, **changes) -> list[Job]:
-        """The runs of the first so many decided seeds (None: all): task by task, seed by seed.
-
-        Args:
-            seeds: how many.
-            changes: such as data_root.
-        """
+        """The runs of the first so many decided seeds (None: all), task by task; `changes`: such as data_root."""
         if seeds is not None and not 1 <= seeds <= len(self.seeds):
             raise ValueError(f"{self.name} has {len(self.seeds)} decided seeds; {seeds} is not one to that many")
-        return [
-            job for recipe in self.recipes(**changes) for job in compare.plan(recipe, self.arms, self.seeds[:seeds])
-        ]
+        chosen = self.seeds[:seeds]
+        return [job for recipe in self.recipes(**changes) for job in compare.plan(recipe, self.arms, chosen)]
 
     def recipes(self, **changes) -> list[Recipe]:
         """What the arms have in common, one recipe per task."""
-        return [
-            recipes.get(self.recipe, task, **self.changes | self.by_task.get(task, {}) | changes) for task in self.tasks
-        ]
+        common = {task: self.changes | self.by_task.get(task, {}) | changes for task in self.tasks}
+        return [recipes.get(self.recipe, task, **fields) for task, fields in common.items()]
 
     def decision(self) -> dict:
         """What is fixed before the first run, as facts that JSON can hold; a record is of one decision."""
-        shared = self.recipes()
-        arms = []
+        shared, settings, arms = self.recipes(), [], []
+        for recipe in shared:
+            task = tasks.get(recipe.task, recipe.scale)
+            setting = {
+                "task": f"{recipe.task} x{recipe.scale}" if recipe.scale > 1 else recipe.task,
+                "network": f"{recipe.network} ({recipe.network_size})",
+                "data": recipe.dataset,
+                "steps": recipe.steps,
+                "batch": recipe.batch_size,
+                "patch": recipe.patch_size,
+                "histories every": recipe.history_every,
+                "features": recipe.features,
+                "protocol": f"{task.protocol}, border {task.crop}",
+            }
+            settings.append(setting)
         for arm in self.arms:
             own = shared[0].replace(**arm.changes)
             known = own.objective == "plain" or (own.lambda_ratio is None and own.dose is None)
             weight = own.weight if known else None  # None: follows from what the term turns out to be
-            arms.append(
-                {"name": arm.name, "changes": dict(arm.changes), "at_cost_of": arm.at_cost_of, "lambda_neg": weight}
-            )
-        facts = {
-            "question": self.question,
-            "recipe": self.recipe,
-            "changes": self.changes,
-            "settings": [_setting(recipe) for recipe in shared],
-            "arms": arms,
-            "seeds": self.seeds,
-            "baseline": self.baseline,
-            "scores": self.scores,
-        }
+            changes = {"changes": dict(arm.changes), "at_cost_of": arm.at_cost_of}
+            arms.append({"name": arm.name} | changes | {"lambda_neg": weight})
+        facts = {"question": self.question, "recipe": self.recipe, "changes": self.changes, "settings": settings}
+        facts |= {"arms": arms, "seeds": self.seeds, "baseline": self.baseline, "scores": self.scores}
         return json.loads(json.dumps(facts))  # lists for tuples, as they come back from a file
-
-
-def _setting(recipe: Recipe) -> dict:
-    """What is trained on what, and how it is scored."""
-    task = tasks.get(recipe.task, recipe.scale)
-    return {
-        "task": f"{recipe.task} x{recipe.scale}" if recipe.scale > 1 else recipe.task,
-        "network": f"{recipe.network} ({recipe.network_size})",
-        "data": recipe.dataset,
-        "steps": recipe.steps,
-        "batch": recipe.batch_size,
-        "patch": recipe.patch_size,
-        "histories every": recipe.history_every,
-        "features": recipe.features,
-        "protocol": f"{task.protocol}, border {task.crop}",
-    }
 
 
 DOSE = 0.1  # of every arm with a second term, where the dose itself is not what is varied
@@ -125,16 +93,18 @@ def at_dose(name: str, objective: str = "spn", dose: float = DOSE, **changes) ->
 
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), at_dose("spn")
 SAMPLED = at_dose("sampled", sampling="sampled")
+SMOOTH = at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995)  # a mean over 200 steps
 EQUAL_COST = Arm("plain at equal cost", {"objective": "plain"}, at_cost_of="spn")
 UNDOSED = Arm("spn", {"objective": "spn"})  # of the older experiments: lambda 0.0003 for every task
 
 # Photographs of BSDS500, tested on the 100 of B100. Deraining learns from images/test alone: the clean pictures of the
 # public rain benchmarks are photographs of images/train. Validation is only looked at, and costs time.
 _BSDS: dict = dict(dataset="bsds500", log_every=40, val_every=400)
-_DERAIN: dict = {"derain": dict(dataset="bsds500-test")}
+_DEMO: dict = dict(recipe="demo", tasks=("sr", "derain"), seeds=tuple(range(8)), changes=_BSDS, runs="demo-bsds500")
+_DEMO |= dict(by_task={"derain": dict(dataset="bsds500-test")})
+_FIVE = dict(seeds=tuple(range(5)))
 _LONG: dict = dict(steps=10_000, learning_rate=4e-4, ema_decay=0.998, log_every=100, val_every=2000)
 _LONG |= dict(history_every=(1000, 500, 200, 100))
-_DEMO: dict = dict(recipe="demo", tasks=("sr", "derain"), changes=_BSDS, by_task=_DERAIN, runs="demo-bsds500")
 
 # A1, at CPU size. Intervals of the tiny recipe are 50, 25, 10, 5 steps, lambda is 0.0003; lambda x 0 is plain.
 _ABLATED = (
@@ -150,113 +120,93 @@ _ABLATED = (
     Arm("adaptive rule", {"history_threshold": 0.022}),
     Arm("history-positive", {"objective": "history-positive"}),
 )
+_ALL = ("dehaze", "derain", "deblur", "sr")
 
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (
-        Experiment(
-            name="S",
-            question="Does the sampled step do what exact SPN does, and does either gain over plain training?",
-            arms=(PLAIN, SPN, SAMPLED),
-            seeds=tuple(range(8)),
-            baseline="spn",
-            **_DEMO,
+_DECIDED = (
+    Experiment(
+        "S",
+        "Does the sampled step do what exact SPN does, and does either gain over plain training?",
+        arms=(PLAIN, SPN, SAMPLED),
+        baseline="spn",
+        **_DEMO,
+    ),
+    Experiment(
+        "D",
+        "How does the gain of SPN depend on its dose?",
+        arms=(
+            *(PLAIN, SPN),
+            *(at_dose(f"spn {dose}", dose=dose) for dose in (0.02, 0.05, 0.2, 0.4)),
+            at_dose("history-positive", "history-positive"),
         ),
-        Experiment(
-            name="D",
-            question="How does the gain of SPN depend on its dose?",
-            arms=(
-                PLAIN,
-                SPN,
-                *(at_dose(f"spn {dose}", dose=dose) for dose in (0.02, 0.05, 0.2, 0.4)),
-                at_dose("history-positive", "history-positive"),
-            ),
-            seeds=tuple(range(8)),
-            **_DEMO,
+        **_DEMO,
+    ),
+    Experiment(
+        "V",
+        "Which part of SPN does the work, and does any variant give more, at the same dose?",
+        arms=(
+            *(PLAIN, SPN, EQUAL_COST, SAMPLED),
+            at_dose("histories of the EMA", history_of="ema"),
+            SMOOTH,
+            at_dose("oldest history", history_every=(100,), history_decay=(0.1,)),
+            at_dose("squared", "spn-squared"),
+            *(at_dose(name, name) for name in ("ratio", "margin", "infonce")),
+            at_dose("another's past", history_of="another"),
+            at_dose("noise", negatives="noise"),
         ),
-        Experiment(
-            name="V",
-            question="Which part of SPN does the work, and does any variant give more, at the same dose?",
-            arms=(
-                PLAIN,
-                SPN,
-                EQUAL_COST,
-                SAMPLED,
-                at_dose("histories of the EMA", history_of="ema"),
-                at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995),  # a mean over 200 steps
-                at_dose("oldest history", history_every=(100,), history_decay=(0.1,)),
-                at_dose("squared", "spn-squared"),
-                *(at_dose(name, name) for name in ("ratio", "margin", "infonce")),
-                at_dose("another's past", history_of="another"),
-                at_dose("noise", negatives="noise"),
-            ),
-            seeds=tuple(range(8)),
-            **_DEMO,
+        **_DEMO,
+    ),
+    Experiment(
+        "R",
+        "Does SPN do better or worse than the published rivals at the same dose?",
+        arms=(PLAIN, SPN, *(at_dose(name, name) for name in ("vgg", "cr", "c2r", "pcl"))),
+        **_DEMO | _FIVE,
+    ),
+    Experiment(
+        "L",
+        "Does SPN gain at a small learning rate, in a long run, with the official intervals?",
+        recipe="demo",
+        tasks=("sr",),
+        arms=(
+            *(PLAIN, SPN),
+            at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998),  # a mean over 500 steps
         ),
-        Experiment(
-            name="R",
-            question="Does SPN do better or worse than the published rivals at the same dose?",
-            arms=(PLAIN, SPN, *(at_dose(name, name) for name in ("vgg", "cr", "c2r", "pcl"))),
-            seeds=tuple(range(5)),
-            **_DEMO,
+        changes=_BSDS | _LONG,
+        **_FIVE,
+    ),
+    Experiment(
+        "C2",
+        "Does SPN help small networks, at the same dose, on any of three tasks?",
+        arms=(PLAIN, SPN, SMOOTH, EQUAL_COST),
+        **_DEMO | dict(tasks=("sr", "derain", "deblur")),
+    ),
+    Experiment(
+        "B2",
+        "Do the variants of B1 give more than SPN at the same dose?",
+        arms=(
+            *(PLAIN, SPN, EQUAL_COST),
+            at_dose("geometric ages", history_every=(128, 32, 8, 2)),
+            at_dose("lambda falls with the rate", lambda_follows_rate=True),
+            at_dose("huber", "spn-huber"),
+            at_dose("weighted by uncertainty", "spn-uncertainty"),
         ),
-        Experiment(
-            name="L",
-            question="Does SPN gain at a small learning rate, in a long run, with the official intervals?",
-            recipe="demo",
-            tasks=("sr",),
-            arms=(
-                PLAIN,
-                SPN,
-                at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998),  # a mean over 500 steps
-            ),
-            seeds=tuple(range(5)),
-            changes=_BSDS | _LONG,
-        ),
-        Experiment(
-            name="C2",
-            question="Does SPN help small networks, at the same dose, on any of three tasks?",
-            recipe="demo",
-            tasks=("sr", "derain", "deblur"),
-            arms=(PLAIN, SPN, at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995), EQUAL_COST),
-            seeds=tuple(range(8)),
-            changes=_BSDS,
-            by_task=_DERAIN,
-            runs="demo-bsds500",
-        ),
-        Experiment(
-            name="B2",
-            question="Do the variants of B1 give more than SPN at the same dose?",
-            arms=(
-                PLAIN,
-                SPN,
-                EQUAL_COST,
-                at_dose("geometric ages", history_every=(128, 32, 8, 2)),
-                at_dose("lambda falls with the rate", lambda_follows_rate=True),
-                at_dose("huber", "spn-huber"),
-                at_dose("weighted by uncertainty", "spn-uncertainty"),
-            ),
-            seeds=tuple(range(5)),
-            **_DEMO,
-        ),
-        Experiment(
-            name="C1",
-            question="Does SPN help small networks on a CPU, on any of four tasks?",
-            recipe="demo",
-            tasks=("dehaze", "derain", "deblur", "sr"),
-            by_task=dict.fromkeys(
-                ("dehaze", "derain", "deblur", "sr"), dict(dose=None)
-            ),  # decided before there was one
-            arms=(PLAIN, UNDOSED),
-            seeds=(0, 1, 2, 3, 4),
-        ),
-        Experiment(
-            name="A1",
-            question="Which of SPN's settings matters in a very small derain run?",
-            recipe="tiny",
-            tasks=("derain",),
-            arms=(PLAIN, UNDOSED, *_ABLATED),
-            seeds=(0, 1, 2),
-        ),
-    )
-}
+        **_DEMO | _FIVE,
+    ),
+    Experiment(
+        "C1",
+        "Does SPN help small networks on a CPU, on any of four tasks?",
+        recipe="demo",
+        tasks=_ALL,
+        by_task=dict.fromkeys(_ALL, dict(dose=None)),  # decided before there was one
+        arms=(PLAIN, UNDOSED),
+        **_FIVE,
+    ),
+    Experiment(
+        "A1",
+        "Which of SPN's settings matters in a very small derain run?",
+        recipe="tiny",
+        tasks=("derain",),
+        arms=(PLAIN, UNDOSED, *_ABLATED),
+        seeds=(0, 1, 2),
+    ),
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in _DECIDED}

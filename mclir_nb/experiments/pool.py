@@ -27,12 +27,7 @@ PATIENCE = 10  # seconds that a scheduler may take to answer
 
 
 def in_processes(work: Callable, jobs: Sequence, processes: int) -> Iterator:
-    """Results of jobs, so many at once, each in a new process of its own with its share of the cores.
-
-    Raises:
-        ValueError: a number below 1.
-        RuntimeError: naming the jobs that failed.
-    """
+    """Results of jobs, so many at once, each in a new process of its own with its share of the cores."""
     if processes < 1:
         raise ValueError(f"processes is {processes}; it must be at least 1, or None for none of their own")
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes))
@@ -49,8 +44,7 @@ def on_cluster(work: Callable, jobs: Sequence, scheduler: str, workers: int) -> 
     """Results of jobs done by the workers of a Dask scheduler.
 
     Args:
-        work: called with a job.
-        jobs: what is to be done.
+        work, jobs: see above.
         scheduler: "local" starts a cluster of `workers` single-threaded processes on this machine; else an address.
         workers: of a local cluster.
 
@@ -67,32 +61,24 @@ def on_cluster(work: Callable, jobs: Sequence, scheduler: str, workers: int) -> 
         ) from None
     with ExitStack() as stack:
         if scheduler == "local":
-            cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
-            )
-            scheduler = stack.enter_context(cluster).scheduler_address
-        client = stack.enter_context(_client(distributed, scheduler))
+            local = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            scheduler = stack.enter_context(local).scheduler_address
+        try:
+            client = stack.enter_context(distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False))
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ValueError(
+                f"no Dask scheduler answered at {scheduler!r} within {PATIENCE} s ({type(error).__name__}); check the "
+                "address that `dask scheduler` printed, or use scheduler='local'"
+            ) from error
         names = {client.submit(work, job, pure=False, retries=RETRIES): job.name for job in jobs}
         yield from _finish(names, distributed.as_completed(names, loop=client.loop))
-
-
-def _client(distributed, address: str):
-    """A connection to the scheduler."""
-    try:
-        return distributed.Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(
-            f"no Dask scheduler answered at {address!r} within {PATIENCE} s ({type(error).__name__}); check the "
-            "address that `dask scheduler` printed, or use scheduler='local'"
-        ) from error
 
 
 def _finish(names: Mapping, futures: Iterable) -> Iterator:
     """Results as they come; then, if any failed, one error that names them all."""
     failed: dict[str, BaseException] = {}
     for future in futures:
-        error = future.exception()
-        if error is None:
+        if (error := future.exception()) is None:
             yield future.result()
         else:
             failed[names[future]] = error

@@ -6,7 +6,6 @@ diverged. Folders without it count as well; their arm is their objective.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,18 +16,17 @@ from mclir_nb.training import dose, macs, records
 
 SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored", "psnr_ema", "ssim_ema"]
 CURVES = ["step", "l_rec", "l_neg", "r", "dose", "dose_cosine", "val_psnr", "val_psnr_ema"]
-MEANS = ("psnr_input", "psnr_raw", "ssim_input", "ssim_raw", "psnr_ema", "ssim_ema")
+RAW = {"psnr_restored": "psnr_raw", "ssim_restored": "ssim_raw"}  # names that say which weights
 MEASURED = {"dose_measured": "dose", "r": "r"}  # columns of the log of which a run's row holds the mean
 FACTS = ("device", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
 
 
-def collect(out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False) -> pd.DataFrame:
+def collect(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per run below a folder.
 
     Args:
-        out_dir: as given to `run`; run folders made otherwise count too, with their objective as the arm.
+        out_dir: as given to `compare.run`; run folders made otherwise count too, with their objective as the arm.
         names: of the run folders; None: all.
-        finished_only: leave unfinished runs out instead of refusing.
 
     Returns:
         Columns run, arm, every field of the recipe (its name as `recipe`), lambda_used; psnr_input, ssim_input,
@@ -39,55 +37,48 @@ def collect(out_dir: str | Path, names: Sequence[str] | None = None, *, finished
     Raises:
         ValueError: a folder without runs, half-written runs, files of another version.
     """
-    return pd.DataFrame([_row(folder) for folder in _folders(out_dir, names, finished_only)])
+    rows = []
+    for folder in _folders(out_dir, names):
+        run, note = records.Run(folder), arm_file(folder)
+        recipe, origin, stopped = run.recipe, run.provenance, note.get("stopped", "")
+        used = recipe.weight if recipe.lambda_ratio is None else float("nan")  # then another in each step
+        if recipe.dose is not None:
+            chosen = folder / dose.FILE
+            used = files.read_json(chosen)["lambda_neg"] if chosen.is_file() else float("nan")
+        scores = pd.DataFrame(columns=SCORES).rename(columns=RAW) if stopped else _scores(folder)
+        log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()
+        row = {"run": folder.name, "arm": note.get("arm", recipe.objective)}
+        row |= {"recipe" if field == "name" else field: value for field, value in recipe}
+        row |= {"lambda_used": used, **scores.drop(columns="image").astype(float).mean()}
+        row["macs"] = macs.run_macs(recipe)
+        row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
+        row |= {"pictures": len(scores), "stopped": stopped, "feature_network": origin.get("features")}
+        rows.append(row | {name: origin.get(name) for name in FACTS})
+    return pd.DataFrame(rows)
 
 
-def images(out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False) -> pd.DataFrame:
+def images(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per run and test picture: run, arm, task, scale, network, seed, image and its scores."""
-    folders = _folders(out_dir, names, finished_only)
-    parts = [_labelled(f, _scores(f)) for f in folders if (f / "scores.csv").is_file()]
+    parts = [_labelled(f, _scores(f)) for f in _folders(out_dir, names) if (f / "scores.csv").is_file()]
     if not parts:
         raise ValueError(f"no run in {out_dir} has scores: all of them diverged; use a smaller lambda_neg")
     return pd.concat(parts, ignore_index=True)
 
 
-def curves(
-    out_dir: str | Path, names: Sequence[str] | None = None, *, finished_only: bool = False, rows: int = 12
-) -> pd.DataFrame:
+def curves(out_dir: str | Path, names: Sequence[str] | None = None, *, rows: int = 12) -> pd.DataFrame:
     """What the runs logged, thinned to the steps at which validation or dose were looked at and about `rows` others."""
-    parts = []
-    for folder in _folders(out_dir, names, finished_only):
-        if not (folder / "log.csv").is_file():
-            continue  # diverged before anything was saved
-        log = records.Run(folder).log
-        every = max(1, len(log) // rows)
-        looked = log[["val_psnr", *(["dose"] if "dose" in log else [])]].notna().any(axis=1)
-        kept = log[(log.index % every == every - 1) | looked]
-        parts.append(_labelled(folder, kept.reindex(columns=CURVES)))
-    return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
+    parts = [pd.DataFrame()]
+    for folder in _folders(out_dir, names):
+        if (folder / "log.csv").is_file():  # else it diverged before anything was saved
+            log = records.Run(folder).log
+            every = max(1, len(log) // rows)
+            looked = log.reindex(columns=["val_psnr", "dose"]).notna().any(axis=1)
+            kept = log[(log.index % every == every - 1) | looked]
+            parts.append(_labelled(folder, kept.reindex(columns=CURVES)))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def doses(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Lambda and dose of every arm with a second term: as asked for, and as measured inside its runs.
-
-    Args:
-        out_dir: the folder of a comparison.
-        names: folders of runs in it; None: all.
-
-    Returns:
-        One row per arm: asked (NaN: lambda was given), lambda_neg, measured (mean over seeds and looks).
-    """
-    parts = [pd.DataFrame(columns=["arm", "asked", "lambda_neg", "measured"])]
-    for folder in _folders(out_dir, names, finished_only=True):
-        run = records.Run(folder)
-        if run.recipe.objective != "plain":
-            log = run.log
-            row = dict(asked=run.recipe.dose, lambda_neg=log["lambda_neg"].median(), measured=log["dose"].mean())
-            parts.append(_labelled(folder, pd.DataFrame([row])).astype({"asked": float}))
-    return pd.concat(parts[1:] or parts).groupby("arm", sort=False)[["asked", "lambda_neg", "measured"]].mean()
-
-
-def _folders(out_dir: str | Path, names: Sequence[str] | None, finished_only: bool) -> list[Path]:
+def _folders(out_dir: str | Path, names: Sequence[str] | None) -> list[Path]:
     """The run folders, checked for completeness."""
     out_dir = Path(out_dir).expanduser()
     found = sorted(file.parent for file in out_dir.glob("*/recipe.json"))
@@ -95,56 +86,31 @@ def _folders(out_dir: str | Path, names: Sequence[str] | None, finished_only: bo
         found = [out_dir / name for name in names if (out_dir / name / "recipe.json").is_file()]
     if not found:
         raise ValueError(f"{out_dir} holds no run folders; run the comparison first, or give its out_dir")
-    half = [folder.name for folder in found if not is_finished(folder)]
-    if half and not finished_only:
+    if half := [folder.name for folder in found if not is_finished(folder)]:
         raise ValueError(
             f"{len(half)} of {len(found)} runs in {out_dir} are not finished ({', '.join(half)}); run the same command "
-            "again to go on, or use finished_only=True to leave them out"
+            "again to go on"
         )
-    return [folder for folder in found if folder.name not in half]
+    return found
 
 
 def _labelled(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
     """A table of one run with the columns that say which."""
-    recipe, arm = records.read_recipe(folder), arm_file(folder).get("arm")
-    labels = {"run": folder.name, "arm": arm or recipe.objective}
+    recipe = records.read_recipe(folder)
+    labels = {"run": folder.name, "arm": arm_file(folder).get("arm", recipe.objective)}
     labels |= {name: getattr(recipe, name) for name in ("task", "scale", "network", "seed")}
-    table = table.copy()
-    for place, (name, value) in enumerate(labels.items()):
-        table.insert(place, name, value)
-    return table
+    return pd.concat([pd.DataFrame(labels, index=table.index), table], axis=1)
 
 
 def _scores(folder: Path) -> pd.DataFrame:
     """scores.csv with the names that say which weights; ValueError for one of another version."""
     table = files.read_table(folder / "scores.csv")
-    missing = [name for name in SCORES if name not in table]
-    if missing:
+    if missing := [name for name in SCORES if name not in table]:
         raise ValueError(
             f"{folder}/scores.csv has no column {', '.join(missing)}: it was written by another version; train "
             "this run again in a new folder"
         )
-    return table[SCORES].rename(columns={"psnr_restored": "psnr_raw", "ssim_restored": "ssim_raw"})
-
-
-def _row(folder: Path) -> dict:
-    """Everything about one run in one line."""
-    run, note = records.Run(folder), arm_file(folder)
-    recipe, origin = run.recipe, run.provenance
-    fields = {"recipe" if field == "name" else field: value for field, value in recipe}
-    used = recipe.weight if recipe.lambda_ratio is None else float("nan")  # then another in each step
-    if recipe.dose is not None:
-        chosen = folder / dose.FILE
-        used = files.read_json(chosen)["lambda_neg"] if chosen.is_file() else float("nan")
-    row = {"run": folder.name, "arm": note.get("arm", recipe.objective), **fields, "lambda_used": used}
-    stopped = note.get("stopped", "")
-    means = _scores(folder).drop(columns="image").mean() if not stopped else dict.fromkeys(MEANS, float("nan"))
-    row |= dict(means)
-    row["macs"] = macs.run_macs(recipe)
-    log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()
-    row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
-    row |= {"pictures": 0 if stopped else len(_scores(folder)), "stopped": stopped}
-    return row | {"feature_network": origin.get("features")} | {name: origin.get(name) for name in FACTS}
+    return table[SCORES].rename(columns=RAW)
 
 
 def is_finished(folder: Path) -> bool:
@@ -153,6 +119,6 @@ def is_finished(folder: Path) -> bool:
 
 
 def arm_file(folder: Path) -> dict:
-    """What `run` noted beside a run; empty for a run that was made alone."""
+    """What `compare.run` noted beside a run; empty for a run that was made alone."""
     file = folder / "arm.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return files.read_json(file) if file.is_file() else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mclir_nb.evaluation import metrics
 from mclir_nb.method import losses, precision, push
@@ -22,28 +22,19 @@ from mclir_nb.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Watched:
-    """S frames of one run over B validation pictures and K history models.
+    """S frames of one run over B validation pictures and K history models; all images in [0, 1]."""
 
-    Attributes:
-        names: of the B pictures.
-        lq: (B, 3, h, w), in [0, 1].
-        gt: (B, 3, H, W), in [0, 1].
-        restored: S outputs of the model, (B, 3, H, W).
-        negatives: S lists of K outputs of the histories.
-        table: one row per frame: `step`; `l_rec`, `l_neg` and `r` = lambda l_neg / l_rec on these pictures; `psnr` and
-            `psnr_history_k`, means over the pictures in dB; `alignment`, the cosine between the push on the weights
-            and the way that the weights have come since the histories were taken (NaN at the start); `control`, the
-            same for the push away from noise around the output, of the histories' rms distance.
-        stopped: why the run ended early, else empty.
-    """
-
-    names: list[str]
-    lq: Tensor
-    gt: Tensor
-    restored: list[Tensor]
-    negatives: list[list[Tensor]]
+    names: list[str]  # of the B pictures
+    lq: Tensor  # (B, 3, h, w)
+    gt: Tensor  # (B, 3, H, W)
+    restored: list[Tensor]  # S outputs of the model, (B, 3, H, W)
+    negatives: list[list[Tensor]]  # S lists of K outputs of the histories
+    # One row per frame: step; l_rec, l_neg and r = lambda l_neg / l_rec on these pictures; psnr and psnr_history_k,
+    # means over the pictures in dB; alignment, the cosine between the push on the weights and the way that the weights
+    # have come since the histories were taken (NaN at the start); control, the same for the push away from noise around
+    # the output, of the histories' rms distance.
     table: pd.DataFrame
-    stopped: str
+    stopped: str  # why the run ended early, else empty
 
     @property
     def steps(self) -> list[int]:
@@ -88,20 +79,21 @@ def watch(recipe: Recipe, looks: int = 40, *, device: torch.device | str = "cpu"
 @precision.full_float32()
 def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor, list[Tensor]]:
     """One look: a row of numbers, the model's output and those of its histories, clamped, on the CPU."""
-    model, device = trainer.model.eval(), trainer.device  # as the histories are: without drop path
-    restored = model(lq.to(device))
-    history, features = trainer.history, trainer.features
-    assert history and features  # `watch` refuses recipes without
-    negatives = history.negatives(lq.to(device))
+    model, history, device = trainer.model.eval(), trainer.history, trainer.device
+    assert history and trainer.features  # `watch` refuses recipes without
+    restored, negatives = model(lq.to(device)), history.negatives(lq.to(device))
     weight = trainer.recipe.weight
-    parts = losses.spn_loss(restored, gt.to(device), negatives, features=features, lambda_neg=weight)
     source = stream(trainer.recipe.seed, "control", trainer.step)
-    noise = [torch.randn(lq.shape[:2] + gt.shape[2:], generator=source).to(device) for _ in negatives]
-    noise = [restored + (n - restored).square().mean().sqrt() * x for n, x in zip(negatives, noise, strict=True)]
-    control = losses.spn_loss(
-        restored, gt.to(device), [n.detach() for n in noise], features=features, lambda_neg=weight
+    white = [torch.randn(lq.shape[:2] + gt.shape[2:], generator=source).to(device) for _ in negatives]
+    now = restored.detach()
+    noise = [now + (n - now).square().mean().sqrt() * x for n, x in zip(negatives, white, strict=True)]
+    parts, control = (
+        losses.spn_loss(restored, gt.to(device), past, features=trainer.features, lambda_neg=weight)
+        for past in (negatives, noise)
     )
-    weights, way = list(model.parameters()), _way(model, history.models)
+    weights = list(model.parameters())
+    olds = zip(*(old.parameters() for old in history.models), strict=True)
+    way = [w.detach() - torch.stack(old).mean(0) for w, old in zip(weights, olds, strict=True)]  # they have come
     aligned, controlled = (
         push.cosine(list(torch.autograd.grad(loss, weights, retain_graph=True)), way)
         for loss in (parts.l_neg, control.l_neg)
@@ -119,15 +111,9 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
 def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)) -> pd.DataFrame:
     """Whether the outputs improve if one goes on in the direction away from the past.
 
-    Gain in dB of restored + reach * (restored - mean of the negatives) over restored: above 0 is further away from
-    the past, below 0 towards it, -1 is the mean of the past itself.
-
-    Args:
-        watched: of `watch`.
-        reach: multiples of the way from the past to the present.
-
     Returns:
-        One row per frame: `step` and one column per reach.
+        One row per frame: `step`, and for each reach the gain in dB of restored + reach * (restored - mean of the
+        negatives) over restored: above 0 is further away from the past, -1 is the mean of the past itself.
     """
     rows = []
     for row, restored, negatives in zip(watched.table.itertuples(), watched.restored, watched.negatives, strict=True):
@@ -135,10 +121,3 @@ def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)
         moved = [metrics.mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]
         rows.append([row.step, *moved])
     return pd.DataFrame(rows, columns=["step", *reach])
-
-
-@torch.no_grad()
-def _way(model: nn.Module, histories: Sequence[nn.Module]) -> list[Tensor]:
-    """Where the weights stand, seen from the mean of the histories: the way they have come."""
-    olds = zip(*(history.parameters() for history in histories), strict=True)
-    return [now - torch.stack(old).mean(0) for now, old in zip(model.parameters(), olds, strict=True)]

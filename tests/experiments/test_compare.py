@@ -127,7 +127,6 @@ def test_a_half_written_run_goes_on_and_the_others_stay(copy, done):
     (copy / plan[0].name / "scores.csv").unlink()
     with pytest.raises(ValueError, match=plan[0].name):
         run_tables.collect(copy)
-    assert len(run_tables.collect(copy, finished_only=True)) == 5
     before = {job.name: (copy / job.name / "scores.csv").stat().st_mtime_ns for job in plan[1:]}
     again = compare.run(plan, copy, quiet=True)
     assert before == {name: (copy / name / "scores.csv").stat().st_mtime_ns for name in before}
@@ -154,7 +153,7 @@ def test_own_processes_give_the_same_weights_and_outlive_one_that_fails(done, tm
     good = done[1][0]
     with pytest.raises(RuntimeError, match=bad[0].name):
         compare.run([*bad, good], tmp_path, processes=2, quiet=True)
-    assert run_tables.collect(tmp_path, finished_only=True)["arm"].tolist() == ["plain"]
+    assert run_tables.collect(tmp_path, [good.name])["arm"].tolist() == ["plain"]
     if os.environ.get("OMP_NUM_THREADS") == "1":  # another number of threads rounds differently
         here, there = (load_file(place / good.name / "model.safetensors") for place in (done[0], tmp_path))
         assert all(torch.equal(here[key], there[key]) for key in here)
