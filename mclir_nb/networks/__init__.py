@@ -198,7 +198,9 @@ def count_macs(network: nn.Module, image: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = None) -> nn.Module:
+def load_checkpoint(
+    network: nn.Module, path: str | Path, entry: str | None = None, *, strict: bool = True
+) -> nn.Module:
     """Copy the weights of an official or own checkpoint into a network; the file is data and never runs.
 
     Reads PyTorch files and safetensors, in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR and
@@ -210,13 +212,15 @@ def load_checkpoint(network: nn.Module, path: str | Path, entry: str | None = No
         path: the file.
         entry: which network to take if there are several, for instance "params" rather than "params_ema" (which is
             taken first, as the official test scripts do): the name of a dictionary, or what stands before the names.
+        strict: False takes the tensors whose name and shape fit and says which of the network's own are left as they
+            are, as from scale 2 to scale 4.
     Returns:
         The network.
     Raises:
         ValueError: the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
             network: the sentence says which names or shapes differ and which network would fit.
     """
-    return checkpoints.load(network, path, entry, known=_known)
+    return checkpoints.load(network, path, entry, known=_known, strict=strict)
 
 
 def _known() -> list[tuple[str, checkpoints.Shapes]]:

@@ -56,6 +56,8 @@ def load(
     path: str | Path,
     entry: str | None = None,
     known: Callable[[], Iterable[tuple[str, Shapes]]] = tuple,
+    *,
+    strict: bool = True,
 ) -> nn.Module:
     """`networks.load_checkpoint`; `known` lists networks to suggest: (how to build it, names and shapes)."""
     core = getattr(network, "core", network)
@@ -66,6 +68,9 @@ def load(
     if not asked:
         names = dict.fromkeys(repr(part.name) for part in parts if not differences(own, part.tensors))
         raise ValueError(f"{path} has no entry {entry!r}; {label} fits {_listed(names, 8) or 'nothing in it'}")
+    if not strict:
+        _load_what_fits(core, own, asked, f"{path} does not fit {label}")
+        return network
     fitting = sorted((part for part in asked if not differences(own, part.tensors)), key=lambda part: part.rank)
     nearest = fitting or sorted(asked, key=lambda part: (-len(own.keys() & part.tensors.keys()), part.rank))
     extras = [k for k in nearest[0].tensors if k not in own]
@@ -82,6 +87,20 @@ def load(
     weights = {k: nearest[0].tensors[k] for k in own}
     core.load_state_dict({k: weights.get(k, v) for k, v in core.state_dict().items()}, strict=True)
     return network
+
+
+def _load_what_fits(core: nn.Module, own: dict[str, Tensor], parts: list[Part], problem: str) -> None:
+    """Copy what has the same name, shape and kind from the entry that has most of it, and say what is left."""
+    taken: list[dict[str, Tensor]] = [
+        {k: v for k, v in part.tensors.items() if k in own and v.shape == own[k].shape and not _odd(own[k], v)}
+        for part in sorted(parts, key=lambda part: part.rank)
+    ]
+    weights = max(taken, key=len)
+    if not weights:
+        raise ValueError(f"{problem}: no tensor has the name and shape of one of its own")
+    if left := [k for k in own if k not in weights]:
+        print(f"{len(weights)} of {len(own)} tensors are taken; these stay as they are drawn: {_listed(left, 8)}")
+    core.load_state_dict(weights, strict=False)
 
 
 def read(path: str | Path) -> dict[str, dict[str, Tensor]]:

@@ -68,11 +68,11 @@ def make_start(recipe: Recipe, device: torch.device) -> nn.Module:
     if file is None:
         return network
     try:
-        return networks.load_checkpoint(network, file, recipe.initial_entry)
+        return networks.load_checkpoint(network, file, recipe.initial_entry, strict=recipe.initial_strict)
     except ValueError as error:
         raise ValueError(
             f"initial_weights: {error}. The recipe's network is {recipe.network} of network_size "
-            f"{recipe.network_size!r}; published weights are of size 'paper'."
+            f"{recipe.network_size!r}; published weights are of size 'paper'. initial_strict=False takes what fits."
         ) from error
 
 

@@ -94,6 +94,8 @@ class Recipe(BaseModel):
     """Run folder (its raw weights) or file of weights to start from; None: drawn from the seed."""
     initial_entry: str | None = None
     """Which network of a file that holds several, such as "params"; None: the first that fits, averages first."""
+    initial_strict: bool = True
+    """Whether all weights must fit; False: those that fit are taken, as from scale 2 to 4, and the others are named."""
     continues: str | None = None
     """Finished run whose whole state is taken over, for more steps; its steps count among these."""
     precision: Precision = "float32"
@@ -572,7 +574,7 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if recipe.initial_weights is not None:
         yield ("history_start",), "with initial_weights the histories start as exact copies of them"
     else:
-        yield ("initial_entry",), "there is no file of initial_weights"
+        yield ("initial_entry", "initial_strict"), "there is no file of initial_weights"
     if recipe.continues is not None:
         yield ("initial_weights", "history_start"), "the run that is continued brings its networks"
     if recipe.dataset == "embedded":

@@ -162,3 +162,22 @@ def test_what_cannot_be_continued_is_refused(run, tmp_path):
 def test_the_command_line_continues_with_the_recipe_of_the_run(words, run, tmp_path, capsys):
     assert main(["train", "--continue", str(run), "--out", str(tmp_path / "more"), *words]) == 1
     assert "--steps" in capsys.readouterr().err
+
+
+def test_weights_of_another_scale_are_taken_as_far_as_they_fit(tmp_path, capsys):
+    """As EDSR is trained: x4 begins with the body of x2."""
+    small = dict(steps=2, patch_size=64, batch_size=1, log_every=1, val_every=2)
+    twice = train.train(recipes.get("tiny", "sr", scale=2, objective="plain", **small), tmp_path, quiet=True)
+    four = recipes.get("tiny", "sr", scale=4, objective="plain", initial_weights=str(tmp_path), **small)
+    with pytest.raises(ValueError, match="initial_strict"):
+        train.Trainer(four, torch.device("cpu"))
+    drawn = weights(train.Trainer(four.replace(initial_weights=None), torch.device("cpu")).model)
+    begun = weights(train.Trainer(four.replace(initial_strict=False), torch.device("cpu")).model)
+    earlier, said = weights(twice.model()), capsys.readouterr().out
+    for name, tensor in begun.items():
+        fits = name in earlier and earlier[name].shape == tensor.shape
+        assert torch.equal(tensor, earlier[name] if fits else drawn[name]), name
+        assert fits or name.removeprefix("core.") in said
+    assert "stay as they are drawn" in said and any(not torch.equal(begun[name], drawn[name]) for name in begun)
+    with pytest.raises(ValueError, match="initial_strict"):
+        four.replace(initial_weights=None, initial_strict=False)
