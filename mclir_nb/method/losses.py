@@ -64,14 +64,9 @@ def spn_loss(
         lambda_neg: weight >= 0; 0.001 in the official dehazing recipe with ImageNet-trained VGG16.
         distance: a key of `distances.DISTANCES`; "l1" is the method, the others are ours.
 
-    Returns:
-        The parts `l_rec`, `l_neg` (before lambda, both >= 0) and `total`.
-
-    Raises:
-        ValueError: shapes differ, a negative carries a gradient or lambda is negative.
-
-    Source:
-        arXiv:2309.06023; Aitical/MCLIR @ e42fb40, basicsr/losses/basic_loss.py (PerceptualLoss) and
+    Returns: the parts `l_rec`, `l_neg` (before lambda, both >= 0) and `total`.
+    Raises: ValueError if shapes differ, a negative carries a gradient or lambda is negative.
+    Source: arXiv:2309.06023; Aitical/MCLIR @ e42fb40, basicsr/losses/basic_loss.py (PerceptualLoss) and
         basicsr/models/image_restoration_ffanet_neg_model.py. Differs in: the features of `restored` are computed once
         instead of once per negative; same numbers.
     """
@@ -104,11 +99,7 @@ def plain(restored, gt, negatives=(), **_) -> LossParts:
 
 
 def spn(restored, gt, negatives, *, features, lambda_neg, distance="l1", **_) -> LossParts:
-    """`spn_loss` in the call shape of all objectives.
-
-    Of its distances, "squared" gives a push that fades as the histories come close, and "huber" SPN where features
-    differ by more than `distances.HUBER` and the square below; both are OURS.
-    """
+    """`spn_loss` in the call shape of all objectives; its distances other than "l1" are OURS."""
     return spn_loss(restored, gt, negatives, features=features, lambda_neg=lambda_neg, distance=distance)
 
 
@@ -136,8 +127,6 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, **_) -> Lo
 
 def history_positive(restored, gt, negatives, *, features, lambda_neg, **_) -> LossParts:
     """The control with the opposite sign: the histories' outputs are targets to stay close to.
-
-    L = |restored - gt|_1 + lambda_neg * mean_k sum_l w_l |phi_l(restored) - phi_l(negatives[k])|_1
 
     Neighbour: SSC-SR (arXiv:2404.00260), which pulls towards an average of the past through a projection head; here
     only the sign of SPN changes, so that a comparison isolates it.
@@ -210,14 +199,13 @@ OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
 def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor, sign: int = -1) -> LossParts:
     """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
 
+    The gradient sees lambda as a constant, and nothing waits for the device.
+
     Args:
         parts: as an objective returned them.
         ratio: share of the reconstruction that the second term has.
         means: l_rec and l_neg, detached: those of `parts`, or their means over the processes that share a batch.
         sign: -1 if the objective subtracts its second term, 1 if it adds it.
-
-    Returns:
-        The parts with another total. The gradient sees lambda as a constant; nothing waits for the device.
     """
     l_rec, l_neg = means
     weight = ratio * l_rec / l_neg.clamp_min(1e-12)

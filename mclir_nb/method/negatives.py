@@ -7,12 +7,11 @@ is right on average and costs one.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.method.rivals import C2R_INDOOR
+from mclir_nb.method.rivals import C2R_INDOOR, at_size
 from mclir_nb.seeds import stream
 
 
@@ -50,16 +49,13 @@ class Negatives:
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:
-        """The negatives of one step, without a graph.
+        """The negatives of one step (counted from 1), without a graph.
 
         Args:
-            lq: (B, 3, h, w) degraded images, [0, 1].
-            gt: (B, 3, H, W) ground truth, [0, 1].
-            step: optimiser step, counted from 1.
+            lq, gt: (B, 3, h, w) and (B, 3, H, W), [0, 1].
+            step: decides what is drawn.
             weight: what will multiply the term; where it is 0 no network is asked.
-
-        Returns:
-            (B, 3, H, W) tensors: one per history model or synthetic restorer, or the one that was drawn, or none.
+        Returns: (B, 3, H, W) tensors: one per history model or synthetic restorer, or the one that was drawn, or none.
         """
         if not weight:
             return []
@@ -96,31 +92,17 @@ class Negatives:
 
 
 def noise_as_far(image: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
-    """`image` with white noise as strong as its distance from `other`, picture by picture: what a push away from
-    nothing in particular would be. A control, OURS.
-
-    Args:
-        image: (B, 3, H, W).
-        other: the same shape.
-        generator: on the CPU, so that the device changes nothing.
+    """`image` with white noise as strong as its distance from `other`, picture by picture. A control, OURS: what a
+    push away from nothing in particular would be. Both (B, 3, H, W); `generator` on the CPU, whatever the device.
     """
     distance = (image - other).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return image + distance * torch.randn(image.shape, generator=generator).to(image)
 
 
 def noised_copies(lq: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Copies of lq with Gaussian noise of 1 to 30 of 255, every other one grey; DCKD's inputs for further negatives.
+    """`count` copies of lq with Gaussian noise of 1 to 30 of 255, every other one grey, clamped to [0, 1].
 
-    Args:
-        lq: (B, 3, h, w), [0, 1].
-        count: how many copies.
-        generator: on the CPU, so that the device changes nothing.
-
-    Returns:
-        (B, 3, h, w) tensors in [0, 1].
-
-    Source:
-        DCKD, arXiv:2412.08939.
+    DCKD's inputs for further negatives (arXiv:2412.08939). `generator` on the CPU, whatever the device.
     """
     copies = []
     for k in range(count):
@@ -138,13 +120,9 @@ def partly_restored(lq: Tensor, gt: Tensor, psnr: float) -> Tensor:
     Args:
         lq: (B, 3, h, w) degraded images, [0, 1]; a smaller one is enlarged bicubically first.
         gt: (B, 3, H, W) ground truth, [0, 1].
-        psnr: dB of each result; an lq that is better than that is returned as it is.
-
-    Returns:
-        (B, 3, H, W) images.
+        psnr: dB of each result, (B, 3, H, W); an lq that is better than that is returned as it is.
     """
-    if lq.shape != gt.shape:
-        lq = F.interpolate(lq, size=gt.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)
+    lq = at_size(lq, gt)
     error = (lq - gt).square().mean(dim=(1, 2, 3), keepdim=True)
     share = (10 ** (-psnr / 10) / error.clamp(min=1e-12)).sqrt().clamp(max=1)
     return torch.lerp(gt, lq, share)

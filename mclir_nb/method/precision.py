@@ -29,15 +29,7 @@ ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16
 
 @contextmanager
 def autocast(name: str, device: torch.device) -> Iterator[None]:
-    """Compute in the precision called `name`; what was set before is put back.
-
-    Args:
-        name: one of `NAMES`.
-        device: where the computation runs.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """Compute in the precision called `name`, one of `NAMES`, on a device; what was set before is put back."""
     check_choice("precision", name, NAMES)
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
     with _products("tf32" if name == "tf32" and device.type == "cuda" else "ieee"):
@@ -108,14 +100,10 @@ def signal(
     an L1 distance, so elements are counted, not measured. 0 for a history that equals the model.
 
     Args:
-        restored: (B, 3, H, W), as given to the loss.
-        negatives: one (B, 3, H, W) tensor per history.
-        features: as in the loss.
+        restored, negatives, features: as given to the loss.
         rounding: relative error of the precision that computed them, see `ROUNDING`; 8 of them are roughly what a
             result carries after many layers.
-
-    Returns:
-        Shape (number of negatives,), each from 0 to 1.
+    Returns: shape (number of negatives,), each from 0 to 1.
     """
     own = features(restored)
     weights, shares = layer_weights(features, own), []

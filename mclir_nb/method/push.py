@@ -38,17 +38,8 @@ Gradient = list[Tensor]  # one tensor per trained parameter, in the order of mod
 def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module, distance: str = "l1") -> Tensor:
     """Where the term moves each pixel: d l_neg / d restored, the direction in which a descent step on -l_neg goes.
 
-    Args:
-        restored: (B, 3, H, W), nominally [0, 1].
-        negatives: one (B, 3, H, W) tensor per history model.
-        features: the feature network of the loss.
-        distance: a key of `distances.DISTANCES`.
-
-    Returns:
-        (B, 3, H, W), without a graph. Multiply by lambda_neg for what the optimiser gets.
-
-    Raises:
-        ValueError: there is no negative, and so no push.
+    Arguments are those of `distances.feature_distance`, all images (B, 3, H, W). The result has the same shape and no
+    graph; times lambda_neg it is what the optimiser gets. Raises: ValueError if there is no negative, and so no push.
     """
     if not negatives:
         raise ValueError("there are no negatives, so there is no push; use an objective with history models")
@@ -62,10 +53,7 @@ def image_ratio(parts: LossParts, restored: Tensor) -> Tensor:
     """How strong the term is beside the reconstruction at the image: the ratio of their gradients' lengths.
 
     Lambda is in it. It costs no pass through the trained network, and so misses what the network makes of the two.
-
-    Args:
-        parts: of the loss, with their graph, which is kept.
-        restored: the tensor the loss was computed from.
+    `parts` come with their graph, which is kept; `restored` is the tensor they were computed from.
     """
     terms = (parts.l_rec, parts.total - parts.l_rec)
     pull, term = (torch.autograd.grad(part, restored, retain_graph=True)[0] for part in terms)
@@ -87,11 +75,7 @@ class Condition(NamedTuple):
 
 @torch.no_grad()
 def condition(restored: Tensor, negative: Tensor, gt: Tensor) -> Condition:
-    """Progress and gap of one history on some images; see the identity at the top of this file.
-
-    Args:
-        restored, negative, gt: tensors of one shape, [0, 1].
-    """
+    """Progress and gap of one history on images of one shape, [0, 1]; see the identity at the top of this file."""
     restored, negative, gt = restored.double(), negative.double(), gt.double()
     moved, missing = restored - negative, gt - restored
     progress = (negative - gt).square().mean() - missing.square().mean()
@@ -105,12 +89,7 @@ def votes(restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], features: n
     """Share of feature elements that the L1 push moves towards the truth; 0.5 is a coin.
 
     An element votes yes if sign(phi(restored) - phi(negative)) = sign(phi(gt) - phi(restored)), and half a yes if one
-    of the two is 0. Layers count by their weight.
-
-    Args:
-        restored, gt: (B, 3, H, W), [0, 1].
-        negatives: one such tensor per history model, at least one.
-        features: the feature network of the loss.
+    of the two is 0. Layers count by their weight. At least one negative; all images (B, 3, H, W), [0, 1].
     """
     ours, truth, *theirs = frozen_features([restored, gt, *negatives], features)
     weights = layer_weights(features, ours)
@@ -143,30 +122,22 @@ def gradients(
 ) -> Gradients:
     """Gradients of l_rec and of the objective's second term with respect to the weights, from one forward pass.
 
-    Args:
-        model: the trained network; its weights and their gradients are not changed.
-        gt: (B, 3, H, W), [0, 1].
-        negatives: one (B, 3, H, W) tensor per history model.
-        objective: one of `losses.OBJECTIVES`.
-        lq: (B, 3, h, w), [0, 1].
-        context: what the objective is called with beside these, `features` above all.
+    Neither the weights of the model nor their gradients are changed.
 
-    Raises:
-        ValueError: the objective has no second term on this batch (plain, no negatives).
+    Args:
+        gt, negatives, objective, context: as for `image_gradients`.
+        lq: (B, 3, h, w), [0, 1].
     """
     weights = list(model.parameters())
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
         value_ratio, *at_image = image_gradients(restored, gt, negatives, objective, lq=lq, **context)
-        pull, push = (
-            [g if g is not None else torch.zeros_like(w) for g, w in zip(found, weights, strict=True)]
-            for found in (
-                torch.autograd.grad(restored, weights, seed, retain_graph=keep, allow_unused=True)
-                for seed, keep in zip(at_image, (True, False), strict=True)
-            )
-        )
-    rec_length, term_length = (length.norm().item() for length in at_image)
-    return Gradients(pull, push, value_ratio, term_length / rec_length if rec_length else math.inf)
+        at_weights = []
+        for upstream in at_image:
+            found = torch.autograd.grad(restored, weights, upstream, retain_graph=True, allow_unused=True)
+            at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)])
+    pull, push = (gradient.norm().item() for gradient in at_image)
+    return Gradients(*at_weights, value_ratio, push / pull if pull else math.inf)
 
 
 @full_float32()
@@ -180,12 +151,8 @@ def image_gradients(
         negatives: one such tensor per history model.
         objective: one of `losses.OBJECTIVES`.
         context: what the objective is called with beside these, `features` above all.
-
-    Returns:
-        l_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
-
-    Raises:
-        ValueError: the objective has no second term on these images (plain, no negatives), or is not finite.
+    Returns: l_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
+    Raises: ValueError if the objective has no second term on these images (plain, no negatives), or is not finite.
     """
     image = restored.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -202,15 +169,9 @@ def image_gradients(
 def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Gradient:
     """The step Adam makes of a gradient per unit of learning rate: g / (sqrt(v / (1 - b2^t)) + eps).
 
-    v is the optimiser's running mean of squared gradients as it stands, so this is linear in the gradient, and the
-    steps of two terms add up to the step of their sum.
-
-    Args:
-        gradient: one tensor per parameter, in the optimiser's order.
-        optimiser: Adam or AdamW that has taken at least one step.
-
-    Raises:
-        ValueError: the optimiser has not taken a step yet, or keeps no such mean.
+    v is the running mean of squared gradients as Adam or AdamW holds it, so this is linear in the gradient, and the
+    steps of two terms add up to the step of their sum. The gradient has one tensor per parameter, in the optimiser's
+    order. Raises: ValueError if the optimiser has not taken a step yet, or keeps no such mean.
     """
     steps, place = [], iter(gradient)
     for group in optimiser.param_groups:
@@ -246,9 +207,7 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
         batches: `gradients` of each batch, all at the same weights; taken one at a time.
         lambda_neg: the weight of the term, >= 0.
         optimiser: the optimiser of the run at that moment, see `preconditioned`.
-
-    Raises:
-        ValueError: no batch, a gradient that is not finite, or a pull of length 0.
+    Raises: ValueError if there is no batch, a gradient is not finite, or the pull has length 0.
     """
     ratios, pull, push = [], None, None
     for batch in batches:
@@ -259,7 +218,7 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
         raise ValueError("a dose needs the gradients of at least one batch, about 16 are meant")
     pull_step, push_step = preconditioned(pull, optimiser), preconditioned(push, optimiser)
     size = length(pull_step)
-    if not math.isfinite(size) or not math.isfinite(length(push_step)):
+    if not math.isfinite(size + length(push_step)):
         raise ValueError("a gradient is not finite at this look; the run has diverged, look earlier")
     if size == 0:
         raise ValueError("the gradient of the reconstruction is 0 at this look; there is nothing to compare with")
@@ -285,18 +244,13 @@ def helps(
         held_out: gradients of the held-out loss, one per batch, all at the same weights.
         directions: {name: steps u, one per training batch}; their mean is the direction. A push asks for u = -gradient
             of the signed term, or -`preconditioned` of it.
-        draws: of the bootstrap over held-out and training batches.
-        seed: of the bootstrap.
-
-    Returns:
-        One row per direction: direction, help_cos, low, high (95 %).
-
-    Raises:
-        ValueError: no held-out batch, a direction without steps, or numbers that are not finite.
+        draws, seed: of the bootstrap over held-out and training batches.
+    Returns: one row per direction: direction, help_cos, low, high (95 %).
+    Raises: ValueError if there is no held-out batch, a direction without steps, or a number that is not finite.
     """
     if not held_out or not all(directions.values()):
         raise ValueError("helps needs at least one held-out batch and one step per direction")
-    loss = _gram(held_out, held_out)
+    loss, count = _gram(held_out, held_out), len(held_out)
     rows, chance = [], np.random.default_rng(seed)
     for name, steps in directions.items():
         cross, own = _gram(held_out, steps), _gram(steps, steps)
@@ -305,12 +259,9 @@ def helps(
             sizes = math.sqrt(loss[np.ix_(h, h)].mean() * own[np.ix_(s, s)].mean())
             return -cross[np.ix_(h, s)].mean() / sizes if sizes else 0.0
 
-        drawn = [
-            cosine(chance.integers(len(held_out), size=len(held_out)), chance.integers(len(steps), size=len(steps)))
-            for _ in range(draws)
-        ]
-        everything = cosine(np.arange(len(held_out)), np.arange(len(steps)))
-        rows.append((name, everything, *np.quantile(drawn, (0.025, 0.975))))
+        picked = ((chance.integers(n, size=n) for n in (count, len(steps))) for _ in range(draws))
+        low, high = np.quantile([cosine(*pick) for pick in picked], (0.025, 0.975))
+        rows.append((name, cosine(np.arange(count), np.arange(len(steps))), low, high))
     return pd.DataFrame(rows, columns=["direction", "help_cos", "low", "high"])
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mclir_nb.method.distances import frozen_features, layer_distances, weighted_sum
+from mclir_nb.method.rivals import contrast
 
 
 def ratio(restored, gt, negatives, *, features, **_) -> Tensor:
@@ -21,14 +22,10 @@ def ratio(restored, gt, negatives, *, features, **_) -> Tensor:
 
     At least 0. Published weight 0.1 with the features of a VQGAN, which are not these.
 
-    Source:
-        DCKD, arXiv:2412.08939; super-SSS/DCKD @ 66fe400. Adapted: the positive is gt, not a teacher's output; no
+    Source: DCKD, arXiv:2412.08939; super-SSS/DCKD @ 66fe400. Adapted: the positive is gt, not a teacher's output; no
         codebook term.
     """
-    ratios = {}
-    for layer, (near, *far) in layer_distances(restored, [gt, *negatives], features).items():
-        ratios[layer] = near / (sum(far) + 1e-7)
-    return weighted_sum(ratios, features)
+    return contrast(restored, gt, negatives, (1.0,) * len(negatives), features)
 
 
 def infonce(restored, gt, negatives, *, features, **_) -> Tensor:
@@ -38,9 +35,8 @@ def infonce(restored, gt, negatives, *, features, **_) -> Tensor:
 
     At least 0. Published weight 0.01 with VGG19.
 
-    Source:
-        PNE-Net, IEEE TMM 2024; YanLi-LY/PNE-Net @ 5dec2b8. Adapted: the negatives come from history models, not from
-        the cached outputs of the epoch before.
+    Source: PNE-Net, IEEE TMM 2024; YanLi-LY/PNE-Net @ 5dec2b8. Adapted: the negatives come from history models, not
+        from the cached outputs of the epoch before.
     """
     terms = {}
     for layer, distances in layer_distances(restored, [gt, *negatives], features).items():
@@ -57,12 +53,14 @@ def margin(restored, gt, negatives, *, features, **_) -> Tensor:
     Between 0 and the mean of alpha. Far enough means as far as the truth is from that history: at the truth the term is
     0, and the margin shrinks as the histories learn.
 
-    Source:
-        SEC-Depth, arXiv:2511.15167, a loss for depth. Adapted: its alpha follows a schedule that is not published;
+    Source: SEC-Depth, arXiv:2511.15167, a loss for depth. Adapted: its alpha follows a schedule that is not published;
         this one is OURS.
     """
-    enough = _distances(gt, negatives, features)
-    return (enough - _distances(restored, negatives, features)).clamp_min(0).mean()
+    enough, found = (
+        weighted_sum(layer_distances(image, negatives, features), features)  # d(image, n_k) for every k
+        for image in (gt, restored)
+    )
+    return (enough - found).clamp_min(0).mean()
 
 
 def smooth(restored, gt, negatives, *, features, averaged, **_) -> Tensor:
@@ -80,8 +78,3 @@ def smooth(restored, gt, negatives, *, features, averaged, **_) -> Tensor:
         direction = torch.stack([(reference[layer] - other[layer]).sign() for other in past]).mean(dim=0)
         value[layer] = (direction * (own - reference[layer])).mean()
     return weighted_sum(value, features)
-
-
-def _distances(image: Tensor, others: list[Tensor], features) -> Tensor:
-    """d(image, other) for each other image."""
-    return weighted_sum(layer_distances(image, others, features), features)

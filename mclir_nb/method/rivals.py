@@ -21,8 +21,7 @@ def vgg(restored, gt, negatives=(), *, features, **_) -> Tensor:
 
     Equal layer weights; official lambda 0.04 with relu1_2, relu2_2, relu3_3 of VGG16.
 
-    Source:
-        zhilin007/FFA-Net @ 6651bcf, net/main.py. Differs in: the features' own input normalisation is kept.
+    Source: zhilin007/FFA-Net @ 6651bcf, net/main.py. Differs in: the features' own input normalisation is kept.
     """
     (target,) = frozen_features([gt], features)
     ours = features(restored)
@@ -37,10 +36,9 @@ def cr(restored, gt, negatives=(), *, features, lq, **_) -> Tensor:
     w = 1/32, 1/16, 1/8, 1/4, 1 with VGG19's relu1_1 ... relu5_1 and no input normalisation ("vgg19"). The negative is
     `lq` (a smaller one is upscaled bicubically); `negatives` is not used.
 
-    Source:
-        GlassyWu/AECR-Net @ d046d0f, models/CR.py.
+    Source: GlassyWu/AECR-Net @ d046d0f, models/CR.py.
     """
-    return _contrast(restored, gt, [_at_size(lq, gt)], (1.0,), features)
+    return contrast(restored, gt, [at_size(lq, gt)], (1.0,), features)
 
 
 def c2r(restored, gt, negatives, *, features, lq, best_psnr=0.0, thresholds=None, **_) -> Tensor:
@@ -52,21 +50,18 @@ def c2r(restored, gt, negatives, *, features, lq, best_psnr=0.0, thresholds=None
     thresholds all negatives count alike and `lq` as much as all of them; so for history models, whose PSNR is nobody's
     published number. Official negatives: the outputs of six dehazing networks, with `C2R_INDOOR`.
 
-    Source:
-        YuZheng9/C2PNet @ b09e79c, C2R.py and main.py. Differs in: `lq` is the un-normalised image (there the network
-        input); the curriculum of own-history negatives is ours.
+    Source: YuZheng9/C2PNet @ b09e79c, C2R.py and main.py. Differs in: `lq` is the un-normalised image (there the
+        network input); the curriculum of own-history negatives is ours.
     """
     if thresholds is None:
         shares = curriculum_weights(best_psnr, (0.0,) * len(negatives), step=0.0)
     else:
         shares = curriculum_weights(best_psnr, thresholds)
-    return _contrast(restored, gt, [*negatives, _at_size(lq, gt)], shares, features)
+    return contrast(restored, gt, [*negatives, at_size(lq, gt)], shares, features)
 
 
-# PSNR in dB of DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net and a later FFA-Net; the official file never uses its
-# outdoor list.
+# PSNR in dB of DCP, AOD-Net, GCANet, GridDehazeNet, FFA-Net and a later FFA-Net
 C2R_INDOOR = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
-C2R_OUTDOOR = (17.43, 18.12, 30.86, 31.98, 32.98, 33.57)
 
 
 def curriculum_weights(best_psnr: float, thresholds: Sequence[float] = C2R_INDOOR, step: float = 0.25) -> list[float]:
@@ -79,19 +74,14 @@ def curriculum_weights(best_psnr: float, thresholds: Sequence[float] = C2R_INDOO
         best_psnr: best validation PSNR of the model so far, dB.
         thresholds: PSNR in dB of what made each negative.
         step: 0.25 in the official code; 0 weights all negatives alike.
-
-    Returns:
-        One number per threshold, and one.
-
-    Source:
-        YuZheng9/C2PNet @ b09e79c, main.py. A quirk there: the PSNR is that of the first test image only.
+    Source: YuZheng9/C2PNet @ b09e79c, main.py. A quirk there: the PSNR is that of the first test image only.
     """
     raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds]
     raw.append(max(len(thresholds), 1))
     return [weight / sum(raw) for weight in raw]
 
 
-def _contrast(restored: Tensor, gt: Tensor, others: Sequence[Tensor], shares: Sequence[float], features) -> Tensor:
+def contrast(restored: Tensor, gt: Tensor, others: Sequence[Tensor], shares: Sequence[float], features) -> Tensor:
     """The ratio of the distances to gt and, weighted by `shares`, to `others`, summed over the layers."""
     ratios = {}
     for layer, (near, *far) in layer_distances(restored, [gt, *others], features).items():
@@ -99,7 +89,7 @@ def _contrast(restored: Tensor, gt: Tensor, others: Sequence[Tensor], shares: Se
     return weighted_sum(ratios, features)
 
 
-def _at_size(lq: Tensor, gt: Tensor) -> Tensor:
+def at_size(lq: Tensor, gt: Tensor) -> Tensor:
     """`lq` at the size of `gt`: super-resolution input is upscaled bicubically and clamped to [0, 1]."""
     lq = lq.detach().to(gt.dtype)
     if lq.shape[-2:] == gt.shape[-2:]:
@@ -117,26 +107,24 @@ def pcl(restored, gt, negatives=(), *, features, lq, generator=None, **_) -> Ten
     three Gaussian-blurred gt (odd size 3-11, deviation U(0.1, 2) pixels), drawn anew in each call from `generator`.
     `negatives` is not used.
 
-    Source:
-        Aitical/PCL-SISR @ a4bc6f3, src/loss/adversarial.py, data/div2k.py. Differs in: the released code computes the
-        features of `restored` under no_grad, so its term trains nothing; here it does. The embedding there is a
+    Source: Aitical/PCL-SISR @ a4bc6f3, src/loss/adversarial.py, data/div2k.py. Differs in: the released code computes
+        the features of `restored` under no_grad, so its term trains nothing; here it does. The embedding there is a
         discriminator trained along on wavelet bands, here the frozen features.
     """
     draws = torch.rand(9, generator=generator).tolist()
     positives = [gt] + [sharpen(gt, 0.5 + 2.5 * u) for u in draws[:3]]
     shapes = zip(draws[3:6], draws[6:], strict=True)
     blurred = [blur(gt, 3 + 2 * int(5 * u), 0.1 + 1.9 * v) for u, v in shapes]
-    theirs = frozen_features([*positives, _at_size(lq, gt), *blurred], features)
+    theirs = frozen_features([*positives, at_size(lq, gt), *blurred], features)
     ours = features(restored)
     total = sum(layer_weights(features, ours).values())
-    similarity = torch.stack([weighted_sum(_cosine(ours, other), features) / total for other in theirs], dim=1)
+    scores = []
+    for other in theirs:
+        cosines = {k: F.cosine_similarity(x, other[k], dim=1).mean(dim=(1, 2)) for k, x in ours.items()}  # (B,)
+        scores.append(weighted_sum(cosines, features) / total)
+    similarity = torch.stack(scores, dim=1)
     good, bad = similarity[:, : len(positives)], similarity[:, len(positives) :]  # (B, P), (B, N)
     return (torch.logaddexp(good, bad.logsumexp(dim=1, keepdim=True)) - good).mean()
-
-
-def _cosine(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cosine similarity of the feature vectors, averaged over positions: {layer: (B,)}."""
-    return {layer: F.cosine_similarity(x, theirs[layer], dim=1).mean(dim=(1, 2)) for layer, x in ours.items()}
 
 
 def sharpen(image: Tensor, factor: float) -> Tensor:

@@ -230,14 +230,9 @@ def test_training_run_agrees_with_the_official_code(dtype, suffix, atol):
         ("decay", dict(every=(1,), decay=(1.5,))),
         ("start", dict(every=(1,), decay=(0.1,), start=2.0)),
         ("fresh", dict(every=(1,), decay=(0.1,), start=0.1)),
+        ("step 0", dict(every=(1,), decay=(0.1,))),
     ],
 )
 def test_bad_schedules_speak(field, arguments):
     with pytest.raises(ValueError, match=field):
-        HistoryModels(network(), **arguments)
-
-
-def test_steps_count_from_one():
-    model = network()
-    with pytest.raises(ValueError, match="step 0"):
-        HistoryModels(model, (1,), (0.1,)).update(model, 0)
+        HistoryModels(network(), **arguments).update(network(), 0)

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,13 +56,6 @@ def test_progress_and_gap_on_paper():
     assert found.holds and found.cosine == pytest.approx(1)
     beyond = push.condition(*images(1.2, 0.5, 1.0))  # past the truth: moving on makes it worse
     assert not beyond.holds and beyond.cosine == pytest.approx(-1)
-
-
-def test_identity_of_progress_and_gap():
-    r, n, gt = (torch.rand(2, 3, 8, 8, generator=stream(1, name), dtype=torch.float64) for name in ("r", "n", "gt"))
-    found = push.condition(r, n, gt)
-    assert 2 * ((r - n) * (gt - r)).mean().item() == pytest.approx(found.progress - found.gap)
-    assert math.copysign(1, found.cosine) == math.copysign(1, found.progress - found.gap)
 
 
 def test_votes():
@@ -142,37 +134,25 @@ def test_helps_is_the_cosine_with_downhill():
     assert (table.low <= table.help_cos + 1e-12).all() and (table.high >= table.help_cos - 1e-12).all()
 
 
-def test_helps_on_a_quadratic():
-    """loss = |w - goal|^2 / 2: the past behind w is worse, so moving on from it goes downhill."""
-    chance = np.random.default_rng(0)
-    goal, w = torch.zeros(20), torch.from_numpy(chance.normal(size=20))
-    past = 2 * w + torch.from_numpy(chance.normal(size=20)) * 0.1
-    table = push.helps([[w - goal]], {"own past": [[w - past]], "random": [[torch.from_numpy(chance.normal(size=20))]]})
-    assert table.help_cos[0] > 0.9 and abs(table.help_cos[1]) < 0.5
+RESTORED, GT = images(0.5, 1.0)
+NAN = [torch.tensor(math.nan)]
+REFUSED = [  # a word of the reason, and a call with gradients and an optimiser before or after its first step
+    ("no push", lambda found, fresh, used: push.image_push(RESTORED, [], Pixels())),
+    ("no push", lambda found, fresh, used: push.gradients(Scale(), GT, [], losses.plain, lq=RESTORED)),
+    ("step of Adam", lambda found, fresh, used: push.dose([found], 0.1, fresh)),
+    ("batch", lambda found, fresh, used: push.dose([], 0.1, used)),
+    ("not finite", lambda found, fresh, used: push.dose([found._replace(push=NAN)], 0.1, used)),
+    ("held-out", lambda found, fresh, used: push.helps([], {"push": []})),
+    ("not finite", lambda found, fresh, used: push.helps([[torch.tensor(1.0)]], {"push": [NAN]})),
+]
 
 
-def test_what_gives_no_push_is_refused():
-    restored, gt = images(0.5, 1.0)
-    with pytest.raises(ValueError, match="no push"):
-        push.image_push(restored, [], Pixels())
-    with pytest.raises(ValueError, match="no push"):
-        push.gradients(Scale(), gt, [], losses.OBJECTIVES["plain"], lq=restored)
-    found, _ = one_weight()
-    with pytest.raises(ValueError, match="step of Adam"):
-        push.dose([found], 0.1, torch.optim.Adam(Scale().parameters()))
-    with pytest.raises(ValueError, match="batch"):
-        push.dose([], 0.1, torch.optim.Adam(Scale().parameters()))
-    with pytest.raises(ValueError, match="held-out"):
-        push.helps([], {"push": []})
-
-
-def test_nan_is_refused():
-    found, _ = one_weight()
+@pytest.mark.parametrize(("reason", "call"), REFUSED)
+def test_what_gives_no_push_is_refused(reason, call):
     model = Scale()
-    optimiser = torch.optim.Adam(model.parameters())
+    found = push.gradients(model, GT, images(0.2), losses.spn, lq=RESTORED, features=Pixels())
+    fresh, used = (torch.optim.Adam(model.parameters()) for _ in range(2))
     model.weight.grad = torch.tensor(1.0)
-    optimiser.step()
-    with pytest.raises(ValueError, match="not finite"):
-        push.dose([found._replace(push=[torch.tensor(math.nan)])], 0.1, optimiser)
-    with pytest.raises(ValueError, match="not finite"):
-        push.helps([[torch.tensor(1.0)]], {"push": [[torch.tensor(math.nan)]]})
+    used.step()
+    with pytest.raises(ValueError, match=reason):
+        call(found, fresh, used)
