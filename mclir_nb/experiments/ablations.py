@@ -32,28 +32,17 @@ def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
         recipe: whose lambda and intervals the arms are multiples of.
         dose: share of the second term in the optimiser's update, the same for all arms, see `training.dose`; the sweep
             "lambda" has multiples of it. None: the recipe's own, or its lambda.
-
-    Raises:
-        ValueError: an unknown name.
     """
     check_choice("sweep", name, QUESTIONS)
     dose = recipe.dose if dose is None else dose
-    strength = {} if dose is None else {"dose": dose}
-    changes = {"spn": {}} | _changes(recipe.replace(objective="spn"), dose)[name]
-    terms = [Arm(arm, {"objective": "spn"} | strength | own) for arm, own in changes.items()]
-    return [Arm("plain", {"objective": "plain"}), *terms]
-
-
-def _changes(spn: Recipe, dose: float | None) -> dict[str, dict[str, dict]]:
-    """What each arm of each sweep changes in the recipe."""
-    lambdas = {f"lambda x {factor:g}": {"lambda_neg": spn.weight * factor} for factor in (0.1, 3, 10)}
-    doses = {f"dose x {factor:g}": {"dose": (dose or 0) * factor} for factor in (0.1, 3, 10)}
+    spn = recipe.replace(objective="spn")
     every, decay = spn.history_every, spn.history_decay
     longest = max(interval or 1 for interval in every)  # 0 and None: never refreshed
     random_vgg = {"features": "vgg16", "features_weights": "random"}
     frozen = {"history_every": (0,), "history_decay": decay[:1]}
-    return {
-        "lambda": lambdas if dose is None else doses,
+    field, base = ("lambda_neg", spn.weight) if dose is None else ("dose", dose)
+    changes: dict[str, dict[str, dict]] = {
+        "lambda": {f"{field.removesuffix('_neg')} x {f:g}": {field: base * f} for f in (0.1, 3, 10)},
         "histories": {
             f"{count} of {len(every)}": {"history_every": every[-count:], "history_decay": decay[-count:]}
             for count in range(1, len(every))
@@ -66,3 +55,9 @@ def _changes(spn: Recipe, dose: float | None) -> dict[str, dict[str, dict]]:
         "rule": {"adaptive": {"history_threshold": 0.022}},
         "sign": {"history-positive": {"objective": "history-positive"}},
     }
+    strength = {} if dose is None else {"dose": dose}
+    terms = {"spn": {}} | changes[name]
+    return [
+        Arm("plain", {"objective": "plain"}),
+        *(Arm(arm, {"objective": "spn"} | strength | own) for arm, own in terms.items()),
+    ]

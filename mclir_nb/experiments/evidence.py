@@ -39,10 +39,6 @@ SAME = 0.005  # dB; what differs by less is not drawn apart
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
-RESULTS = [
-    *("gain_raw", "half_raw", "holm_raw", "gain_ema", "half_ema", "holm_ema", "detectable"),
-    *("dose", "dose_measured", "r", "run_cost", "seeds", "pictures"),
-]
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
@@ -61,7 +57,7 @@ def run(
     data_root: str | None = None,
     **how,
 ) -> Path:
-    """Write the decision, do the runs that are missing, write the record.
+    """Write the decision, do the runs that are missing, write the record; returns its folder.
 
     Args:
         experiment: see `get`.
@@ -70,34 +66,24 @@ def run(
         folder: of the record; None: data/records/NAME.
         data_root: of the data set, if it is not embedded.
         how: device, processes, scheduler, quiet of `compare.run`.
-
-    Returns:
-        The folder of the record.
     """
-    out_dir, jobs = _runs(experiment, out_dir), experiment.plan(seeds, data_root=data_root)
+    jobs = experiment.plan(seeds, data_root=data_root)
     folder = begin(experiment, folder)
     done = set(_rows(experiment, folder)["runs"]["run"])
     if jobs := [job for job in jobs if job.name not in done]:
-        compare.run(jobs, out_dir, **how)
+        compare.run(jobs, _runs(experiment, out_dir), **how)
     return write_record(experiment, out_dir, folder)
 
 
 class Record(NamedTuple):
-    """A record, read back.
+    """A record, read back."""
 
-    Attributes:
-        name: of the experiment.
-        decision: what was decided before the first run, see `plans.Experiment.decision`.
-        runs, images, curves: tables, see `FILES`.
-        withdrawn: what was taken back afterwards and why, "" if nothing was; it is no longer in the tables.
-    """
-
-    name: str
-    decision: Mapping
-    runs: pd.DataFrame
+    name: str  # of the experiment
+    decision: Mapping  # before the first run, see `plans.Experiment.decision`
+    runs: pd.DataFrame  # tables, see `FILES`
     images: pd.DataFrame
     curves: pd.DataFrame
-    withdrawn: str = ""
+    withdrawn: str = ""  # what was taken back afterwards and why; it is no longer in the tables
 
 
 def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
@@ -137,17 +123,16 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
         ValueError: no run is finished, or the record is of another decision.
     """
     folder, out_dir = begin(experiment, folder), _runs(experiment, out_dir)
-    jobs = experiment.plan()
-    tables = _rows(experiment, folder)
+    tables, jobs = _rows(experiment, folder), {job.name: job for job in experiment.plan()}
     known = set(tables["runs"]["run"])
-    new = [job.name for job in jobs if job.name not in known and run_tables.is_finished(out_dir / job.name)]
-    left = [job for job in jobs if job.name not in known.union(new)]
+    new = [name for name in jobs if name not in known and run_tables.is_finished(out_dir / name)]
     if not new and not known:
         command = f"python -m mclir_nb compare {experiment.name}"
         raise ValueError(f"no run of {experiment.name} is finished in {out_dir}; run `{command}` again")
-    open_seeds = {_seed_of(job) for job in left}
-    whole = [job.name for job in jobs if _seed_of(job) not in open_seeds]
-    waiting = [job.name for job in jobs if _seed_of(job) in open_seeds]
+    seed_of = {name: (job.recipe.task, job.recipe.seed) for name, job in jobs.items()}
+    open_seeds = {seed_of[name] for name in set(jobs) - known.union(new)}
+    whole = [name for name in jobs if seed_of[name] not in open_seeds]
+    waiting = [name for name in jobs if seed_of[name] in open_seeds]
     for name, make in MAKERS.items():
         table = pd.concat([tables[name], make(out_dir, new)] if new else [tables[name]], ignore_index=True)
         if name == "images":
@@ -183,10 +168,6 @@ def _rows(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
-def _seed_of(job) -> tuple[str, int]:
-    return job.recipe.task, job.recipe.seed
-
-
 def write_page(name: str, folder: str | Path | None = None) -> None:
     """Write README.md of a record: the decision, and what follows from the files."""
     record = read_record(name, folder)
@@ -204,40 +185,27 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     missing = [file for file in (*(f"{t}.csv" for t in FILES), "decision.json") if not (folder / file).is_file()]
     if missing:
         raise ValueError(f"{folder} has no {', '.join(missing)}; make the record: `python -m mclir_nb compare {name}`")
-    decision, tables = files.read_json(folder / "decision.json"), [files.read_table(folder / f"{t}.csv") for t in FILES]
-    if "stopped" in tables[0]:
-        tables[0]["stopped"] = tables[0]["stopped"].astype(object).where(tables[0]["stopped"].notna(), "")
-    intervals.check(tables[0], *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
-    if "arm" not in tables[1]:  # older records repeat it
-        tables[1] = tables[0][["run", "arm", *intervals.SETTING, "seed"]].merge(tables[1], on="run")
-    tables[0] = _with_facts(*tables)
-    taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
-    runs, images, curves = (table[~table["arm"].isin(taken.get("arms", []))] for table in tables)
-    runs = runs.assign(**dict.fromkeys(taken.get("columns", []), float("nan")))
-    return Record(name, decision, runs, images, curves, taken.get("why", ""))
-
-
-def _with_facts(runs: pd.DataFrame, images: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Runs with the columns that older records lack: r and pictures from their other tables, doses unknown."""
-    lost = [name for name, table in (("run", runs), ("image", images), ("r", curves)) if name not in table]
+    runs, images, curves = (files.read_table(folder / f"{table}.csv") for table in FILES)
+    intervals.check(runs, *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
+    lost = [column for column, table in (("run", runs), ("image", images), ("r", curves)) if column not in table]
     if lost:
-        raise ValueError(f"the record has no column {', '.join(lost)}; copy it again.")
+        raise ValueError(f"{folder} has no column {', '.join(lost)} in its tables; copy it again.")
+    runs["stopped"] = runs["stopped"].astype(object).where(runs["stopped"].notna(), "")
+    if "arm" not in images:  # older records repeat it, and lack the last columns of runs
+        images = runs[["run", "arm", *intervals.SETTING, "seed"]].merge(images, on="run")
     strength = pd.to_numeric(curves["r"], errors="coerce").groupby(curves["run"]).mean()
-    known = {
-        "dose": float("nan"),
-        "dose_measured": float("nan"),
-        "r": runs["run"].map(strength),
-        "pictures": runs["run"].map(images.groupby("run")["image"].nunique()),
-    }
-    return runs.assign(**{name: values for name, values in known.items() if name not in runs})
+    pictures = images.groupby("run")["image"].nunique()
+    later = {"dose": float("nan"), "dose_measured": float("nan")}
+    later |= {"r": runs["run"].map(strength), "pictures": runs["run"].map(pictures)}
+    runs = runs.assign(**{column: values for column, values in later.items() if column not in runs})
+    taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
+    runs = runs.assign(**dict.fromkeys(taken.get("columns", []), float("nan")))
+    tables = (table[~table["arm"].isin(taken.get("arms", []))] for table in (runs, images, curves))
+    return Record(name, files.read_json(folder / "decision.json"), *tables, taken.get("why", ""))
 
 
 def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
-    """A reader's own finished runs in the shape of a record, for the same tables and figures.
-
-    Raises:
-        ValueError: as `run_tables.collect`.
-    """
+    """A reader's own finished runs in the shape of a record, for the same tables and figures."""
     out_dir = Path(out_dir).expanduser()
     done = sorted(f.parent.name for f in out_dir.glob("*/recipe.json") if run_tables.is_finished(f.parent))
     return Record(name, {}, *(make(out_dir, done) for make in MAKERS.values()))
@@ -256,30 +224,26 @@ def committed(name: str | None) -> Record | None:
 def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
     """Everything that a gain has to be read with, one row per setting and arm, the largest gain of a setting first.
 
-    Args:
-        record: see `read_record` and `from_runs`.
-        baseline: the arm that the others are compared with.
-
     Returns:
         Columns task, scale, network, arm; gain_raw, half_raw, holm_raw, gain_ema, half_ema, holm_ema (mean paired
-        difference in dB of both kinds of weights, half of its 95 % interval over seeds, alone and after Holm's
-        correction for all intervals of this table); detectable (dB, the larger of both); dose (as asked for; NaN:
-        lambda was given), dose_measured and r (means over the log of the runs); run_cost (multiplications of the run /
-        those of the baseline's); seeds; pictures (that were scored).
+        difference to the baseline in dB of both kinds of weights, half of its 95 % interval over seeds, alone and after
+        Holm's correction for all intervals of this table); detectable (dB, the larger of both); dose (as asked for;
+        NaN: lambda was given), dose_measured and r (means over the log of the runs); run_cost (multiplications of the
+        run / those of the baseline's); seeds; pictures (that were scored).
 
     Raises:
         ValueError: as `intervals.paired`.
     """
-    key = [*intervals.SETTING, "arm"]
-    table = intervals.paired(record.runs, baseline)
-    parts = [table.groupby(key, sort=False)[["detectable", "seeds"]].max()]
-    names = {"mean": "gain", "half": "half", "half_holm": "holm"}
+    key, names = [*intervals.SETTING, "arm"], {"mean": "gain", "half": "half", "half_holm": "holm"}
+    table, parts = intervals.paired(record.runs, baseline), []
     for kind in ("raw", "ema"):
         part = table[table["score"] == f"psnr_{kind}"].set_index(key)[list(names)]
         parts.append(part.rename(columns={old: f"{new}_{kind}" for old, new in names.items()}))
+    seen = table.groupby(key, sort=False)[["detectable", "seeds"]].max()
     facts = record.runs.groupby(key, sort=False)[["dose", "dose_measured", "r", "pictures"]].mean()
     price = intervals.costs(record.runs, baseline).set_index(key)["run_cost"]
-    found = parts[0].join([*parts[1:], facts, price])[RESULTS].reset_index().astype({"seeds": int, "pictures": int})
+    parts += [seen["detectable"], facts.drop(columns="pictures"), price, seen["seeds"], facts["pictures"]]
+    found = parts[0].join(parts[1:]).reset_index().astype({"seeds": int, "pictures": int})
     parts = [part.sort_values("gain_raw", ascending=False) for _, part in found.groupby(intervals.SETTING, sort=False)]
     return pd.concat(parts, ignore_index=True)
 
@@ -289,26 +253,23 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
     The EMA has a column of its own where it differs from the raw weights by half a hundredth of a decibel anywhere.
     """
+
+    def gains(kind: str) -> list[str]:
+        said = []
+        for mean, half, holm in table[[f"gain_{kind}", f"half_{kind}", f"holm_{kind}"]].to_numpy():
+            text = f"{mean:+.3f}" if pd.isna(half) else f"{mean:+.3f} ± {half:.3f} ({holm:.3f})"
+            said.append("a run diverged" if pd.isna(mean) else f"**{text}**" if abs(mean) > holm else text)
+        return said
+
     columns = {"task": [intervals.place(row) for row in table.itertuples()], "arm": table["arm"]}
-    apart = (table["gain_raw"] - table["gain_ema"]).abs().max() >= SAME
-    for kind, title in (("raw", "gain, raw weights"), ("ema", "gain, EMA")):
-        if kind == "raw" or apart:
-            columns[title if apart else "gain, raw = EMA"] = [
-                _gain(*row) for row in table[[f"{part}_{kind}" for part in ("gain", "half", "holm")]].to_numpy()
-            ]
-    columns["would show"] = table["detectable"].round(3)
-    columns |= {"dose": table["dose"], "measured": table["dose_measured"].round(3), "r": table["r"].round(4)}
+    if (table["gain_raw"] - table["gain_ema"]).abs().max() < SAME:
+        columns["gain, raw = EMA"] = gains("raw")
+    else:
+        columns |= {"gain, raw weights": gains("raw"), "gain, EMA": gains("ema")}
+    columns |= {"would show": table["detectable"].round(3), "dose": table["dose"]}
+    columns |= {"measured": table["dose_measured"].round(3), "r": table["r"].round(4)}
     columns |= {"cost": table["run_cost"].round(2), "seeds": table["seeds"], "pictures": table["pictures"]}
     return pd.DataFrame(columns).dropna(axis=1, how="all")
-
-
-def _gain(mean: float, half: float, holm: float) -> str:
-    if pd.isna(mean):
-        return "a run diverged"
-    if pd.isna(half):
-        return f"{mean:+.3f}"
-    text = f"{mean:+.3f} ± {half:.3f} ({holm:.3f})"
-    return f"**{text}**" if abs(mean) > holm else text
 
 
 def outcome(record: Record) -> str:
@@ -329,13 +290,14 @@ def answer(record: Record) -> str:
     controls = [arm["name"] for arm in record.decision.get("arms", []) if arm.get("at_cost_of")]
     spn, bought = table[table["arm"] == "spn"], table[table["arm"].isin(controls)]
     rest = table[~table["arm"].isin(["spn", *controls])]
-    seeds = " or ".join(map(str, sorted(set(spn["seeds"]))))
-    said = f"Over {seeds} paired seeds SPN {_verdicts(spn)}"
+    verbs = {"": "shows no visible effect", "+": "is better than plain training", "-": "is worse than plain training"}
+    verdicts = [f"{verbs[sign]} ({_amounts(part)})" for sign, part in spn.groupby(_sign(spn), sort=False)]
+    said = f"Over {' or '.join(map(str, sorted(set(spn['seeds']))))} paired seeds SPN {' and '.join(verdicts)}"
     if len(bought):
         said += f", where plain training at its cost gains {_amounts(bought)}"
-    beside = rest[[_beside(row) for row in rest.itertuples()]]
     if rest.empty:
         return f"{said}. No other arm was compared."
+    beside = rest[_sign(rest) != ""]
     if beside.empty:
         other = f"None of the {rest['arm'].nunique()} other arms differs from plain training after Holm's correction"
         return f"{said}. {other}; alone, each would have shown {rest['detectable'].max():.2f} dB four times in five."
@@ -343,23 +305,13 @@ def answer(record: Record) -> str:
     return f"{said}. These other arms differ from plain training after Holm's correction: {listed}."
 
 
-def _verdicts(table: pd.DataFrame) -> str:
-    """What one arm does, settings of the same verdict together."""
-    words = {row.Index: _verb(row) for row in table.itertuples()}
-    parts = table.groupby(pd.Series(words), sort=False)
-    return " and ".join(f"{verb} ({_amounts(part)})" for verb, part in parts)
-
-
-def _verb(row) -> str:
-    if not _beside(row):
-        return "shows no visible effect"
-    gain = row.gain_raw if abs(row.gain_raw) > row.holm_raw else row.gain_ema
-    return "is better than plain training" if gain > 0 else "is worse than plain training"
-
-
-def _beside(row) -> bool:
-    """Whether a row of `results` lies beside zero after correction, with either kind of weights."""
-    return abs(row.gain_raw) > row.holm_raw or abs(row.gain_ema) > row.holm_ema
+def _sign(table: pd.DataFrame) -> pd.Series:
+    """Of rows of `results`: "+" or "-" where the raw weights, else the EMA, lie beside zero after correction."""
+    signs = pd.Series("", index=table.index)
+    for kind in ("ema", "raw"):
+        for sign, side in (("+", table[f"gain_{kind}"]), ("-", -table[f"gain_{kind}"])):
+            signs = signs.mask(side > table[f"holm_{kind}"], sign)
+    return signs
 
 
 def _amounts(table: pd.DataFrame) -> str:
@@ -376,10 +328,9 @@ def fading(record: Record) -> pd.DataFrame:
     """r and the dose of SPN along its runs: does the push fade as r falls?
 
     Returns:
-        Columns task, step, r, dose: means over the seeds at the steps where the dose was looked at; no rows for a
-        record without such looks.
+        Columns task, step, r, dose: means over the seeds at the steps where the dose was looked at, if any.
     """
-    curves = record.curves.reindex(columns=[*record.curves.columns, *({"dose"} - {*record.curves.columns})])
+    curves = record.curves if "dose" in record.curves else record.curves.assign(dose=float("nan"))
     looked = curves[(curves["arm"] == "spn") & curves["dose"].notna()]
     names = looked.assign(task=[intervals.place(row) for row in looked.itertuples()])
     return names.groupby(["task", "step"], sort=False)[["r", "dose"]].mean().round(4).reset_index()
@@ -451,16 +402,11 @@ def _counted(many: int, beside: int) -> str:
 
 
 def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", top: str = "") -> list[str]:
-    """The records that compared these arms in all of these tasks, as links with what they compared.
-
-    Args:
-        arms: names, with blanks between them.
-        tasks: likewise; "": any.
-        network, dataset: only such runs; "": any.
-        top: as in `summary`.
+    """The records that compared these arms (names, with blanks between) in all of these tasks; "": any.
 
     Returns:
-        Markdown, such as "[C1](data/records/C1/README.md) plain, spn on sr (demo networks, embedded pictures)".
+        Markdown, such as "[C1](data/records/C1/README.md) plain, spn on sr (demo networks, embedded pictures)"; `top`:
+        as in `summary`.
     """
     found = []
     for record in map(read_record, recorded() if arms else []):
@@ -477,12 +423,18 @@ def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", t
     return found
 
 
-def decision(experiment: Experiment) -> str:
-    """What is fixed before the first run, in words: the head of the record's README.md."""
-    return _decision(experiment.name, experiment.decision())
-
-
 def _decision(name: str, decided: Mapping) -> str:
+    """What is fixed before the first run, in words: the head of a record's README.md."""
+
+    def listed(changes: Mapping) -> str:
+        return ", ".join(f"{name} = {value}" for name, value in changes.items()) or "nothing"
+
+    arms = []
+    for arm in decided["arms"]:
+        extra = f"; lambda {arm['lambda_neg']:g}" if arm["lambda_neg"] else ""
+        extra += f"; as many steps as {arm['at_cost_of']} costs multiplications" if arm.get("at_cost_of") else ""
+        extra += f"; as long as {arm['as_long_as']}" if arm.get("as_long_as") else ""  # B1, by timings
+        arms.append(f"`{arm['name']}` ({listed(arm['changes'])}{extra})")
     scores = ", ".join(f"{intervals.SCORES[score][0]} (`{score}`)" for score in decided["scores"])
     settings = pd.DataFrame(decided["settings"])
     settings["histories every"] = [", ".join(map(str, every)) for every in settings["histories every"]]
@@ -490,11 +442,11 @@ def _decision(name: str, decided: Mapping) -> str:
 
 ## Decided before the first run
 
-- Recipe `{decided["recipe"]}`, changed for all arms: {_listed(decided["changes"])}. Its sizes:
+- Recipe `{decided["recipe"]}`, changed for all arms: {listed(decided["changes"])}. Its sizes:
 
 {files.as_markdown(settings)}
 
-- Arms: {"; ".join(map(_arm, decided["arms"]))}. Nothing else differs: initial weights, pictures, crops and
+- Arms: {"; ".join(arms)}. Nothing else differs: initial weights, pictures, crops and
   degradations of a seed are shared.
 - Seeds: {", ".join(map(str, decided["seeds"]))}, done in this order. If time runs out, whole seeds are left out, never
   arms.
@@ -506,29 +458,15 @@ def _decision(name: str, decided: Mapping) -> str:
 {DOSES if any("dose" in arm["changes"] for arm in decided["arms"]) else ""}"""
 
 
-def _listed(changes: Mapping) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in changes.items()) or "nothing"
-
-
-def _arm(arm: Mapping) -> str:
-    """One arm of the decision, with the lambda that its objective gets."""
-    extra = f"; lambda {arm['lambda_neg']:g}" if arm["lambda_neg"] else ""
-    extra += f"; as many steps as {arm['at_cost_of']} costs multiplications" if arm.get("at_cost_of") else ""
-    extra += f"; as long as {arm['as_long_as']}" if arm.get("as_long_as") else ""  # B1, by timings
-    return f"`{arm['name']}` ({_listed(arm['changes'])}{extra})"
-
-
 def _findings(record: Record) -> str:
     """The second half of README.md, computed."""
     decided, runs = record.decision, record.runs
     first, diverged = runs.iloc[0], (runs["stopped"] != "").sum()
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
-    command = (
-        f"## Command\n\n```\npython -m mclir_nb compare {record.name}{_data_root(decided)}\n```\n\n"
-        if record.name in EXPERIMENTS
-        else ""
-    )
+    data = "" if {setting["data"] for setting in decided["settings"]} == {"embedded"} else " --data-root BSDS500"
+    command = f"## Command\n\n```\npython -m mclir_nb compare {record.name}{data}\n```\n\n"
+    command = command if record.name in EXPERIMENTS else ""
     seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
     try:
         table = files.as_markdown(shown(results(record, decided["baseline"])))
@@ -553,12 +491,6 @@ are given, for the machine was shared; `09_cost` measures them.
 
 {command}Files: {"; ".join(f"`{name}.csv`: {what}" for name, what in FILES.items())}.
 """
-
-
-def _data_root(decided: Mapping) -> str:
-    """What the command needs beside the name."""
-    data = {setting["data"] for setting in decided["settings"]}
-    return "" if data == {"embedded"} else " --data-root BSDS500"
 
 
 def _place(name: str, folder: str | Path | None) -> Path:

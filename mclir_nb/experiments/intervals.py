@@ -30,12 +30,7 @@ FEW = 4  # so many intervals get a sentence each, even where they hold zero
 
 
 def differences(runs: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
-    """Score of every arm minus that of the baseline with the same seed.
-
-    Args:
-        runs: one row per run.
-        baseline: the arm that the others are compared with.
-        score: a key of `SCORES`.
+    """Score (a key of `SCORES`) of every arm minus that of the baseline with the same seed.
 
     Returns:
         Columns task, scale, network, arm, seed, difference (NaN if either run diverged); arms in the order of the runs.
@@ -63,10 +58,6 @@ def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = 
     first that holds zero, whose level all others have. If no arm does anything, one of *all* these intervals lies
     beside zero once in 20 times at most.
 
-    Args:
-        runs, baseline: as in `differences`.
-        scores: keys of `SCORES`, one row for each.
-
     Returns:
         One row per setting, arm and score: task, scale, network, arm, baseline, score, seeds (n), stopped (pairs
         without a difference), mean, sd, half (of the 95 % t interval), low, high, p (two-sided), half_holm, low_holm,
@@ -80,22 +71,26 @@ def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = 
     for score in scores:
         pairs = differences(runs, baseline, score)
         for key, group in pairs.groupby([*SETTING, "arm"], sort=False):
+            values = group["difference"].to_numpy(float)
             row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
-            rows.append(row | _interval(group["difference"].to_numpy(float)))
+            row |= {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values), "p": math.nan}
+            if not row["stopped"] and len(values) > 1:
+                row["p"] = float(row["mean"] == 0)  # of values without a spread
+                if row["sd"]:
+                    row["p"] = float(stats.ttest_1samp(values, 0).pvalue)
+            rows.append(row)
     table = pd.DataFrame(rows)
     levels = holm_levels(table["p"].to_numpy())
     table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
     for side, sign in (("low", -1), ("high", 1)):
         table[f"{side}_holm"] = table["mean"] + sign * table["half_holm"]
-    order = [*table.columns.drop(["detectable"]), "detectable"]
-    return table[order]
+    known = table["p"].notna()
+    unit = table.loc[known, "seeds"].map(lambda seeds: smallest_detectable(seeds, 1.0))
+    return table.assign(detectable=unit * table["sd"])
 
 
 def holm_levels(p: np.ndarray) -> np.ndarray:
-    """The level at which each of several hypotheses is tested so that all of them together err once in 20 times.
-
-    Args:
-        p: p-values; NaN for what is not tested, and not counted.
+    """The level of each of several hypotheses (NaN: not tested) at which all together err once in 20 times.
 
     Source:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
@@ -136,54 +131,58 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_r
     Returns:
         One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, worst, best
         (pictures' differences).
-
-    Raises:
-        ValueError: as `differences`.
     """
-    if "image" not in images:
-        raise ValueError("the table has no column image; give run_tables.images(out_dir), or a record's images.csv")
+    key = [*SETTING, "arm"]
     parts = [
-        differences(group, baseline, score).assign(image=image) for image, group in images.groupby("image", sort=False)
+        differences(part, baseline, score).assign(image=name) for name, part in images.groupby("image", sort=False)
     ]
-    means = pd.concat(parts).groupby([*SETTING, "arm", "image"], sort=False)["difference"].mean(skipna=False)
-    rows = []
-    for key, values in means.groupby([*SETTING, "arm"], sort=False):
-        row = dict(zip([*SETTING, "arm"], key, strict=True))
-        row |= {"pictures": len(values), "better": int((values > 0).sum()), "mean": values.mean()}
-        rows.append(row | {"worst": values.min(), "best": values.max()})
-    return pd.DataFrame(rows)
+    means = pd.concat(parts).groupby([*key, "image"], sort=False)["difference"].mean(skipna=False)
+    arms = means.groupby(key, sort=False)
+    table = arms.agg(["size", lambda gains: (gains > 0).sum(), "mean", "min", "max"])
+    return table.set_axis(["pictures", "better", "mean", "worst", "best"], axis=1).reset_index()
 
 
 def costs(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     """What every arm costs: means over seeds, and the cost of its run beside that of the baseline's.
-
-    Args:
-        runs: one row per run.
-        baseline: the arm that the others are compared with.
 
     Returns:
         One row per setting and arm: task, scale, network, arm, steps, macs (counted multiply-accumulates of the run),
         run_cost (macs / those of the baseline).
     """
     check(runs, *COST)
-    rows = []
+    parts = []
     for setting, group in runs.groupby(SETTING, sort=False):
         macs = _by_seed(group, baseline, "macs")
-        for arm, part in group.groupby("arm", sort=False):
-            row = dict(zip(SETTING, setting, strict=True)) | {"arm": arm} | dict(part[COST].mean())
-            rows.append(row | {"run_cost": (macs[arm] / macs[baseline]).mean()})
-    return pd.DataFrame(rows)
+        means = group.groupby("arm", sort=False)[COST].mean()
+        means["run_cost"] = macs.div(macs[baseline], axis=0).mean()
+        parts.append(means.reset_index().assign(**dict(zip(SETTING, setting, strict=True))))
+    return pd.concat(parts, ignore_index=True)[[*SETTING, "arm", *COST, "run_cost"]]
 
 
+@lru_cache
 def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
-    """The true difference that a paired t test at 5 % over this many seeds shows with this probability.
+    """The true difference that a paired t test at 5 % over this many seeds (2 or more) shows with this probability.
+
+    The power is the mean over the spread that the seeds may happen to have, 2000 equally likely values of
+    sqrt(chi2 / freedom): scipy's noncentral t gives NaN in its far tails.
 
     Args:
         seeds: at least 2.
         sd: standard deviation of the paired differences, >= 0.
         power: the probability.
     """
-    return _smallest_effect(seeds, power) * sd
+    spreads = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, seeds - 1) / (seeds - 1))
+    edge = stats.t.isf((1 - LEVEL) / 2, seeds - 1) * spreads
+
+    def missing(effect: float) -> float:
+        """How much power an effect, in standard deviations, lacks."""
+        shift = effect * math.sqrt(seeds)
+        return power - float((stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)).mean())
+
+    high = 1.0
+    while missing(high) > 0:
+        high *= 2
+    return optimize.brentq(missing, 0, high) * sd
 
 
 def conclusion(frame: pd.DataFrame) -> str:
@@ -220,12 +219,10 @@ def check(table: pd.DataFrame, *columns: str) -> None:
     """Raise ValueError if a table of runs is empty or lacks columns."""
     if table.empty:
         raise ValueError("the table holds no runs; run the comparison first")
-    missing = [name for name in (*SETTING, "arm", "seed", *columns) if name not in table]
-    if missing:
-        versions = ", ".join(map(str, table["mclir_nb"].unique())) if "mclir_nb" in table else "unknown"
+    if missing := [name for name in (*SETTING, "arm", "seed", *columns) if name not in table]:
         raise ValueError(
-            f"the table of runs has no column {', '.join(missing)}: it was written by another version (mclir_nb "
-            f"{versions}). Collect it again from its run folders, or read it with that version."
+            f"the table of runs has no column {', '.join(missing)}: it was written by another version; collect it "
+            "again from its run folders"
         )
 
 
@@ -240,13 +237,10 @@ def _by_seed(group: pd.DataFrame, baseline: str, column: str) -> pd.DataFrame:
     if len(twice):
         arm, seed = twice[["arm", "seed"]].iloc[0]
         raise ValueError(f"{where}: {arm} has two runs with seed {seed}; compare one recipe at a time")
-    seeds = {arm: set(group.loc[group["arm"] == arm, "seed"]) for arm in arms}
-    for arm in arms:
-        if seeds[arm] != seeds[baseline]:
-            listed = " and ".join(f"{a} has {', '.join(map(str, sorted(seeds[a])))}" for a in (baseline, arm))
-            raise ValueError(
-                f"{where}: the arms have unequal seeds ({listed}); run what is missing, arms are paired by seed"
-            )
+    seeds = {arm: sorted(part["seed"]) for arm, part in group.groupby("arm", sort=False)}
+    if other := next((arm for arm in arms if seeds[arm] != seeds[baseline]), None):
+        listed = f"{baseline} has {seeds[baseline]}, {other} has {seeds[other]}"
+        raise ValueError(f"{where}: the arms have unequal seeds ({listed}); run what is missing: seeds are pairs")
     return group.pivot(index="seed", columns="arm", values=column)[arms]
 
 
@@ -256,40 +250,6 @@ def t_interval(values: np.ndarray) -> dict[str, float]:
     sd = values.std(ddof=1) if n > 1 else math.nan
     half = stats.t.isf((1 - LEVEL) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
     return {"mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
-
-
-def _interval(values: np.ndarray) -> dict[str, float]:
-    """Everything `paired` says about the differences of one arm alone."""
-    row = {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values)}
-    if row["stopped"] or len(values) < 2:
-        return row | {"p": math.nan, "detectable": math.nan}
-    p = 1.0 if row["sd"] == row["mean"] == 0 else float(stats.ttest_1samp(values, 0).pvalue) if row["sd"] else 0.0
-    return row | {"p": p, "detectable": smallest_detectable(len(values), row["sd"])}
-
-
-@lru_cache
-def _smallest_effect(seeds: int, power: float) -> float:
-    """`smallest_detectable` in units of sd."""
-    high = 1.0
-    while _power(high, seeds) < power:
-        high *= 2
-    return optimize.brentq(lambda effect: _power(effect, seeds) - power, 0, high)
-
-
-def _power(effect: float, seeds: int) -> float:
-    """Probability that a paired t test at 5 % sees a true difference of `effect` standard deviations.
-
-    The mean over the spread that the seeds may happen to have; scipy's noncentral t gives NaN in its far tails.
-    """
-    limit, shift = stats.t.isf((1 - LEVEL) / 2, seeds - 1), effect * math.sqrt(seeds)
-    edge = limit * _spreads(seeds - 1)
-    return float((stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)).mean())
-
-
-@lru_cache
-def _spreads(freedom: int) -> np.ndarray:
-    """2000 equally likely values of sqrt(chi2 / freedom), the measured spread over the true one."""
-    return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
 def _sentence(row, many: int) -> str:

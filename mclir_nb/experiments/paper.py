@@ -130,15 +130,14 @@ VENUES = {  # of the tables in which the paper prints none
 
 
 def layout(task: str) -> pd.DataFrame:
-    """A result table as a paper prints it, as Markdown text; below each row with SPN what was measured here.
+    """A result table (of `RESULTS`, or `HEAD_TO_HEAD`) as a paper prints it, as Markdown text.
 
-    Args:
-        task: one of `RESULTS`, or `HEAD_TO_HEAD`.
+    Below each row with SPN stands what was measured here: "not run" unless a committed record trained the network at
+    paper size on that data.
 
     Returns:
         Columns method | venue (in italics where the paper prints none) | a "PSNR / SSIM" per data set, the best of each
-        scale in bold | gain (mean over the data sets, dB / SSIM). A measurement counts if a committed record trained
-        the network at paper size on that data; else its cells say "not run".
+        scale in bold | gain (mean over the data sets, dB / SSIM).
     """
     table, digits = _read(task), _read(task, dtype=str)
     table["shown"] = list(zip(digits["psnr_db"], digits["ssim"], strict=True))  # as printed, zeros at the end too
@@ -147,32 +146,25 @@ def layout(task: str) -> pd.DataFrame:
     for _, block in table.groupby("network" if task == HEAD_TO_HEAD else "scale", sort=False):
         best = block.groupby("dataset")[["psnr_db", "ssim"]].max()
         for (network, scale, objective), cells in block.groupby(["network", "scale", "objective"], sort=False):
-            values = cells.set_index("dataset")
-            venue = next((v for v in cells.get("venue", []) if v), "") or f"*{VENUES.get(network, '')}*"
-            name = f"{network} {scale}".strip()
-            row = {"method": name if objective == "none" else f"{name} + {objective}"}
-            row["venue"] = venue if objective == "none" else ""
-            row |= {place: _cell(value, best.loc[place]) for place, value in values.iterrows()}
+            values, name, row = cells.set_index("dataset"), f"{network} {scale}".strip(), {}
+            for place, value in values.iterrows():
+                pairs = zip(value["shown"], ("psnr_db", "ssim"), strict=True)
+                marked = (f"**{text}**" if value[score] == best.loc[place, score] else text for text, score in pairs)
+                row[place] = " / ".join(marked)
+            if objective == "none":
+                venue = next((v for v in cells.get("venue", []) if v), "") or f"*{VENUES.get(network, '')}*"
+                rows.append({"method": name, "venue": venue} | row | {"gain": ""})
+                continue
             base = block[(block["network"] == network) & (block["objective"] == "none")].set_index("dataset")
-            row["gain"] = "" if objective == "none" else _mean_gain(values, base)
-            rows.append(row)
+            step = values[["psnr_db", "ssim"]] - base[["psnr_db", "ssim"]]
+            psnr, ssim = step.drop("average", errors="ignore").mean()
+            rows.append({"method": f"{name} + {objective}"} | row | {"gain": f"{psnr:+.2f} / {ssim:+.4f}"})
             if objective == "SPN":
                 measured = {place: _measured_cell(records, network, scale, place) for place in values.index}
-                rows.append({"method": f"{name} + SPN, here", "venue": "", **measured, "gain": ""})
+                rows.append({"method": f"{name} + SPN, here"} | measured)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     last = [name for name in ("average", "gain") if name in columns]
     return pd.DataFrame(rows).fillna("")[[name for name in columns if name not in last] + last]
-
-
-def _cell(value: pd.Series, best: pd.Series) -> str:
-    """PSNR / SSIM, each in bold where nothing in its column is better."""
-    pairs = zip(value["shown"], best.index, strict=True)
-    return " / ".join(f"**{text}**" if value[name] == best[name] else text for text, name in pairs)
-
-
-def _mean_gain(values: pd.DataFrame, base: pd.DataFrame) -> str:
-    step = (values[["psnr_db", "ssim"]] - base[["psnr_db", "ssim"]]).drop("average", errors="ignore").mean()
-    return f"{step['psnr_db']:+.2f} / {step['ssim']:+.4f}"
 
 
 def _measured_cell(records: Sequence[evidence.Record], network: str, scale: str, place: str) -> str:
@@ -190,21 +182,17 @@ def _measured_cell(records: Sequence[evidence.Record], network: str, scale: str,
 def gains() -> pd.DataFrame:
     """What SPN adds to each base network on each dataset, in the paper's numbers (averages left out).
 
-    Columns: task | network | scale | dataset | psnr_base | psnr_spn | gain_db | ssim_base | ssim_spn |
-    gain_ssim.
+    Columns: task | network | scale | dataset | psnr_base | psnr_spn | gain_db | ssim_base | ssim_spn | gain_ssim.
     """
-    key = ["network", "scale", "dataset"]
-    parts = []
+    key, parts = ["network", "scale", "dataset"], []
     for task in RESULTS:
         rows = _read(task).rename(columns={"psnr_db": "psnr"}).query("dataset != 'average'")
         base, spn = (rows.query("objective == @name")[[*key, "psnr", "ssim"]] for name in ("none", "SPN"))
-        both = base.merge(spn, on=key, suffixes=("_base", "_spn"), validate="1:1")
-        parts.append(both.assign(task=task))
+        parts.append(base.merge(spn, on=key, suffixes=("_base", "_spn"), validate="1:1").assign(task=task))
     table = pd.concat(parts, ignore_index=True)
     table["gain_db"] = (table["psnr_spn"] - table["psnr_base"]).round(2)
     table["gain_ssim"] = (table["ssim_spn"] - table["ssim_base"]).round(4)
-    columns = ["task", *key, "psnr_base", "psnr_spn", "gain_db", "ssim_base", "ssim_spn", "gain_ssim"]
-    return table[columns]
+    return table[["task", *key, "psnr_base", "psnr_spn", "gain_db", "ssim_base", "ssim_spn", "gain_ssim"]]
 
 
 def arithmetic() -> pd.DataFrame:
@@ -220,9 +208,15 @@ def arithmetic() -> pd.DataFrame:
         for key, group in digits.groupby(["network", "objective", "scale"], sort=False):
             average = group["dataset"] == "average"
             for metric in ("psnr_db", "ssim"):
-                for printed in group.loc[average, metric]:  # one, or none where no average is printed
+                for printed in map(Decimal, group.loc[average, metric]):  # one, or none where no average is printed
                     cells = [Decimal(cell) for cell in group.loc[~average, metric]]
-                    rows.append((task, *key, metric, *_average(Decimal(printed), cells)))
+                    mean, unit = (
+                        sum(cells, Decimal(0)) / len(cells),
+                        Decimal(1).scaleb(int(printed.as_tuple().exponent)),
+                    )
+                    error, rounded = abs(printed - mean), mean.quantize(unit, ROUND_HALF_UP)
+                    verdict = "agrees" if error <= unit / 2 else "last digit" if error <= unit else "wrong"
+                    rows.append((task, *key, metric, float(printed), float(mean), float(rounded), verdict))
     columns = ["task", "network", "objective", "scale", "metric", "printed", "mean", "recomputed", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -269,29 +263,22 @@ def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 
         psnr_db | low | high (of `evaluate.summary`) | ssim | protocol | note. Without a row in the paper only what was
         measured.
     """
-    means, facts = evaluate.summary(scores), scores.attrs
-    kinds = {"input": "untouched input", "restored": facts.get("network", network)}
-    protocol = f"{facts.get('protocol', '')}, crop {facts.get('crop', 0)}"
-    rows = _paper_rows(network, dataset, scale)
-    for kind, what in kinds.items():
-        row = means.loc[f"psnr_{kind}"]
-        measured = {"source": "measured here", "what": what, "pictures": row.pictures, "psnr_db": row["mean"]}
-        measured |= {"low": row.low, "high": row.high, "ssim": means.loc[f"ssim_{kind}", "mean"]}
-        rows.append(measured | {"protocol": protocol, "note": "" if rows else "the paper has no such row"})
-    columns = ["source", "what", "pictures", "psnr_db", "low", "high", "ssim", "protocol", "note"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _paper_rows(network: str, dataset: str, scale: int) -> list[dict]:
     name, (place, note) = NETWORKS.get(network), DATASETS.get(dataset, (None, ""))
     table = pd.concat([tables()[task] for task in RESULTS])
     wanted = (table.network == name) & (table.dataset == place) & table.scale.isin(["", f"x{scale}"])
-    facts = {"source": "paper", "protocol": "not stated in the paper", "note": note}
-    rows = []
+    known, rows = {"source": "paper", "protocol": "not stated in the paper", "note": note}, []
     for row in table[wanted].itertuples():
         what = f"{name}{' + SPN' if row.objective == 'SPN' else ''}, {place}"
-        rows.append(facts | {"what": what, "psnr_db": row.psnr_db, "ssim": row.ssim})
-    return rows
+        rows.append(known | {"what": what, "psnr_db": row.psnr_db, "ssim": row.ssim})
+    means, facts = evaluate.summary(scores), scores.attrs
+    here = {"source": "measured here", "protocol": f"{facts.get('protocol', '')}, crop {facts.get('crop', 0)}"}
+    here["note"] = "" if rows else "the paper has no such row"
+    for kind, what in (("input", "untouched input"), ("restored", facts.get("network", network))):
+        row = means.loc[f"psnr_{kind}"]
+        found = {"what": what, "pictures": row.pictures, "psnr_db": row["mean"], "low": row.low, "high": row.high}
+        rows.append(here | found | {"ssim": means.loc[f"ssim_{kind}", "mean"]})
+    columns = ["source", "what", "pictures", "psnr_db", "low", "high", "ssim", "protocol", "note"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _read(name: str, **options) -> pd.DataFrame:
@@ -305,47 +292,36 @@ def _read(name: str, **options) -> pd.DataFrame:
     return table
 
 
-def _average(printed: Decimal, cells: list[Decimal]) -> tuple[float, float, float, str]:
-    """(printed, exact mean, mean rounded half up, verdict) of one printed average."""
-    mean = sum(cells, Decimal(0)) / len(cells)
-    unit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
-    error = abs(printed - mean)
-    verdict = "agrees" if error <= unit / 2 else "last digit" if error <= unit else "wrong"
-    return float(printed), float(mean), float(mean.quantize(unit, ROUND_HALF_UP)), verdict
-
-
-def _gain(network: str, dataset: str, scale: str = "") -> pd.Series:
-    """The one row of `gains` for that network and dataset."""
-    key = ["network", "dataset", "scale"]
-    return gains().set_index(key, drop=False).sort_index().loc[(network, dataset, scale)]
-
-
 def _arithmetic_says() -> dict[str, str]:
     """{key of a claim: the sentence that the numbers support}; claims without numbers are absent."""
-    ssim = _gain("NAFNet", "GoPro")["gain_ssim"]
+    table = gains()
+    gain, rows = table["gain_db"], arithmetic()
+    off = rows.query("verdict != 'agrees'")
+    slips = [
+        f"{r.network} {r.objective} {r.scale} {r.metric} {r.printed:g}, not {r.recomputed:g}" for r in off.itertuples()
+    ]
+    swinir = rows.query("network == 'SwinIR' and objective == 'SPN' and metric == 'psnr_db'").squeeze(axis=0)
+    runs = retrainings()
+    noise = [f"{row.network} {row.dataset} {row.gain_db:+.2f} ({row.difference_db:+.2f})" for row in runs.itertuples()]
     return {
-        "all gains": _all_gains(),
+        "all gains": f"{(gain > 0).sum()} of {len(gain)} printed gains are positive, {gain.min():+.2f} to "
+        f"{gain.max():+.2f} dB, median {gain.median():+.2f} dB; {(gain <= 0.1).sum()} of them are 0.10 dB or less",
         "FFANet indoor": _against_abstract("FFANet", "SOTS-indoor"),
         "DehazeFormer indoor": _sizes_of_dehazeformer(),
         "IDT SPA": _against_abstract("IDT", "SPA"),
         "SwinIR-light Manga109": _against_abstract("SwinIR-light", "Manga109", "x4"),
         "Manga109 x2": _manga109(),
-        "SwinIR average": _swinir_average(),
-        "averages": _printed_averages(),
+        "SwinIR average": f"the cells give {swinir['mean']:.4f}, so {swinir['recomputed']:.2f} against "
+        f"{swinir['printed']:.2f} dB",
+        "averages": f"{len(rows) - len(off)} of {len(rows)} agree with their cells; not so: "
+        f"{'; '.join(slips) or 'none'}",
         "Rain200": _rain200(),
-        "GoPro SSIM": f"{ssim:+.4f}, a gain only if both come from the same function",
-        "noise": _noise(),
+        "GoPro SSIM": f"{table.set_index('dataset').loc['GoPro', 'gain_ssim']:+.4f}, a gain only if both come from the "
+        "same function",
+        "noise": f"{runs['gain_is_larger'].sum()} of {len(runs)} gains exceed what one independent retraining of the "
+        f"base was off by; gain (retrained base minus quoted base), dB: {', '.join(noise)}",
         "rivals": _rivals(),
     }
-
-
-def _all_gains() -> str:
-    gain = gains()["gain_db"]
-    return (
-        f"{(gain > 0).sum()} of {len(gain)} printed gains are positive, {gain.min():+.2f} to "
-        f"{gain.max():+.2f} dB, median {gain.median():+.2f} dB; "
-        f"{(gain <= 0.1).sum()} of them are 0.10 dB or less"
-    )
 
 
 def _in_abstract(network: str) -> float:
@@ -355,7 +331,8 @@ def _in_abstract(network: str) -> float:
 
 
 def _against_abstract(network: str, dataset: str, scale: str = "") -> str:
-    row, told = _gain(network, dataset, scale), _in_abstract(network)
+    key, told = ["network", "dataset", "scale"], _in_abstract(network)
+    row = gains().set_index(key).sort_index().loc[(network, dataset, scale)]
     found = f"{row['psnr_spn']:.2f} - {row['psnr_base']:.2f} = {row['gain_db']:+.2f} dB"
     return found if row["gain_db"] == told else f"{found}, not {told:+.2f} dB"
 
@@ -381,22 +358,6 @@ def _manga109() -> str:
     )
 
 
-def _swinir_average() -> str:
-    rows = arithmetic().query("network == 'SwinIR' and objective == 'SPN' and metric == 'psnr_db'")
-    row = rows.squeeze(axis=0)
-    return f"the cells give {row['mean']:.4f}, so {row['recomputed']:.2f} against {row['printed']:.2f} dB"
-
-
-def _printed_averages() -> str:
-    rows = arithmetic()
-    off = rows.query("verdict != 'agrees'")
-    listed = "; ".join(
-        f"{row.network} {row.objective} {row.scale} {row.metric} {row.printed:g}, not {row.recomputed:g}"
-        for row in off.itertuples()
-    )
-    return f"{len(rows) - len(off)} of {len(rows)} agree with their cells; not so: {listed or 'none'}"
-
-
 def _rain200() -> str:
     theirs = elsewhere().query("kind == 'published' and network == 'IDT'").rename(columns={"value_db": "psnr_db"})
     ours = _read("deraining").query("network == 'IDT' and objective == 'none'")
@@ -406,17 +367,6 @@ def _rain200() -> str:
         for row in same.itertuples()
     )
     return listed or "no number is printed under two names"
-
-
-def _noise() -> str:
-    runs = retrainings()
-    listed = ", ".join(
-        f"{row.network} {row.dataset} {row.gain_db:+.2f} ({row.difference_db:+.2f})" for row in runs.itertuples()
-    )
-    return (
-        f"{runs['gain_is_larger'].sum()} of {len(runs)} gains exceed what one independent retraining of the "
-        f"base was off by; gain (retrained base minus quoted base), dB: {listed}"
-    )
 
 
 def _rivals() -> str:

@@ -33,40 +33,25 @@ def table(tera_macs: float) -> pd.DataFrame:
 
     Returns:
         Columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
-        (SPN step / plain step, by MACs), hours plain, hours SPN, command.
+        (SPN step / plain step, by MACs), hours plain, hours SPN, command (to type, with the folders of one's own).
     """
     if not tera_macs > 0:
         raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")
     runs: dict[tuple[str, str, str, str], list[str]] = {}
     for row in paper.gains().itertuples():
-        task, data = TRAINS_ON[row.dataset]
-        runs.setdefault((row.network, task, data, row.scale), []).append(row.dataset)
-    return pd.DataFrame([_row(*key, datasets, tera_macs) for key, datasets in runs.items()])
-
-
-def _row(name: str, task: str, data: str, scale: str, datasets: list[str], tera_macs: float) -> dict:
-    network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
-    recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
-    counts = macs.count(recipe)
-    ratio = 1 + counts.surplus
-    hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
-    return {
-        "network": f"{name} {scale}".strip(),
-        "trained on": data,
-        "rows": ", ".join(datasets),
-        "steps": recipe.steps,
-        "batch": recipe.batch_size,
-        "patch": recipe.patch_size,
-        "GMACs": counts.network / 1e9,
-        "ratio": ratio,
-        "hours plain": hours,
-        "hours SPN": hours * ratio,
-        "command": command(network, task, data, factor),
-    }
-
-
-def command(network: str, task: str, data: str, scale: int = 1) -> str:
-    """What to type, with the folders of one's own."""
-    words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
-    scaled = f" -p scale {scale}" if scale > 1 else ""
-    return f"papermill notebooks/03_train.ipynb out.ipynb {words}{scaled} -p features_weights VGG16"
+        runs.setdefault((row.network, *TRAINS_ON[row.dataset], row.scale), []).append(row.dataset)
+    rows = []
+    for (name, task, data, scale), datasets in runs.items():
+        network, factor = NETWORKS[name], int(scale.removeprefix("x") or 1)
+        recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
+        counts = macs.count(recipe)
+        hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
+        words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
+        words += f" -p scale {factor}" if factor > 1 else ""
+        row = {"network": f"{name} {scale}".strip(), "trained on": data, "rows": ", ".join(datasets)}
+        row |= {"steps": recipe.steps, "batch": recipe.batch_size, "patch": recipe.patch_size}
+        row |= {"GMACs": counts.network / 1e9, "ratio": 1 + counts.surplus, "hours plain": hours}
+        row["hours SPN"] = hours * row["ratio"]
+        row["command"] = f"papermill notebooks/03_train.ipynb out.ipynb {words} -p features_weights VGG16"
+        rows.append(row)
+    return pd.DataFrame(rows)

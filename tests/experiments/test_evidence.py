@@ -7,7 +7,7 @@ import pytest
 
 from mclir_nb import files, root
 from mclir_nb.__main__ import main
-from mclir_nb.experiments import compare, evidence, intervals, plans, run_tables
+from mclir_nb.experiments import compare, evidence, plans, run_tables
 from mclir_nb.experiments.plans import Experiment
 from mclir_nb.training import records
 
@@ -49,7 +49,8 @@ def test_every_experiment_can_be_planned_task_by_task_and_seed_by_seed(name):
     order = [(experiment.tasks.index(job.recipe.task), job.recipe.seed) for job in jobs]
     assert order == sorted(order)
     assert len(experiment.plan(seeds=2)) == 2 * each
-    assert all(f"`{arm.name}`" in evidence.decision(experiment) for arm in experiment.arms)
+    for arm in experiment.arms if name not in ("A1", "C1") else ():  # the newer ones compare at a dose
+        assert (arm.changes.get("objective") == "plain") == ("dose" not in arm.changes), arm.name
 
 
 def test_experiments_of_one_setting_share_what_they_have_in_common():
@@ -61,12 +62,6 @@ def test_experiments_of_one_setting_share_what_they_have_in_common():
     assert len(shared) > 1 and len(runs) < sum(len(experiment.plan()) for experiment in shared)
 
 
-def test_arms_of_the_newer_experiments_have_a_dose():
-    for name in set(plans.EXPERIMENTS) - {"A1", "C1"}:
-        for arm in plans.EXPERIMENTS[name].arms:
-            assert (arm.changes.get("objective") == "plain") == ("dose" not in arm.changes), (name, arm.name)
-
-
 def test_the_decision_is_written_before_the_first_run(tmp_path):
     page = evidence.begin(SMALL, tmp_path / "X1") / "README.md"
     text = page.read_text()
@@ -76,22 +71,15 @@ def test_the_decision_is_written_before_the_first_run(tmp_path):
     assert page.read_text() == text
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"seeds": (0, 1)}, {"scores": ("psnr_ema",)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}}],
-)
-def test_a_decision_cannot_be_changed_afterwards(made, change):
-    with pytest.raises(ValueError, match="another decision"):
-        evidence.begin(dataclasses.replace(SMALL, **change), made[0])
-
-
-def test_words_may_be_written_better_afterwards(made):
-    """Facts decide: neither another question nor another page locks a record."""
-    page = made[0] / "README.md"
-    text = page.read_text()
-    page.write_text("A page in other words.")
-    assert evidence.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0]) == made[0]
-    page.write_text(text)
+def test_a_decision_cannot_be_changed_afterwards(made):
+    """Facts decide: another question does not lock a record, and its page stays as it is."""
+    changes = ({"seeds": (0, 1)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}})
+    for change in (*changes, {"scores": ("psnr_ema",)}):
+        with pytest.raises(ValueError, match="another decision"):
+            evidence.begin(dataclasses.replace(SMALL, **change), made[0])
+    text = (made[0] / "README.md").read_text()
+    evidence.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0])
+    assert (made[0] / "README.md").read_text() == text
 
 
 def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
@@ -103,7 +91,7 @@ def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
     collected = run_tables.collect(out_dir).set_index("run").loc[record.runs["run"]]
     assert record.runs["psnr_raw"].to_numpy() == pytest.approx(collected["psnr_raw"].to_numpy(), abs=1e-5)
     text = (folder / "README.md").read_text()
-    assert text.startswith(evidence.decision(SMALL)) and "Finished seeds of 3: sr 2" in text
+    assert SMALL.question in text and "Finished seeds of 3: sr 2" in text
     assert all(f"- {line}" in text for line in evidence.outcome(record).splitlines())
 
 
@@ -208,12 +196,6 @@ def test_committed_records_say_what_their_numbers_say(name):
     assert "/home/" not in text + (folder / "runs.csv").read_text()
 
 
-def test_a_control_that_rested_on_timings_is_not_shown():
-    b1, c1 = evidence.read_record("B1"), evidence.read_record("C1")
-    assert "plain at equal time" not in set(b1.runs["arm"]) and b1.runs["seconds_per_step"].isna().all()
-    assert c1.runs["peak_memory_mb"].isna().all()
-
-
 def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
     """Runs of plain and other arms: a gain with a small spread."""
     rows = []
@@ -277,7 +259,7 @@ def test_an_answer_is_two_sentences_from_the_intervals(record):
     assert evidence.main_record("R", "E9", "C1", "D").name == "C1" and evidence.main_record("R").name == "R"
 
 
-def test_an_answer_names_the_control_at_equal_cost(record, monkeypatch):
+def test_an_answer_names_the_control_at_equal_cost():
     runs = table(0.5, arms=("spn", "plain at equal cost"))
     arms = [{"name": "spn", "changes": {"dose": 0.1}}, {"name": "plain at equal cost", "at_cost_of": "spn"}]
     decided = {"seeds": [0, 1, 2], "baseline": "plain", "arms": arms}
@@ -293,7 +275,7 @@ def test_fading_shows_r_and_the_dose_along_the_runs(made):
     assert evidence.fading(evidence.read_record("C1")).empty  # its runs did not look
 
 
-def test_flaws_are_computed(record):
+def test_flaws_are_computed():
     old = evidence.flaws(evidence.read_record("A1"))
     assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
     new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
@@ -310,11 +292,6 @@ def test_nothing_is_claimed_without_records_or_with_one_seed(record):
 def test_markdown_tables():
     rows = pd.DataFrame({"name": ["a|b", None], "value": [0.25, float("nan")]})
     assert files.as_markdown(rows).splitlines() == ["| name | value |", "| --- | --: |", r"| a\|b | 0.25 |", "|  |  |"]
-
-
-def test_costs_of_a_record_are_those_of_the_run():
-    costs = intervals.costs(evidence.read_record("B1").runs).set_index("arm")
-    assert costs["run_cost"]["plain"] == 1 < costs["run_cost"]["one random history"] < costs["run_cost"]["spn"]
 
 
 def test_a_record_may_compare_with_another_arm_than_plain(record):

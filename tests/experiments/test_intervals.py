@@ -12,19 +12,9 @@ from mclir_nb.experiments import intervals
 
 def runs(**arms):
     """A table of runs: one list of PSNR per arm, seeds from 0."""
+    common = dict(task="sr", scale=2, network="edsr", steps=10)
     rows = [
-        dict(
-            task="sr",
-            scale=2,
-            network="edsr",
-            arm=arm,
-            seed=seed,
-            psnr_raw=value,
-            psnr_ema=value + 1,
-            steps=10,
-            macs=1e9 * (1 + 0.5 * (arm != "plain")),
-            mclir_nb="0.1.0",
-        )
+        common | dict(arm=arm, seed=seed, psnr_raw=value, psnr_ema=value + 1, macs=1e9 if arm == "plain" else 1.5e9)
         for arm, values in arms.items()
         for seed, value in enumerate(values)
     ]
@@ -36,8 +26,7 @@ PLAIN, SPN = [30.0, 31.0, 29.0, 30.5], [30.2, 31.1, 29.4, 30.6]
 
 def test_differences_are_taken_seed_by_seed():
     table = intervals.differences(runs(plain=PLAIN, spn=SPN).sample(frac=1, random_state=1))
-    found = table.set_index("seed")["difference"].sort_index()
-    assert found.tolist() == pytest.approx([0.2, 0.1, 0.4, 0.1])
+    assert table.set_index("seed")["difference"].sort_index().tolist() == pytest.approx([0.2, 0.1, 0.4, 0.1])
     assert set(table["arm"]) == {"spn"}
 
 
@@ -52,13 +41,6 @@ def test_the_interval_is_that_of_a_paired_t_test():
     assert row.mean == pytest.approx(0.2) and row.sd == pytest.approx(np.std([0.2, 0.1, 0.4, 0.1], ddof=1))
     assert (row.low, row.high, row.p) == pytest.approx((limits.low, limits.high, test.pvalue))
     assert row.seeds == 4 and row.half_holm == pytest.approx(row.half)  # alone there is nothing to correct
-
-
-def test_pairing_beats_the_spread_between_seeds():
-    """Seeds differ by 2 dB, arms by 0.2: only the paired view can see it."""
-    (row,) = raw(runs(plain=PLAIN, spn=[v + 0.2 for v in PLAIN])).itertuples()
-    assert row.low == pytest.approx(0.2) and row.detectable < 1e-6
-    assert stats.ttest_ind(PLAIN, [v + 0.2 for v in PLAIN]).pvalue > 0.5
 
 
 def test_levels_are_those_of_holm_by_hand():
@@ -115,8 +97,6 @@ def test_pictures_are_a_view_of_their_own():
     (row,) = intervals.by_image(pd.concat(parts)).itertuples()
     assert (row.pictures, row.better) == (3, 2)
     assert (row.worst, row.best, row.mean) == pytest.approx((-0.8, 0.2, -0.4 / 3))
-    with pytest.raises(ValueError, match="image"):
-        intervals.by_image(parts[0].drop(columns="image"))
 
 
 def test_several_settings_are_kept_apart():
@@ -126,10 +106,7 @@ def test_several_settings_are_kept_apart():
 
 
 def test_conclusions_follow_the_intervals():
-    better, worse = (
-        [v + 0.2 + 0.01 * i for i, v in enumerate(PLAIN)],
-        [v - 0.2 - 0.01 * i for i, v in enumerate(PLAIN)],
-    )
+    better, worse = ([v + sign * (0.2 + 0.01 * i) for i, v in enumerate(PLAIN)] for sign in (1, -1))
     table = raw(runs(plain=PLAIN, up=better, down=worse, none=[30.1, 30.8, 29.2, 30.4]))
     said = intervals.conclusion(table)
     assert "sr x2 edsr, up against plain (PSNR, raw weights): better by 0.215 dB (95 % interval +0.1" in said
@@ -164,7 +141,7 @@ def test_one_seed_allows_nothing():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (runs(plain=PLAIN, spn=SPN[:3]), "0, 1, 2, 3 .*0, 1, 2"),
+        (runs(plain=PLAIN, spn=SPN[:3]), "0, 1, 2, 3].*0, 1, 2]"),
         (runs(spn=SPN, vgg=SPN), "'plain'"),
         (runs(plain=PLAIN), "plain"),
         (pd.concat([runs(plain=PLAIN, spn=SPN)] * 2), "seed 0"),
