@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mclir_nb.training import macs
-from mclir_nb.views.style import COLOURS, MARKERS, history_colours, styled
+from mclir_nb.views.style import COLOURS, MARKERS, history_colours, panels, styled
 
 ARMS = {  # of `timing.compare`: what it is called, colour
     "reference SPN": ("reference SPN, four histories", COLOURS["plain"]),
@@ -20,14 +20,10 @@ def prices(table: pd.DataFrame) -> Figure:
 
     Args:
         table: as `timing.compare` returns it; columns network, threads, arm, ratio.
-
-    Returns:
-        Figure, 9 inches wide.
     """
     names, counts = list(dict.fromkeys(table.network)), sorted(set(table.threads))
-    figure = Figure((9, 1.6 + 0.62 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(counts), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, threads in zip(panels, counts, strict=True):
+    figure, places = panels(9, 1.6 + 0.62 * len(names), len(counts), sharex=True, sharey=True)
+    for axes, threads in zip(places, counts, strict=True):
         mine = table[table.threads == threads]
         wide = mine.pivot(index="network", columns="arm", values="ratio").reindex(names)
         for place, (arm, (label, colour)) in enumerate(ARMS.items()):
@@ -37,25 +33,21 @@ def prices(table: pd.DataFrame) -> Figure:
         axes.set(yticks=range(len(wide)), yticklabels=wide.index)
         axes.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left")
         axes.grid(axis="y", visible=False)
-    panels[0].invert_yaxis()
+    places[0].invert_yaxis()
     figure.supxlabel("time of a step / reference plain step", fontsize="medium")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 @styled
 def noise(table: pd.DataFrame) -> Figure:
-    """The price of a step against the noise that a cheaper estimate of the term adds to it.
+    """The price of a step, counted in multiplications and measured, against the noise that an estimate adds to it.
 
     Args:
         table: as `gradient_fidelity.sampling_noise` returns it.
-
-    Returns:
-        Figure, 9 inches wide: prices counted in multiplications at the left, measured at the right.
     """
-    figure = Figure((9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, column in zip(panels, ("counted", "measured"), strict=True):
+    figure, places = panels(9, 3.8, 2, sharex=True, sharey=True)
+    for axes, column in zip(places, ("counted", "measured"), strict=True):
         for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
             few, drawn, colour = "patches" in name, "one" in name, axes.lines[-1].get_color()
@@ -68,8 +60,8 @@ def noise(table: pd.DataFrame) -> Figure:
         axes.set(xlim=(0.9, 3), xlabel=f"{column} price of a step / plain step", xscale="log")
         axes.set_xticks([1, 1.1, 1.25, 1.5, 2, 3], labels=["1", "1.1", "1.25", "1.5", "2", "3"], minor=False)
         axes.minorticks_off()
-    panels[0].set_ylabel("added noise (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    places[0].set_ylabel("added noise (%)")
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 
@@ -79,16 +71,11 @@ def profile(shares: pd.DataFrame) -> Figure:
 
     Args:
         shares: one row per network, one column per piece, as `timing.pieces`; each row adds up to 1.
-
-    Returns:
-        Figure, 9 inches wide.
     """
-    figure = Figure((9, 1.3 + 0.45 * len(shares)), layout="constrained")
-    axes = figure.subplots()
-    left = pd.Series(0.0, index=shares.index)
+    figure, (axes,) = panels(9, 1.3 + 0.45 * len(shares), 1)
+    left = shares.cumsum(axis=1) - shares
     for number, column in enumerate(shares):
-        axes.barh(shares.index, shares[column], 0.6, left=left, color=f"C{number}", label=column, zorder=2)
-        left = left + shares[column]
+        axes.barh(shares.index, shares[column], 0.6, left=left[column], color=f"C{number}", label=column, zorder=2)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the step's time", xlim=(0, 1))
@@ -102,12 +89,8 @@ def cosines(table: pd.DataFrame) -> Figure:
 
     Args:
         table: as `gradient_fidelity.precisions_while_training` returns it.
-
-    Returns:
-        Figure, 10 inches wide: cosines at the left, distances of the histories at the right.
     """
-    figure = Figure((10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(10, 3.6, 2)
     for arm, marker in zip(table.arm.unique(), MARKERS, strict=False):
         mine = table[table.arm == arm]
         left.plot(mine.step, mine.cosine, marker=marker, label=arm)

@@ -1,16 +1,17 @@
 """The degradations as an explorer shows them: an equation, its symbols with ranges, its pictures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from mclir_nb.data import degrade
+from mclir_nb.views.style import picture
 
 
-@dataclass(frozen=True)
-class Knob:
+class Knob(NamedTuple):
     """One slider of a degradation."""
 
     name: str  # of the argument
@@ -23,54 +24,49 @@ class Knob:
 
 @dataclass(frozen=True)
 class Effect:
-    """A degradation to explore."""
+    """A degradation to explore; moving a knob keeps the random numbers."""
 
     name: str  # short, for a button
     equation: str  # in the symbols of the knobs; J is the clear picture, I the degraded one
     knobs: tuple[Knob, ...]
-    apply: Callable[..., dict]  # (gt (3, H, W), **knobs) -> {name: picture}; the last is I, the others its parts
+    apply: Callable[..., dict]  # of gt (3, H, W), depth (H, W) in [0, 1], and the knobs by name
+
+    def pictures(self, gt: torch.Tensor, depth, **settings: float) -> dict[str, np.ndarray]:
+        """{name: picture}, the last is I, the others its parts; a knob without a setting is where it stands first."""
+        made = self.apply(gt, depth, **{knob.name: knob.value for knob in self.knobs} | settings)
+        return {name: picture(image, name) for name, image in made.items()}
 
 
-def standard(depth=None, seed: int = 0) -> list[Effect]:
-    """Haze (where there is a depth, (H, W) in [0, 1]), rain, camera shake, noise and low resolution.
-
-    Moving a knob keeps the random numbers, those of `seed`.
-    """
-    chosen = [effect for effect in _EFFECTS if depth is not None or effect.apply is not _haze]
-    return [replace(effect, apply=partial(effect.apply, depth=depth, seed=seed)) for effect in chosen]
+def _chance() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
-def _chance(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _haze(gt, *, depth, seed, beta, airlight):
+def _haze(gt, depth, *, beta, airlight):
     t = degrade.transmission(depth, beta)
     return {"t, what gets through": t, "I, hazy": degrade.haze(gt, depth, beta, airlight)}
 
 
-def _rain(gt, *, depth, seed, density, length, angle, brightness):
-    knobs = {"density": density, "length": length, "angle": angle, "brightness": brightness}
-    a = degrade.rain(torch.zeros_like(gt), **knobs, generator=_chance(seed))  # rain before black is a itself
+def _rain(gt, depth, **knobs):
+    a = degrade.rain(torch.zeros_like(gt), **knobs, generator=_chance())  # rain before black is a itself
     return {"a, streaks": a, "I, rainy": gt * (1 - a) + a}
 
 
-def _shake(gt, *, depth, seed, reach):
-    kernel = degrade.camera_shake_kernel(2 * int(reach) + 1, generator=_chance(seed))
+def _shake(gt, depth, *, reach):
+    kernel = degrade.camera_shake_kernel(2 * int(reach) + 1, generator=_chance())
     return {"k, path of the light": kernel / kernel.max(), "I, shaken": degrade.motion_blur(gt, kernel)}
 
 
-def _noise(gt, *, depth, seed, sigma):
-    noisy = degrade.noise(gt, sigma, generator=_chance(seed), clip=False)
+def _noise(gt, depth, *, sigma):
+    noisy = degrade.noise(gt, sigma, generator=_chance(), clip=False)
     return {"n + 0.5, noise": 0.5 + noisy - gt, "I, noisy": noisy}
 
 
-def _shrink(gt, *, depth, seed, scale):
+def _shrink(gt, depth, *, scale):
     height, width = (n - n % int(scale) for n in gt.shape[1:])
     return {"I, low resolution": degrade.bicubic(gt[:, :height, :width], 1 / int(scale))}
 
 
-_EFFECTS = (
+EFFECTS = (  # haze, the first, needs a depth
     Effect(
         "haze",
         "I = J·t + A·(1 − t),  t = exp(−β·d)",

@@ -1,22 +1,17 @@
 """Sliders in a page that has no kernel: pictures made beforehand, among which the page itself chooses.
 
-Beside its still picture, a view that nobody watched while it was made leaves these pictures in the notebook, under a
-type of our own (`MIME`) that JupyterLab, GitHub and nbconvert pass over: they show the still. What is built from the
-notebook, the book and the slides, puts `as_html` in its place: the still, and a script that turns it into sliders. So a
-page never shows a slider that does not move.
+A view that nobody watched while it was made leaves these pictures beside its still in the notebook, under a type of our
+own (`MIME`) that JupyterLab, GitHub and nbconvert pass over. The book and the slides put `as_html` in its place: the
+still, and a script that turns it into sliders. So a page never shows a slider that does not move.
 """
 
 import base64
 import html
-import io
-import itertools
 import json
+import math
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image
-
-from mclir_nb.views.style import picture
+from mclir_nb.views.style import encode
 
 MIME = "application/vnd.mclir.view+json"
 SCRIPT = """(() => {
@@ -57,16 +52,13 @@ def slider(name: str, labels: Sequence, start: int = 0) -> dict:
 
 
 def pictures(name: str, images: Sequence, by: Sequence[int] = (), side: int = 192, quality: int = 75) -> dict:
-    """A picture that depends on sliders.
+    """A picture, with its name above it, that depends on the sliders of these numbers.
 
-    Args:
-        name: the line above it.
-        images: as `style.picture` accepts them; one for each setting, that of the last slider in `by` changing first.
-        by: numbers of the sliders.
-        side: larger pictures are reduced to this many pixels.
-        quality: of the JPEG.
+    There is an image, as `style.picture` accepts it, for each setting, that of the last slider in `by` changing first;
+    larger ones are reduced to `side` pixels.
     """
-    return {"name": name, "by": list(by), "pictures": [_jpeg(image, side, quality) for image in images]}
+    encoded = [base64.b64encode(encode(image, quality, side, subsampling=2)).decode() for image in images]
+    return {"name": name, "by": list(by), "pictures": encoded}
 
 
 def texts(lines: Sequence[str], by: Sequence[int] = ()) -> dict:
@@ -75,22 +67,14 @@ def texts(lines: Sequence[str], by: Sequence[int] = ()) -> dict:
 
 
 def view(sliders: list[dict], panels: list[dict], wipe: bool = False) -> dict:
-    """What a page shows.
+    """What a page shows: panels of `pictures` and `texts`, by sliders of `slider`.
 
-    Args:
-        sliders: of `slider`.
-        panels: of `pictures` and `texts`.
-        wipe: two pictures on top of each other; the first slider's label is the share of the second that is seen, in
-            per cent.
-
-    Raises:
-        ValueError: a panel has not as many pictures or texts as its sliders have settings.
+    Or, with `wipe`, two pictures on top of each other: the first slider's label is the share of the second that is
+    seen, in per cent.
     """
     for panel in panels:
-        settings = len(list(itertools.product(*(sliders[s]["labels"] for s in panel["by"]))))
-        there = len(panel.get("pictures", panel.get("texts", ())))
-        if there != settings:
-            raise ValueError(f"panel {panel['name']!r} has {there} contents for {settings} settings of its sliders")
+        settings = math.prod(len(sliders[s]["labels"]) for s in panel["by"])
+        assert len(panel.get("pictures", panel.get("texts"))) == settings, f"{panel['name']} has not every setting"
     return {"sliders": sliders, "panels": panels, "wipe": wipe}
 
 
@@ -110,11 +94,3 @@ def embed(notebook: dict) -> dict:
         if shown := data.pop(MIME, None):
             data["text/html"] = as_html(shown, "".join(data["image/jpeg"]), "".join(data["text/plain"]))
     return notebook
-
-
-def _jpeg(image, side: int, quality: int) -> str:
-    levels = Image.fromarray((picture(image) * 255 + 0.5).astype(np.uint8))
-    levels.thumbnail((side, side))
-    stream = io.BytesIO()
-    levels.save(stream, "jpeg", quality=quality)
-    return base64.b64encode(stream.getvalue()).decode()

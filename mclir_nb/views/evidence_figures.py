@@ -1,6 +1,5 @@
 """Figures of evidence: paired differences, dose-response, gain beside cost, the probe, curves of arms."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,52 +8,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from mclir_nb.experiments import intervals
-from mclir_nb.views.style import COLOURS, MARKERS, arm_colour, styled
+from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
 SAME = 0.005  # dB; weights whose means differ by less are drawn once
 
 
 @styled
-def paired_differences(frame: pd.DataFrame, *, unit: str = "dB", baseline: str = "plain") -> Figure:
-    """Gains over the baseline, seed by seed, their mean and its 95 % interval (t distribution over seeds).
+def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figure:
+    """Gains over the baseline in dB, seed by seed, their mean and its 95 % interval; the largest gain at the top.
 
     Args:
         frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed). A column `weights`
             ("raw" or "ema") tells two kinds apart: the EMA is drawn, hollow, where its means differ. Of several
             settings (columns task, scale, network) each has a panel; more than three share one.
-        unit: of the difference.
         baseline: name of the arm at zero.
 
-    Returns:
-        Figure, the largest gain at the top. An arm with one seed has no interval, and the figure says so.
-
     Raises:
-        ValueError: for missing columns or no rows.
+        ValueError: for no rows.
     """
-    missing = {"arm", "seed", "difference"} - set(frame.columns)
-    if missing or frame.empty:
-        found = f"no column {', '.join(sorted(missing))}" if missing else "no rows"
-        raise ValueError(f"the table of differences has {found}; it needs arm, seed and difference, one row per pair")
-    panels = _by_setting(frame)
-    if len(panels) > PANELS:
-        panels = {"": pd.concat(part.assign(arm=f"{where}: " + part["arm"]) for where, part in panels.items())}
-    order = [
-        list(part.groupby("arm")["difference"].mean().sort_values(ascending=False).index) for part in panels.values()
-    ]
-    figure = Figure((10 if len(panels) > 1 else 8, 0.9 + 0.3 * max(map(len, order))), layout="constrained")
-    for axes, (where, part), arms in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), order, strict=True
-    ):
-        axes.axvline(0, color=arm_colour("plain"), lw=1)
-        kinds = _kinds(part)
+    if frame.empty:
+        raise ValueError("the table of differences has no rows; give runs of the baseline and of another arm")
+    looks, parts = arm_styles(frame["arm"]), _by_setting(frame)
+    if len(parts) > PANELS:
+        parts = {"": pd.concat(part.assign(arm=f"{where}: " + part["arm"]) for where, part in parts.items())}
+    gains = {where: part.groupby("arm")["difference"].mean().sort_values() for where, part in parts.items()}
+    height = 0.9 + 0.3 * max(map(len, gains.values()))
+    figure, places = panels(10 if len(parts) > 1 else 8, height, len(parts))
+    for axes, (where, part) in zip(places, parts.items(), strict=True):
+        arms, kinds = list(gains[where].index[::-1]), _kinds(part)
+        axes.axvline(0, color=COLOURS["plain"], lw=1)
         for row, arm in enumerate(arms):
             for k, (kind, values) in enumerate(kinds.items()):
                 own = values.loc[values["arm"] == arm, "difference"].dropna()
                 y = row + (k - (len(kinds) - 1) / 2) * 0.4
-                _interval(axes, own, y, arm_colour(arm.rpartition(": ")[2]), kind, written=len(panels) == 1)
+                _interval(axes, own, y, looks[arm.rpartition(": ")[2]]["color"], kind, written=len(parts) == 1)
         axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), title=where)
-        axes.set_xlabel(f"difference to {baseline} ({unit})")
+        axes.set_xlabel(f"difference to {baseline} (dB)")
         axes.grid(axis="y", visible=False)
     return figure
 
@@ -91,16 +81,14 @@ def _interval(axes, values: pd.Series, y: float, colour: str, kind: str, written
 
 
 @styled
-def dose_response(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
-    """Gain over plain training against the dose of SPN, and the opposite sign at its dose.
+def dose_response(table: pd.DataFrame) -> Figure:
+    """Gain over plain training against the dose of SPN, and the opposite sign at its dose; a panel per setting.
+
+    Raw weights are filled, EMA hollow; bars: 95 % over seeds. The dose is the one that was asked for; a grey line leads
+    to the dose as measured inside the runs.
 
     Args:
         table: of `evidence.results`; arms that have a dose and whose name begins with spn, and history-positive.
-        unit: of the gain.
-
-    Returns:
-        Figure, a panel per setting: raw weights filled, EMA hollow; bars: 95 % over seeds. The dose is the one that was
-        asked for; a grey line leads to the dose as measured inside the runs.
 
     Raises:
         ValueError: no arm has a dose.
@@ -109,57 +97,49 @@ def dose_response(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
     table = table[spn & table["dose"].notna()].sort_values("dose")
     if table.empty:
         raise ValueError("no arm of this table has a dose; give evidence.results of a record such as D")
-    panels = _by_setting(table)
-    figure = Figure((min(10, 5 * len(panels)), 3.4), layout="constrained")
-    for axes, (where, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.axhline(0, color=arm_colour("plain"), lw=1)
-        for sign, rows in part.groupby(part["arm"] == "history-positive"):
-            colour, name = arm_colour("history-positive" if sign else "spn"), "towards the past" if sign else "SPN"
+    parts = _by_setting(table)
+    figure, places = panels(min(10, 5 * len(parts)), 3.4, len(parts))
+    for axes, (where, part) in zip(places, parts.items(), strict=True):
+        axes.axhline(0, color=COLOURS["plain"], lw=1)
+        for towards, rows in part.groupby(part["arm"] == "history-positive"):
+            colour, name = ARMS["history-positive" if towards else "spn"], "towards the past" if towards else "SPN"
             for kind, aside, fill in (("raw", 0.97, colour), ("ema", 1.03, "white")):
                 label = f"{name}, {'raw weights' if kind == 'raw' else 'EMA'}"
                 style = dict(color=colour, mfc=fill, capsize=3, markersize=5, lw=1, label=label)
                 gain, half = rows[f"gain_{kind}"], rows[f"half_{kind}"]
-                axes.errorbar(rows["dose"] * aside, gain, yerr=half.fillna(0), fmt="s" if sign else "o-", **style)
+                axes.errorbar(rows["dose"] * aside, gain, yerr=half.fillna(0), fmt="s" if towards else "o-", **style)
             for row in rows.itertuples():
                 axes.plot([row.dose, row.dose_measured], [row.gain_raw] * 2, color="#bbbbbb", lw=1, zorder=0)
         doses = sorted(set(part["dose"]))
         axes.set(xscale="log", xlabel="dose: share of the term in the update", title=where)
         axes.set_xticks(doses, [f"{dose:g}" for dose in doses])
         axes.minorticks_off()
-    figure.axes[0].set_ylabel(f"paired gain over plain ({unit})")
-    figure.axes[0].legend(fontsize=7)
+    places[0].set_ylabel("paired gain over plain (dB)")
+    places[0].legend(fontsize=7)
     return figure
 
 
 @styled
-def gain_beside_cost(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
-    """Every arm at its cost: mean paired gain, raw weights, with its 95 % interval against the cost of the run.
+def gain_beside_cost(table: pd.DataFrame) -> Figure:
+    """Mean paired gain of every arm, raw weights, with its 95 % interval, against the cost of the run.
 
     Args:
-        table: of `evidence.results`.
-        unit: of the gain.
-
-    Returns:
-        Figure, a panel per setting, three at most; up is better, left is cheaper.
+        table: of `evidence.results`; a panel per setting, three at most.
     """
-    panels, arms = dict(list(_by_setting(table).items())[:PANELS]), sorted(set(table["arm"]))
-    figure = Figure((10 if len(panels) > 1 else 8, 3.6), layout="constrained")
-    for axes, (where, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.axhline(0, color=arm_colour("plain"), lw=1)
+    parts, looks = dict(list(_by_setting(table).items())[:PANELS]), arm_styles(table["arm"])
+    figure, places = panels(10 if len(parts) > 1 else 8, 3.6, len(parts))
+    for axes, (where, part) in zip(places, parts.items(), strict=True):
+        axes.axhline(0, color=COLOURS["plain"], lw=1)
         for number, row in enumerate(part.sort_values("run_cost").itertuples()):
-            marker = MARKERS[arms.index(row.arm) % len(MARKERS)]
-            style = dict(color=arm_colour(row.arm), fmt=marker, label=row.arm)
-            half = None if math.isnan(row.half_raw) else row.half_raw
-            axes.errorbar(
-                row.run_cost * (1 + 0.004 * number), row.gain_raw, yerr=half, capsize=3, markersize=5, **style
-            )
+            style = looks[row.arm] | {"linestyle": "none", "label": row.arm, "capsize": 3, "markersize": 5}
+            axes.errorbar(row.run_cost * (1 + 0.004 * number), row.gain_raw, yerr=row.half_raw, **style)
         axes.set(xlabel="multiplications of the run / those of plain", title=where)
         if max(part["gain_raw"].abs() + part["half_raw"].fillna(0)) > 1:
             axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.set_title(f"{where} (logarithmic beyond 0.1)".strip())
-    figure.axes[0].set_ylabel(f"paired gain over plain ({unit})")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
+    places[0].set_ylabel("paired gain over plain (dB)")
+    figure.legend(*places[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure
 
 
@@ -167,22 +147,20 @@ def gain_beside_cost(table: pd.DataFrame, *, unit: str = "dB") -> Figure:
 def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
     """Which directions help a held-out loss: mean cosine with its downhill direction, and its interval over seeds.
 
+    Right of zero helps. Filled: while training plain; hollow: while training with SPN. A panel per task.
+
     Args:
         table: of `push_study.summary`: task, rate, term, direction, mean, low, high.
         directions: which, from top to bottom.
-
-    Returns:
-        Figure, a panel per task; right of zero helps. Filled: while training plain; hollow: while training with SPN.
     """
-    rate = table["rate"].iloc[0]
-    table = table[(table["rate"] == rate) & table["direction"].isin(directions)]
+    table = table[(table["rate"] == table["rate"].iloc[0]) & table["direction"].isin(directions)]
     tasks = list(table["task"].unique())[:PANELS]
-    figure = Figure((10, 0.9 + 0.3 * len(directions)), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks, strict=True):
-        axes.axvline(0, color=arm_colour("plain"), lw=1)
+    figure, places = panels(10, 0.9 + 0.3 * len(directions), len(tasks), sharey=True)
+    for axes, task in zip(places, tasks, strict=True):
+        axes.axvline(0, color=COLOURS["plain"], lw=1)
         for row in table[table["task"] == task].itertuples():
             y = directions.index(row.direction) + (0.15 if row.term == "spn" else -0.15)
-            half = None if math.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
+            half = [[row.mean - row.low], [row.high - row.mean]]
             colour = COLOURS["history" if row.direction.startswith("push") else "restored"]
             fill = "white" if row.term == "spn" else colour
             axes.errorbar(row.mean, y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
@@ -193,32 +171,19 @@ def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
 
 
 @styled
-def arm_curves(curves: pd.DataFrame, arms: list[str] | None = None) -> Figure:
-    """Three panels over the steps, means over seeds: validation PSNR of the EMA, the reconstruction loss, and r.
+def arm_curves(curves: pd.DataFrame) -> Figure:
+    """Validation PSNR of the EMA, the reconstruction loss, and r over the steps, means over seeds, a line per arm.
 
     Args:
         curves: of `run_tables.curves` or a record, one setting.
-        arms: which, in this order; None: all.
-
-    Returns:
-        Figure, 10 inches wide.
-
-    Raises:
-        ValueError: for an unknown arm or no rows.
     """
-    there = list(dict.fromkeys(curves["arm"])) if "arm" in curves else []
-    arms = there if arms is None else arms
-    missing = [arm for arm in arms if arm not in there]
-    if missing or not there:
-        raise ValueError(f"no curves of {', '.join(missing) or 'any arm'}; arms: {', '.join(there) or 'none'}")
-    figure = Figure((10, 3), layout="constrained")
-    panels = {"val_psnr_ema": "validation PSNR, EMA (dB)", "l_rec": "l_rec", "r": "r = λ l_neg / l_rec"}
-    for axes, (column, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for number, arm in enumerate(arms):
+    figure, places = panels(10, 3, 3)
+    shown = {"val_psnr_ema": "validation PSNR, EMA (dB)", "l_rec": "l_rec", "r": "r = λ l_neg / l_rec"}
+    for axes, (column, label) in zip(places, shown.items(), strict=True):
+        for arm, look in arm_styles(curves["arm"]).items():
             mean = curves[curves["arm"] == arm].groupby("step")[column].mean().dropna()
             if len(mean):  # plain has no r
-                style = dict(color=arm_colour(arm), marker=MARKERS[number % len(MARKERS)], markersize=3, lw=1)
-                axes.plot(mean.index, mean, label=arm, **style)
+                axes.plot(mean.index, mean, label=arm, markersize=3, lw=1, **look)
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
+    figure.legend(*places[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure

@@ -7,23 +7,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mclir_nb.experiments.trajectory import Watched
-from mclir_nb.views.style import COLOURS, HISTORIES, history_colours, styled
+from mclir_nb.views.style import COLOURS, HISTORIES, history_colours, panels, styled
 
 
 @styled
-def number_pictures(tables: dict, roles: Sequence[str] = ()) -> Figure:
+def number_pictures(tables: dict, roles: Sequence[str]) -> Figure:
     """Small grey pictures with their values written into the pixels, in a row.
 
     Args:
         tables: {name: (h, w) values in [0, 1]}, at most six of at most 6 x 6 pixels.
         roles: of each picture, keys of `style.COLOURS`, for its frame and name.
-
-    Returns:
-        Figure.
     """
-    figure = Figure((1.75 * len(tables), 2.0), layout="constrained")
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    for panel, (name, table), role in zip(panels, tables.items(), roles or ["plain"] * len(tables), strict=True):
+    figure, places = panels(1.75 * len(tables), 2.0, len(tables))
+    for panel, (name, table), role in zip(places, tables.items(), roles, strict=True):
         values = np.asarray(table, dtype=float)
         panel.imshow(values, cmap="gray", vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(values):
@@ -42,13 +38,9 @@ def age_curves(schedules: dict[str, pd.DataFrame]) -> Figure:
 
     Args:
         schedules: {title: table of `history_analysis.ages`}.
-
-    Returns:
-        Figure, 10 inches wide.
     """
-    figure = Figure((10, 2.8), layout="constrained")
-    panels = figure.subplots(1, len(schedules), squeeze=False)[0]
-    for panel, (title, table) in zip(panels, schedules.items(), strict=True):
+    figure, places = panels(10, 2.8, len(schedules))
+    for panel, (title, table) in zip(places, schedules.items(), strict=True):
         columns = table.columns[1:]
         for column, colour in zip(columns, history_colours(len(columns)), strict=True):
             panel.plot(table.step, table[column], color=colour, lw=1.2, label=column)
@@ -65,12 +57,8 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     Args:
         watched: of `trajectory.watch`.
         fixed: {name: mean PSNR in dB} of negatives that do not change.
-
-    Returns:
-        Figure, 10 inches wide: the values, and the same seen from the model.
     """
-    figure = Figure((10, 3.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(10, 3.0, 2)
     table, styles = watched.table, ("--", ":", "-.")
     for (name, value), style in zip(fixed.items(), styles, strict=False):
         left.axhline(value, color=COLOURS["lq"], ls=style, lw=1.4, label=name)
@@ -94,12 +82,8 @@ def direction_of_push(watched: Watched, gains: pd.DataFrame) -> Figure:
     Args:
         watched: of `trajectory.watch`.
         gains: of `trajectory.extrapolations`.
-
-    Returns:
-        Figure, 10 inches wide.
     """
-    figure = Figure((10, 3.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(10, 3.0, 2)
     left.plot(watched.table.step, watched.table.alignment, color=COLOURS["history"], label="push from the past")
     left.plot(watched.table.step, watched.table.control, color=COLOURS["plain"], ls=":", label="push from noise")
     left.set(title="Push on the weights, and their recent movement", xlabel="training step", ylabel="cosine")

@@ -30,22 +30,14 @@ def behind_shrinking(lq: Tensor, starts: Sequence[Tensor], rounds: int = 40) -> 
 
     Args:
         lq: (3, H / s, W / s), float.
-        starts: pictures (3, H, W) to begin from, s a whole factor.
+        starts: pictures (3, H, W) to begin from, s a whole factor; what comes of them can leave [0, 1] a little.
         rounds: each leaves a small part of the difference.
-    Returns:
-        One (3, H, W) picture per start; it can leave [0, 1] a little.
-    Raises:
-        ValueError: if a start is not a whole factor larger than lq.
+
     Source: Irani and Peleg, Improving resolution by image registration, 1991.
     """
     pictures = []
     for start in starts:
         scale = start.shape[-1] // lq.shape[-1]
-        if start.shape != (3, lq.shape[1] * scale, lq.shape[2] * scale):
-            raise ValueError(
-                f"a start of shape {tuple(start.shape)} is not a whole factor larger than lq, "
-                f"{tuple(lq.shape)}; crop or enlarge it"
-            )
         for _ in range(rounds):
             start = start + degrade.bicubic(lq - degrade.bicubic(start, 1 / scale), scale)
         pictures.append(start)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from torch import Tensor
 
 from mclir_nb.views.figures import WIDTH
-from mclir_nb.views.style import COLOURS, MARKERS, difference, picture, styled
+from mclir_nb.views.style import COLOURS, MARKERS, difference, panels, picture, show_image, styled
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4)  # dB, of a logarithmic axis
 
@@ -24,19 +24,14 @@ def improvements(gains: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
         gains: of `paper.gains`.
         retrained: of `paper.retrainings`; where `same_recipe` is "yes", the distance of the retrained base from the
             quoted one is marked above the dot it belongs to.
-
-    Returns:
-        Figure, 10 inches wide, one panel per task.
     """
     tasks = [gains[gains["task"] == task] for task in gains["task"].unique()]
     same = retrained[retrained["same_recipe"] == "yes"]
-    figure = Figure((WIDTH, 4.6), layout="constrained")
     rows = [len(part.groupby(["network", "scale"])) + 1 for part in tasks]
     halves = [max(rows[0], rows[2]), max(rows[1], rows[3])]
-    panels = figure.subplots(2, 2, sharex=True, height_ratios=halves).T.flat
-    for axes, part in zip(panels, tasks, strict=True):
+    figure, places = panels(WIDTH, 4.6, 2, 2, sharex=True, height_ratios=halves)
+    for axes, part in zip((places[k] for k in (0, 2, 1, 3)), tasks, strict=True):  # column by column
         _gains_of(axes, part, same)
-    for axes in figure.axes:
         axes.set(xscale="log", xlim=(0.008, 5))
         axes.xaxis.set_major_locator(FixedLocator(TICKS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -79,9 +74,6 @@ def visual_comparison(
         score: (image, gt) -> dB, of whole pictures.
         signed: {name: (H, W) map}, cropped and drawn in PuOr at the end, white is 0.
 
-    Returns:
-        Figure, 10 inches wide.
-
     Raises:
         ValueError: for a box outside the picture, or outputs of another size.
     """
@@ -103,37 +95,25 @@ def visual_comparison(
     high = lines * (side * height / width + 0.42)
     figure = Figure((WIDTH, max(high, WIDTH * 0.4 * whole.shape[0] / whole.shape[1] + 0.3)), layout="constrained")
     left_part, right_part = figure.subfigures(1, 2, width_ratios=[0.41, 0.59], squeeze=False)[0]
-    _draw(left_part.subplots(), whole, "gt, the box enlarged", {}).add_patch(
-        Rectangle((left, top), width, height, fill=False, ec="#FFD400", lw=2)
-    )
-    panels = right_part.subplots(lines, columns, squeeze=False).flat
-    for (name, crop, options), axes in zip(crops, panels, strict=False):
-        _draw(axes, crop, "", options).set_xlabel(name, fontsize=8, labelpad=2)
-    for axes in list(panels):
+    frame = left_part.subplots()
+    show_image(frame, whole, "gt, the box enlarged", interpolation=_smooth(whole))
+    frame.add_patch(Rectangle((left, top), width, height, fill=False, ec="#FFD400", lw=2))
+    places = list(right_part.subplots(lines, columns, squeeze=False).flat)
+    for (name, crop, options), axes in zip(crops, places, strict=False):
+        show_image(axes, crop, interpolation=_smooth(crop), **options)
+        axes.set_xlabel(name, fontsize=8, labelpad=2)
+    for axes in places[len(crops) :]:
         axes.set_axis_off()
     return figure
 
 
-def _draw(axes, image: np.ndarray, title: str, options: dict):
-    """One picture or map without axes."""
-    axes.imshow(image, interpolation="nearest" if image.shape[1] < 200 else "antialiased", **options)
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=8, pad=3)
-    return axes
+def _smooth(image: np.ndarray) -> str:
+    """Small pictures are enlarged by repeating pixels."""
+    return "nearest" if image.shape[1] < 200 else "antialiased"
 
 
 def busiest(values: Tensor, side: int) -> tuple[int, int, int, int]:
-    """The square in which a map is largest on average, so that nobody has to choose where to look.
-
-    Args:
-        values: (H, W), >= 0.
-        side: of the square in pixels, at most H and W.
-
-    Returns:
-        (top, left, side, side).
-    """
+    """(top, left, side, side) of the square in which a map (H, W) is largest on average: nobody has to choose one."""
     mean = torch.nn.functional.avg_pool2d(values[None, None], side, 1)[0, 0]
     top, left = divmod(int(mean.argmax()), mean.shape[1])
     return top, left, side, side
@@ -146,14 +126,10 @@ def ablations(theirs: pd.DataFrame, ours: pd.DataFrame) -> Figure:
     Args:
         theirs: of `paper.neighbours`: source, question, setting, psnr_db.
         ours: of `paper.our_ablations`: question, setting, mean, low, high (gain over plain, dB), record.
-
-    Returns:
-        Figure, a column per question (three).
     """
     questions = list(theirs["question"].unique())
-    figure = Figure((WIDTH, 4.2), layout="constrained")
-    panels = figure.subplots(2, len(questions), sharey="row")
-    for axes, below, question in zip(*panels, questions, strict=True):
+    figure, places = panels(WIDTH, 4.2, len(questions), 2, sharey="row")
+    for axes, below, question in zip(places, places[len(questions) :], questions, strict=False):
         rows = theirs[theirs["question"] == question]
         axes.plot(rows["setting"].astype(str), rows["psnr_db"], "o-", color=COLOURS["plain"])
         axes.set_title(f"{question}, theirs: {rows['source'].iloc[0].split(' (')[0]}", loc="left")
@@ -161,10 +137,9 @@ def ablations(theirs: pd.DataFrame, ours: pd.DataFrame) -> Figure:
         below.axhline(0, color=COLOURS["plain"], lw=1)
         half = [mine["mean"] - mine["low"], mine["high"] - mine["mean"]]
         below.errorbar(mine["setting"], mine["mean"], yerr=half, fmt="o", capsize=3, color=COLOURS["restored"])
-        below.set_title(
-            f"{question}, ours: {'record ' + mine['record'].iloc[0] if len(mine) else 'not run'}", loc="left"
-        )
+        record = f"record {mine['record'].iloc[0]}" if len(mine) else "not run"
+        below.set_title(f"{question}, ours: {record}", loc="left")
         below.set_xlim(-0.5, len(mine) - 0.5)
-    panels[0, 0].set_ylabel("PSNR (dB), single runs")
-    panels[1, 0].set_ylabel("gain over plain (dB), 95 %")
+    places[0].set_ylabel("PSNR (dB), single runs")
+    places[len(questions)].set_ylabel("gain over plain (dB), 95 %")
     return figure

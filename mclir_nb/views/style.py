@@ -7,7 +7,7 @@ on a fixed 0..1 scale; error maps share one scale.
 import functools
 import io
 import math
-import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -48,7 +48,13 @@ ARMS = {  # of a comparison, the same in all figures; doses of SPN from light to
     "c2r": "#CC6677",
     "pcl": "#E69F00",
 }
-MORE_ARMS = ("#8C564B", "#332288", "#44AA99", "#E377C2", "#7F7F00", "#A6761D", "#661100", "#6699CC")
+# fmt: off
+MORE_ARMS = (  # each as far as possible (CIEDE2000) from the arms above and from the ones before it
+    "#802000", "#806000", "#6000E0", "#8080A0", "#006060", "#E00020",
+    "#A08060", "#404000", "#8060E0", "#20A000", "#60A0A0", "#604080",
+)
+# fmt: on
+LINES = ("-", "--", ":", "-.")
 HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slowest first
 MARKERS = "os^Dv<>PX*"
 DPI = 110  # 10 inches are 1100 pixels
@@ -70,9 +76,35 @@ STYLE = {
 }
 
 
-def arm_colour(name: str) -> str:
-    """The colour of an arm: that of `ARMS`, else one that depends on the name alone."""
-    return ARMS.get(name) or MORE_ARMS[zlib.crc32(name.encode()) % len(MORE_ARMS)]
+def arm_styles(names: Iterable[str]) -> dict[str, dict]:
+    """{name: color, marker and linestyle} of the arms of one figure, no two alike.
+
+    An arm of `ARMS` looks the same in every figure. The others get MORE_ARMS in alphabetical order, and where there are
+    more of them than colours, another line with every round.
+    """
+    names, styles = list(dict.fromkeys(names)), {}
+    others = sorted(name for name in names if name not in ARMS)
+    for name in names:
+        number = list(ARMS).index(name) if name in ARMS else others.index(name)
+        around, place = (0, number) if name in ARMS else divmod(number, len(MORE_ARMS))
+        colour, line = ARMS.get(name, MORE_ARMS[place % len(MORE_ARMS)]), LINES[around % len(LINES)]
+        styles[name] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "linestyle": line}
+    return styles
+
+
+def panels(width: float, height: float, across: int, down: int = 1, **options) -> tuple[Figure, list]:
+    """A figure (inches) and its panels in reading order; `options` of matplotlib's `subplots`."""
+    figure = Figure((width, height), layout="constrained")
+    return figure, list(figure.subplots(down, across, squeeze=False, **options).flat)
+
+
+def show_image(axes, image: np.ndarray, title: str = "", **options):
+    """One picture in [0, 1] without axes: `imshow` with its options."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=8, pad=3, parse_math=False)  # a picture may be called $a$
+    return axes.imshow(image, **{"vmin": 0, "vmax": 1} | options)
 
 
 def history_colours(count: int) -> list:
@@ -94,30 +126,28 @@ def styled(function):
 
 
 def picture(image, name: str = "image") -> np.ndarray:
-    """Any image of this workbook as an array to be shown.
+    """Any image of this workbook as an array to be shown, (H, W, 3) float32, clipped to [0, 1].
 
     Args:
         image: tensor or array, (3, H, W), (1, 3, H, W), (H, W, 3), (1, H, W), (H, W); float [0, 1] or uint8.
-        name: what to call it in an error message.
-
-    Returns:
-        (H, W, 3) float32, clipped to [0, 1].
+        name: what an error message calls it.
 
     Raises:
         ValueError: for another shape, or values that are not finite.
     """
-    array = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image)
-    shape, whole = array.shape, str(getattr(image, "dtype", "")).endswith("uint8")
-    array = array / 255 if whole else array
-    array = array[0] if array.ndim == 4 and shape[0] == 1 else array
-    array = array[..., None] if array.ndim == 2 else array
-    first = array.ndim == 3 and array.shape[0] in (1, 3)
-    if first and (hasattr(image, "detach") or array.shape[-1] not in (1, 3)):
+    tensor = hasattr(image, "detach")
+    array = image.detach().cpu().float().numpy() if tensor else np.asarray(image)
+    shape = array.shape
+    if str(image.dtype).endswith("uint8"):
+        array = array / 255
+    if array.ndim == 4 and shape[0] == 1:
+        array = array[0]
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim == 3 and array.shape[0] in (1, 3) and (tensor or array.shape[-1] not in (1, 3)):
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.size == 0:
-        raise ValueError(
-            f"{name} has shape {shape}; it must be one RGB image, (3, H, W) or (H, W, 3), or one grey (H, W)"
-        )
+        raise ValueError(f"{name} has shape {shape}; it must be one image, RGB (3, H, W) or (H, W, 3), or grey (H, W)")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has NaN or infinite values; look at the network that made it")
     return np.broadcast_to(np.clip(array, 0, 1), (*array.shape[:2], 3)).astype(np.float32)
@@ -127,9 +157,7 @@ def difference(one, other) -> np.ndarray:
     """Mean over R, G, B of |one - other|, (H, W) in [0, 1]; ValueError for images of different sizes."""
     one, other = picture(one, "the first image"), picture(other, "the second image")
     if one.shape != other.shape:
-        raise ValueError(
-            f"images of {one.shape[:2]} and {other.shape[:2]} pixels cannot be compared; crop or resize one"
-        )
+        raise ValueError(f"images of {one.shape[:2]} and {other.shape[:2]} pixels cannot be compared; crop one")
     return np.abs(one - other).mean(-1)
 
 
@@ -145,12 +173,9 @@ def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
 
 
 def aim_picture(image, towards) -> np.ndarray:
-    """A direction drawn on a picture, (H, W, 3) in [0, 1]: green where it leads to the ground truth, brown where away.
+    """A direction on a pale grey picture, (H, W, 3) in [0, 1]: green where it leads to the truth, brown where away.
 
-    Args:
-        image: what it acts on, as `picture` accepts it; shown pale and grey.
-        towards: (H, W), how far it leads towards gt (above 0) or away from it; the scale is the map's own, so that a
-            late moment is as bright as an early one.
+    `towards`, (H, W), is above 0 towards gt; its scale is its own, so that a late moment is as bright as an early one.
     """
     values = np.asarray(towards, dtype=np.float32)
     strength = np.abs(values) / max(float(np.quantile(np.abs(values), 0.97)), 1e-12)
@@ -162,19 +187,10 @@ def aim_picture(image, towards) -> np.ndarray:
 def with_zoom(image, box: tuple[int, int, int], corner: str = "lower right") -> np.ndarray:
     """An image enlarged twice, with a square of it marked and shown again in a corner, twice as large as around it.
 
-    Args:
-        image: as `picture` accepts it.
-        box: (top, left, side) of the square, in pixels of the image.
-        corner: "lower right" or "lower left".
-
-    Raises:
-        ValueError: the square leaves the image.
+    The box is (top, left, side) in pixels of the image, the corner "lower right" or "lower left".
     """
     top, left, side = box
     shown = picture(image)
-    height, width = shown.shape[:2]
-    if not (0 <= top <= height - side and 0 <= left <= width - side and side > 0):
-        raise ValueError(f"the square {box} leaves the {height} x {width} pixels of the image; give top, left, side")
     large = shown.repeat(2, 0).repeat(2, 1)
     inset = shown[top : top + side, left : left + side].repeat(4, 0).repeat(4, 1)[-large.shape[0] :, -large.shape[1] :]
     across = slice(-inset.shape[1], None) if corner == "lower right" else slice(0, inset.shape[1])
@@ -185,29 +201,33 @@ def with_zoom(image, box: tuple[int, int, int], corner: str = "lower right") -> 
     return large
 
 
-def encode(image, quality: int = 90) -> bytes:
-    """An image as `picture` accepts it, as JPEG without colour subsampling, for 1 ms at 512 pixels."""
-    levels = (picture(image) * 255 + 0.5).astype(np.uint8)
+def encode(image, quality: int = 90, side: int | None = None, subsampling: int = 0) -> bytes:
+    """An image as `picture` accepts it, reduced to `side` pixels, as JPEG; subsampling 0: a colour for every pixel."""
+    levels = Image.fromarray((picture(image) * 255 + 0.5).astype(np.uint8))
+    if side:
+        levels.thumbnail((side, side))
     stream = io.BytesIO()
-    Image.fromarray(levels).save(stream, "jpeg", quality=quality, subsampling=0)
+    levels.save(stream, "jpeg", quality=quality, subsampling=subsampling)
     return stream.getvalue()
 
 
-def render(figure: Figure, form: str = "jpeg", colours: int | None = None) -> bytes:
-    """A figure as JPEG (small for photographs) or PNG (sharp for lines), at its own resolution.
-
-    Args:
-        figure: a matplotlib `Figure`.
-        form: "jpeg" or "png".
-        colours: 2 to 256 gives a PNG a palette of so many: a plot looks the same and takes a third of the room.
-    """
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure at its own resolution, (H, W, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    stream = io.BytesIO()
-    options = {"quality": 85} if form == "jpeg" else {"optimize": True}
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def render(figure: Figure, form: str = "jpeg", colours: int | None = None) -> bytes:
+    """A figure as "jpeg" (small for photographs) or "png" (sharp for lines), at its own resolution.
+
+    A PNG with a palette of so many `colours`, 2 to 256, looks the same for a plot and takes a third of the room.
+    """
+    image = Image.fromarray(pixels(figure))
     if colours and form == "png":
         image = image.quantize(colours, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    options = {"quality": 85} if form == "jpeg" else {"optimize": True}
     image.save(stream, form, **options)
     return stream.getvalue()
 

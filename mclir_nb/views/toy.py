@@ -4,6 +4,7 @@ The landscape is a tilted valley, steep across and shallow along its floor, with
 walls are straight, as those of an L1 loss: the pull has a largest value, so a push that is stronger wins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,26 +63,20 @@ def descend(
 
     Args:
         lambda_neg: >= 0.
-        every: steps between the refreshes of each history model, >= 1.
+        every: steps between the refreshes of each history model.
         decay: weight a history model keeps of itself at a refresh, 0 to 1; it starts as an exact copy.
-        steps: >= 1.
-        learning_rate: > 0.
         momentum: heavy-ball momentum to compare with, 0 to below 1.
-        start: first parameters.
+
     Raises:
-        ValueError: for a number outside its range.
+        ValueError: for a negative lambda, where push would be pull.
     """
-    if lambda_neg < 0 or not 0 <= momentum < 1 or not 0 <= decay <= 1 or steps < 1 or min(every, default=1) < 1:
-        raise ValueError(
-            f"lambda_neg {lambda_neg}, momentum {momentum}, decay {decay}, steps {steps} or every "
-            f"{tuple(every)} is out of range; use lambda_neg >= 0, momentum in [0, 1), "
-            "decay in [0, 1], steps and every >= 1"
-        )
+    if lambda_neg < 0:
+        raise ValueError(f"lambda_neg is {lambda_neg}; use 0 or more: the push leads away from the past")
     theta, velocity = np.array(start, dtype=float), np.zeros(2)
     history, rows = np.tile(theta, (len(every), 1)), []
     for step in range(1, steps + 2):
         pull = -gradient(theta)
-        push = lambda_neg * np.sign(theta - history).mean(0) if len(every) else np.zeros(2)
+        push = lambda_neg * np.sign(theta - history).mean(0)
         rows.append((theta, history, pull, push, momentum * velocity / learning_rate, landscape(theta)))
         velocity = momentum * velocity + learning_rate * (pull + push)
         theta = theta + velocity
@@ -93,47 +88,39 @@ def descend(
 class Scene:
     """The toy's landscape drawn once; each frame adds only what moves, in a few milliseconds."""
 
-    def __init__(self, descents):
-        self.reference = descents[0]
-        self._prepare(max(d.l_rec.max() for d in descents))
-        self.canvas.draw()
-        self.size = self.canvas.get_width_height()[::-1]
-        self.background = self.canvas.copy_from_bbox(self.map.figure.bbox)
-
     @styled
-    def _prepare(self, highest: float) -> None:
-        """The still parts, and the artists that move."""
-        figure = Figure((7.6, 3.3), dpi=100, layout="constrained")
+    def __init__(self, descents: Sequence[Descent]):
+        figure, plain = Figure((7.6, 3.3), dpi=100, layout="constrained"), descents[0]
         self.canvas = FigureCanvasAgg(figure)
-        self.map, self.graph = figure.subplots(1, 2, width_ratios=(3, 2))
+        self.map, graph = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_landscape(self.map, 1.9)
         self.map.set(aspect="equal")
-        self.near = self.map.inset_axes((0.66, 0.02, 0.33, 0.44))
-        self.near.set(xlim=(-NEAR, NEAR), ylim=(-NEAR, NEAR), xticks=[], yticks=[], aspect="equal")
-        self.near.set_title("seen from the point", fontsize=7, pad=2)
-        self.near.spines[:].set(visible=True, color=COLOURS["plain"])
-        self.near.plot(0, 0, "o", color=COLOURS["restored"], markersize=6)
-        plain = self.reference
+        near = self.map.inset_axes((0.66, 0.02, 0.33, 0.44))
+        near.set(xlim=(-NEAR, NEAR), ylim=(-NEAR, NEAR), xticks=[], yticks=[], aspect="equal")
+        near.set_title("seen from the point", fontsize=7, pad=2)
+        near.spines[:].set(visible=True, color=COLOURS["plain"])
+        near.plot(0, 0, "o", color=COLOURS["restored"], markersize=6)
         self.map.plot(*plain.theta.T, color=COLOURS["plain"], lw=1, ls=":")
-        self.graph.plot(plain.l_rec, color=COLOURS["plain"], ls=":", label=f"λ = {plain.lambda_neg:g}")
-        self.graph.set(xlabel="step", ylabel="l_rec", ylim=(0, 1.05 * highest))
-        self._add_moving(len(plain.theta))
+        graph.plot(plain.l_rec, color=COLOURS["plain"], ls=":", label=f"λ = {plain.lambda_neg:g}")
+        highest = max(descent.l_rec.max() for descent in descents)
+        graph.set(xlabel="step", ylabel="l_rec", xlim=(0, len(plain.theta) - 1), ylim=(0, 1.05 * highest))
 
-    def _add_moving(self, count: int) -> None:
-        """Artists that `pixels` moves; animated: left out of the background."""
-        moving = {"animated": True, "zorder": 5}
-        self.path = self.map.plot([], [], color=COLOURS["restored"], **moving)[0]
-        square = {"color": COLOURS["history"], "markersize": 7, "mfc": "none", "mew": 1.8, "ls": "", **moving}
-        self.olds, self.close = (axes.plot([], [], "s", **square)[0] for axes in (self.map, self.near))
-        self.trail = self.near.plot([], [], color=COLOURS["restored"], lw=1, **moving)[0]
-        self.here = self.map.plot([], [], "o", color=COLOURS["restored"], markersize=8, **moving)[0]
+        moving = {"animated": True, "zorder": 5}  # animated: left out of the background
+        line = {"color": COLOURS["restored"], **moving}
+        square = {"color": COLOURS["history"], "markersize": 7, "mfc": "none", "mew": 1.8, **moving}
         arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.008, **moving}
+        self.path = self.map.plot([], [], **line)[0]
         self.arrows = [self.map.quiver([0], [0], [0], [0], color=COLOURS[role], **arrow) for role in ("gt", "history")]
-        self.curve = self.graph.plot([], [], color=COLOURS["restored"], label="chosen λ", **moving)[0]
-        self.dot = self.graph.plot([], [], "o", color=COLOURS["restored"], **moving)[0]
+        self.olds, self.close = (axes.plot([], [], "s", **square)[0] for axes in (self.map, near))
+        self.here = self.map.plot([], [], "o", markersize=8, **line)[0]
+        self.trail = near.plot([], [], lw=1, **line)[0]
+        self.curve = graph.plot([], [], label="chosen λ", **line)[0]
+        self.dot = graph.plot([], [], "o", **line)[0]
         self.state = self.map.text(0.02, 0.93, "", transform=self.map.transAxes, **moving)
-        self.graph.set_xlim(0, count - 1)
-        self.graph.legend(loc="upper right")
+        graph.legend(loc="upper right")
+        self.canvas.draw()
+        self.size = self.canvas.get_width_height()[::-1]
+        self.background = self.canvas.copy_from_bbox(figure.bbox)
 
     def pixels(self, descent, step: int) -> np.ndarray:
         """One frame, (H, W, 3) in [0, 1]. Arrows are 4 times as long as the forces, at most 1."""
@@ -150,18 +137,8 @@ class Scene:
         self.dot.set_data([step], [descent.l_rec[step]])
         self.state.set_text(f"λ = {descent.lambda_neg:g}, step {step}")
         self.canvas.restore_region(self.background)
-        moving = (
-            self.path,
-            *self.arrows,
-            self.olds,
-            self.here,
-            self.trail,
-            self.close,
-            self.curve,
-            self.dot,
-            self.state,
-        )
-        for artist in moving:
+        above = (self.trail, self.close, self.curve, self.dot, self.state)
+        for artist in (self.path, *self.arrows, self.olds, self.here, *above):
             artist.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3] / 255
 

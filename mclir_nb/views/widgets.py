@@ -6,25 +6,25 @@ no figure is drawn anew. Every picture has alternative text; every slider and bu
 
 import base64
 import html
-import io
-from typing import Any
 
 import ipywidgets as w
 import numpy as np
 import torch
-from PIL import Image
 
 from mclir_nb.data import degrade
 from mclir_nb.evaluation import metrics
 from mclir_nb.experiments.history_analysis import MOVED, PUSH, Pushes
 from mclir_nb.progress import is_watched
-from mclir_nb.training.frames import Frames
-from mclir_nb.views import degradation_effects, embedded, history_figures, toy
+from mclir_nb.views import embedded, history_figures, toy
+from mclir_nb.views.degradation_effects import EFFECTS
 from mclir_nb.views.figures import image_grid, maps
-from mclir_nb.views.style import COLOURS, DPI, aim_picture, encode, picture, render
+from mclir_nb.views.style import COLOURS, DPI, aim_picture, encode, picture, pixels, render
 
 PICTURE = "mclir-picture"  # CSS class of what changes when a slider moves
 VIEW = "application/vnd.jupyter.widget-view+json"
+SIDE = 256  # pixels to which the explorer reduces a picture, so that an update takes less than 50 ms
+SETTINGS = 4  # of each degradation, where a page has no kernel
+MOMENTS = 5  # of a training, where a page has no kernel
 
 
 class Live(w.VBox):
@@ -110,9 +110,6 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
         width: largest width on the screen in pixels; small pictures are enlarged by a whole factor.
         caption: what to see; what is left and right of the line is added.
 
-    Returns:
-        Live.
-
     Raises:
         ValueError: for pictures of different sizes.
     """
@@ -126,7 +123,8 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     above = w.Box([picture_above], layout=w.Layout(overflow="hidden", border_right="2px solid white", **same_place))
     stack = w.GridBox([below, above], layout=w.Layout(width=f"{size[1]}px", height=f"{size[0]}px"))
     stack.add_class(PICTURE)
-    slider = _slider(w.IntSlider, f"share of “{names[0]}” (%)", value=50, min=0, max=100, step=2)
+    label = f"share of “{names[0]}” (%)"
+    slider = _slider(w.IntSlider, label, value=50, min=0, max=100, step=2)
 
     def wipe(_=None):
         above.layout.width = f"{size[1] * slider.value // 100}px"
@@ -134,91 +132,53 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     slider.observe(wipe, "value")
     wipe()
     text = f"{caption} Left of the line: {names[0]}; right of it: {names[1]}.".strip()
-    share = embedded.slider(f"share of “{names[0]}” (%)", range(0, 101, 2), 25)
     panels = [embedded.pictures(names[i], [image], side=width) for i, image in ((1, two), (0, one))]
-    view = embedded.view([share], panels, wipe=True)
+    view = embedded.view([embedded.slider(label, range(0, 101, 2), 25)], panels, wipe=True)
     still = image_grid([{names[0]: one, names[1]: two}], panel=size[1] / DPI)
     return Live([slider, stack], render(still), text, view)
 
 
-def degradation_explorer(
-    image, depth=None, *, make=degradation_effects.standard, side: int = 256, caption: str = ""
-) -> Live:
+def degradation_explorer(image: torch.Tensor, depth: torch.Tensor | None = None) -> Live:
     """Choose a degradation, move the symbols of its equation, watch the picture.
 
     Args:
-        image: tensor (3, H, W) in [0, 1].
-        depth: tensor (H, W) in [0, 1], 1 the farthest point; None leaves haze out.
-        make: function of a depth layer (or None) that returns a list of `degradation_effects.Effect`.
-        side: a larger picture is first reduced to this many pixels, so that an update takes less than 50 ms.
-        caption: what to see; the equations are added.
+        image: (3, H, W) in [0, 1].
+        depth: (H, W) in [0, 1], 1 the farthest point; None leaves haze out.
 
     Returns:
         Live; its still shows every effect at its first setting.
-
-    Raises:
-        ValueError: without any effect.
     """
-    image, depth = (None if layer is None else _reduced(layer, side) for layer in (image, depth))
-    choices = make(depth)
-    if not choices:
-        raise ValueError("there is no effect to explore; `make` must return a list of Effect")
+    shrink = SIDE / max(image.shape[1:])
+    if shrink < 1:
+        image = degrade.bicubic(image, shrink).clamp(0, 1)
+        depth = None if depth is None else degrade.bicubic(depth[None], shrink)[0].clamp(0, 1)
+    effects = EFFECTS[depth is None :]
     gt = picture(image, "image")
     height, _ = _shown_size(gt, 256)
-    clear = _titled(gt, "J, clear", _at_height(gt, height))
-    choice = w.ToggleButtons(options=[(e.name, i) for i, e in enumerate(choices)], style={"button_width": "9em"})
-    panels = [[_knob(knob) for knob in effect.knobs] for effect in choices]
+    choice = w.ToggleButtons(options=[(e.name, i) for i, e in enumerate(effects)], style={"button_width": "9em"})
+    knobs = [[_knob(knob) for knob in effect.knobs] for effect in effects]
     equation, controls, view = w.HTML(), w.VBox(), w.HTML()
     view.add_class(PICTURE)
 
     def redraw(_=None):
-        settings = {k.name: s.value for k, s in zip(choices[choice.value].knobs, panels[choice.value], strict=True)}
-        made = _pictures(choices[choice.value].apply(image, **settings))
-        shown = [_titled(p, name, _at_height(p, height)) for name, p in made.items()]
-        view.value = _side_by_side(clear, *shown)
+        effect, sliders = effects[choice.value], knobs[choice.value]
+        made = effect.pictures(image, depth, **{k.name: s.value for k, s in zip(effect.knobs, sliders, strict=True)})
+        sized = [(x, name, (height, max(1, round(x.shape[1] * height / x.shape[0])))) for name, x in made.items()]
+        view.value = _side_by_side(_titled(gt, "J, clear", _shown_size(gt, 256)), *(_titled(*one) for one in sized))
 
     def choose(_=None):
-        equation.value = f'<div style="font-size:120%">{html.escape(choices[choice.value].equation)}</div>'
-        controls.children = panels[choice.value]
+        equation.value = f'<div style="font-size:120%">{html.escape(effects[choice.value].equation)}</div>'
+        controls.children = knobs[choice.value]
         redraw()
 
-    for slider in sum(panels, []):
+    for slider in sum(knobs, []):
         slider.observe(redraw, "value")
     choice.observe(choose, "value")
     choose()
-    text = caption or "Choose a degradation and move its symbols. J is the clear picture, I the degraded one."
-    text += " " + " ".join(f"{e.name}: {e.equation}." for e in choices)
-    return Live([choice, equation, controls, view], _explorer_still(choices, image), text, _settings(choices, image))
-
-
-SETTINGS = 4  # of each degradation, where they are made beforehand
-
-
-def _settings(choices, image) -> dict:
-    """Some settings of each effect's first symbol, for a page without a kernel."""
-    made, said = [], []
-    for effect in choices:
-        first, *others = effect.knobs
-        for value in np.linspace(first.low, first.high, SETTINGS):
-            value = float(first.low + round((value - first.low) / first.step) * first.step)
-            made.append(
-                list(effect.apply(image, **{first.name: value, **{k.name: k.value for k in others}}).values())[-1]
-            )
-            said.append(f"{effect.equation} · {first.label}: {value:g}")
-    sliders = [
-        embedded.slider("degradation", [effect.name for effect in choices]),
-        embedded.slider("setting", [f"{i} of {SETTINGS}" for i in range(1, SETTINGS + 1)], SETTINGS // 2),
-    ]
-    panels = [embedded.texts(said, (0, 1)), embedded.pictures("J, clear", [image])]
-    return embedded.view(sliders, [*panels, embedded.pictures("I, degraded", made, (0, 1))])
-
-
-def _reduced(layer: torch.Tensor, side: int) -> torch.Tensor:
-    """An image (3, H, W) or layer (H, W) with at most about `side` pixels on its longer side, in [0, 1]."""
-    planes = layer if layer.ndim == 3 else layer[None]
-    if max(planes.shape[1:]) > side:
-        planes = degrade.bicubic(planes, side / max(planes.shape[1:])).clamp(0, 1)
-    return planes if layer.ndim == 3 else planes[0]
+    text = "Choose a degradation and move its symbols. J is the clear picture, I the degraded one. "
+    text += " ".join(f"{effect.name}: {effect.equation}." for effect in effects)
+    still, without_kernel = _explorer_still(effects, image, depth), _settings(effects, image, depth)
+    return Live([choice, equation, controls, view], still, text, without_kernel)
 
 
 def _knob(knob) -> w.FloatSlider:
@@ -227,48 +187,45 @@ def _knob(knob) -> w.FloatSlider:
     return _slider(w.FloatSlider, knob.label, readout_format=".0f" if knob.step >= 1 else ".2f", **limits)
 
 
-def _explorer_still(choices, image) -> bytes:
+def _settings(effects, image, depth) -> dict:
+    """Some settings of each effect's first symbol, for a page without a kernel."""
+    made, said = [], []
+    for effect in effects:
+        knob = effect.knobs[0]
+        for value in np.linspace(knob.low, knob.high, SETTINGS):
+            value = float(knob.low + round((value - knob.low) / knob.step) * knob.step)
+            made.append(list(effect.pictures(image, depth, **{knob.name: value}).values())[-1])
+            said.append(f"{effect.equation} · {knob.label}: {value:g}")
+    sliders = [
+        embedded.slider("degradation", [effect.name for effect in effects]),
+        embedded.slider("setting", [f"{i} of {SETTINGS}" for i in range(1, SETTINGS + 1)], SETTINGS // 2),
+    ]
+    panels = [embedded.texts(said, (0, 1)), embedded.pictures("J, clear", [image])]
+    return embedded.view(sliders, [*panels, embedded.pictures("I, degraded", made, (0, 1))])
+
+
+def _explorer_still(effects, image, depth) -> bytes:
     """Every effect at its first setting: the degraded pictures, and below each what its equation adds."""
-    made = [_pictures(e.apply(image, **{k.name: k.value for k in e.knobs})) for e in choices]
-    degraded: dict[str, Any] = {}
-    layers: dict[str, Any] = {}
-    for effect, pictures in zip(choices, made, strict=True):
-        *names, last = pictures
-        degraded[f"{effect.name}: {last}"] = pictures[last]
-        layers |= {f"{effect.name}: {name}": _framed(pictures[name], pictures[last]) for name in names}
-    return render(image_grid([degraded, layers | {"J, clear": picture(image)}]))
+    degraded, layers = {}, {}
+    for effect in effects:
+        *parts, (name, last) = effect.pictures(image, depth).items()
+        degraded[f"{effect.name}: {name}"] = last
+        for part, layer in parts:  # with black beside it where it is narrower: a square kernel fits into the row
+            spare = max(0, round(layer.shape[0] * last.shape[1] / last.shape[0]) - layer.shape[1])
+            layers[f"{effect.name}: {part}"] = np.pad(layer, ((0, 0), (spare // 2, spare - spare // 2), (0, 0)))
+    return render(image_grid([degraded, layers | {"J, clear": image}]))
 
 
-def _framed(layer: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """A layer with black beside it, as wide for its height as another picture: a square kernel fits into the row."""
-    spare = max(0, round(layer.shape[0] * like.shape[1] / like.shape[0]) - layer.shape[1])
-    return np.pad(layer, ((0, 0), (spare // 2, spare - spare // 2), *[(0, 0)] * (layer.ndim - 2)))
-
-
-def _pictures(made: dict) -> dict[str, np.ndarray]:
-    """Every image of an effect, ready to be shown."""
-    return {name: picture(image, name) for name, image in made.items()}
-
-
-def _at_height(image: np.ndarray, height: int) -> tuple[int, int]:
-    """(height, width) on the screen for a given height."""
-    return height, max(1, round(image.shape[1] * height / image.shape[0]))
-
-
-def training_scrubber(found: Pushes, *, width: int = 384, caption: str = "") -> Live:
+def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
     """One picture through training: what the network made of it, what its past made, and where the push sends it.
 
     Every picture is there from the start and the browser alone chooses among them, so no kernel is asked.
 
     Args:
         found: of `history_analysis.pushes`.
-        width: largest width of the two large pictures on the screen.
         caption: what to see; what the numbers say over the whole training is added.
-
-    Returns:
-        Live.
     """
-    kept, aims = found.kept, found.aims()
+    kept, aims, moments = found.kept, found.aims(), range(len(found.kept.steps))
     step = _slider(w.SelectionSlider, "training step", options=[(str(x), i) for i, x in enumerate(kept.steps)])
     step.index = len(kept.steps) // 4
     shown = w.ToggleButtons(options=[(PUSH, 0), (MOVED, 1)], style={"button_width": "14em"})
@@ -278,63 +235,40 @@ def training_scrubber(found: Pushes, *, width: int = 384, caption: str = "") -> 
         w.jslink((step, "index"), (stack, "selected_index"))
         return stack
 
-    large, middle, small = (_shown_size(picture(kept.gt), size) for size in (width, width // 2, 2 * width // 5))
-    restored = by_step(_titled(x, f"restored, {_db(x, kept.gt)}", large) for x in kept.restored)
-    directions = {PUSH: found.push, MOVED: found.moved, **found.controls}
+    def small_pictures(s: int) -> str:
+        pasts = {f"past {k}, {_db(past, kept.gt)}": past for k, past in enumerate(kept.negatives[s], 1)}
+        pictures = {"degraded": kept.lq, "ground truth": kept.gt} | pasts
+        return _side_by_side(*(_titled(image, name, small) for name, image in pictures.items()))
+
+    large, middle, small = (_shown_size(picture(kept.gt), width) for width in (384, 192, 153))
     drawn = {
         name: [aim_picture(r, t) for r, t in zip(kept.restored, found.towards(direction), strict=True)]
-        for name, direction in directions.items()
+        for name, direction in {PUSH: found.push, MOVED: found.moved, **found.controls}.items()
     }
+    restored = by_step(_titled(x, f"restored, {_db(x, kept.gt)}", large) for x in kept.restored)
     aim = w.Stack([by_step(_titled(x, name, large) for x in drawn[name]) for name in (PUSH, MOVED)], selected_index=0)
     w.jslink((shown, "index"), (aim, "selected_index"))
-    moments = range(len(kept.steps))
     beside = by_step("".join(_titled(drawn[name][s], name, middle) for name in found.controls) for s in moments)
     top = w.HBox([restored, aim, beside], layout=w.Layout(flex_flow="row wrap"))
-    below = by_step(_small_pictures(kept, s, small) for s in moments)
+    sentences = [_sentence(found, aims, s) for s in moments]
+    said = by_step(f'<div style="max-width:60em;line-height:1.4">{sentence}</div>' for sentence in sentences)
+    below = by_step(map(small_pictures, moments))
     figure = history_figures.progress_and_gap(found)
-    curves = _with_cursor(figure, kept.steps, by_step)
-    said = by_step(
-        f'<div style="max-width:60em;line-height:1.4">{_sentence(found, aims, s)}</div>' for s in range(len(kept.steps))
-    )
-    view = w.VBox([top, said, below, curves])
+    view = w.VBox([top, said, below, _with_cursor(figure, kept.steps, by_step)])
     view.add_class(PICTURE)
-    text = f"{caption} {_overall(found, aims)}".strip()
-    still = _training_still(found, drawn, figure)
+    push, table = aims[aims.direction == PUSH], found.table
+    text = (
+        f"{caption} Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} "
+        f"moments {push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and "
+        f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
+    )
     controls = [w.HBox([step, _player(step, len(kept.steps), "training steps")]), shown]
-    return Live([*controls, view], still, text, _moments(found, drawn, aims))
-
-
-MOMENTS = 5  # of a training, where a page has no kernel
-
-
-def _moments(found: Pushes, drawn: dict, aims) -> dict:
-    """Some moments of the training: what the network made, its push or a control, and what the numbers say."""
-    kept = found.kept
-    chosen = sorted({round(s) for s in np.linspace(0, len(kept.steps) - 1, MOMENTS)})
-    sliders = [
-        embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
-        embedded.slider("map", list(drawn)),
-    ]
-    shown = [drawn[name][s] for s in chosen for name in drawn]
-    panels = [
-        embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
-        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
-        embedded.pictures("ground truth", [kept.gt]),
-        embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
-    ]
-    return embedded.view(sliders, panels)
+    still = _training_still(found, drawn, figure)
+    return Live([*controls, view], still, text.strip(), _moments(found, drawn, sentences))
 
 
 def _db(image, gt) -> str:
     return f"{metrics.psnr(image.clamp(0, 1), gt):.1f} dB"
-
-
-def _small_pictures(kept: Frames, s: int, size) -> str:
-    """The degraded picture, the ground truth, and what each history made of it."""
-    parts = [_titled(kept.lq, "degraded", size), _titled(kept.gt, "ground truth", size)]
-    for k, past in enumerate(kept.negatives[s], 1):
-        parts.append(_titled(past, f"past {k}, {_db(past, kept.gt)}", size))
-    return _side_by_side(*parts)
 
 
 def _sentence(found: Pushes, aims, s: int) -> str:
@@ -349,16 +283,6 @@ def _sentence(found: Pushes, aims, s: int) -> str:
     )
 
 
-def _overall(found: Pushes, aims) -> str:
-    """What the numbers say over the whole training."""
-    push = aims[aims.direction == PUSH]
-    return (
-        f"Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} moments "
-        f"{push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and progress "
-        f"exceeds gap in {(found.table.progress > found.table.gap).sum()} of {len(found.table)} cases."
-    )
-
-
 def _with_cursor(figure, steps, by_step) -> w.GridBox:
     """Curves over the steps, drawn once, below a line in each panel that stands at the chosen step."""
     image = base64.b64encode(render(figure, "png", colours=64)).decode()
@@ -368,13 +292,12 @@ def _with_cursor(figure, steps, by_step) -> w.GridBox:
 
     def cursor(step: int) -> str:
         lines = ""
-        for axes in figure.axes:
+        for axes in [axes for axes in figure.axes if axes.axison]:
             box, x = axes.bbox, axes.transData.transform((step, 0))[0]
-            if axes.axison:
-                lines += (
-                    f'<div style="position:absolute;left:{x:.0f}px;top:{down - box.y1:.0f}px;width:2px;'
-                    f'height:{box.height:.0f}px;background:{COLOURS["plain"]};opacity:0.6"></div>'
-                )
+            lines += (
+                f'<div style="position:absolute;left:{x:.0f}px;top:{down - box.y1:.0f}px;width:2px;'
+                f'height:{box.height:.0f}px;background:{COLOURS["plain"]};opacity:0.6"></div>'
+            )
         return f'<div style="position:relative;width:{across}px;height:{down}px">{lines}</div>'
 
     same_place = w.Layout(grid_area="1 / 1 / 2 / 2", margin="0")
@@ -383,49 +306,50 @@ def _with_cursor(figure, steps, by_step) -> w.GridBox:
     return w.GridBox([w.HTML(base, layout=same_place), cursors])
 
 
+def _moments(found: Pushes, drawn: dict, sentences: list[str]) -> dict:
+    """Some moments for a page without a kernel: what the network made, its push or a control, what the numbers say."""
+    kept = found.kept
+    chosen = sorted({round(s) for s in np.linspace(0, len(kept.steps) - 1, MOMENTS)})
+    sliders = [
+        embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
+        embedded.slider("map", list(drawn)),
+    ]
+    shown = [drawn[name][s] for s in chosen for name in drawn]
+    panels = [
+        embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
+        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
+        embedded.pictures("ground truth", [kept.gt]),
+        embedded.texts([sentences[s] for s in chosen], (0,)),
+    ]
+    return embedded.view(sliders, panels)
+
+
 def _training_still(found: Pushes, drawn: dict, figure) -> bytes:
     """Three moments with everything that is drawn on them, and the curves below."""
-    kept = found.kept
-    last = len(kept.steps) - 1
-    chosen = sorted({min(1, last), last // 3, last})
+    kept, chosen = found.kept, history_figures.three_moments(found)
     short = {name: name.replace(" of the same size", "") for name in drawn}  # a title is as wide as its picture
     rows = [{"restored": kept.restored[s]} | {short[name]: shown[s] for name, shown in drawn.items()} for s in chosen]
     labels = [f"step {kept.steps[s]}, {_db(kept.restored[s], kept.gt)}" for s in chosen]
-    parts = [maps(rows, labels, width=figure.get_figwidth()), figure]
-    images = [picture(np.asarray(Image.open(io.BytesIO(render(part, "png"))))) for part in parts]
-    return encode(np.concatenate(images), quality=50)
+    above = maps(rows, labels, width=figure.get_figwidth())
+    return encode(np.concatenate([pixels(above), pixels(figure)]), quality=50)
 
 
-def spn_playground(
-    lambdas=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
-    *,
-    first: float | None = None,
-    steps: int = 150,
-    caption: str = "",
-    **settings,
-) -> Live:
+def spn_playground(lambdas=(0.0, 0.05, 0.1, 0.2, 0.3), *, first: float = 0.1, steps: int = 150) -> Live:
     """A model of two parameters: its path, its history models, the pull and the push, by lambda and step.
 
     Args:
         lambdas: weights of the push to choose from; the first, best 0, is drawn dotted for comparison.
-        first: weight to begin with, added to the choices; None: the third of them.
+        first: weight to begin with, added to the choices.
         steps: length of each descent.
-        caption: what to see.
-        settings: further arguments of `toy.descend`: every, decay, learning_rate, momentum, start.
-
-    Returns:
-        Live.
 
     Raises:
-        ValueError: without lambdas, or as `toy.descend`.
+        ValueError: for a negative lambda.
     """
-    if not len(lambdas):
-        raise ValueError("there is no lambda to choose; give at least one, such as lambdas=(0.0, 0.1, 0.5)")
-    lambdas = [*lambdas[:1], *sorted({*lambdas[1:], *([] if first in (None, lambdas[0]) else [first])})]
-    descents = [toy.descend(value, steps=steps, **settings) for value in lambdas]
+    lambdas = [lambdas[0], *sorted({*lambdas[1:], first} - {lambdas[0]})]
+    descents = [toy.descend(value, steps=steps) for value in lambdas]
     scene = toy.Scene(descents)
     chosen = _slider(w.SelectionSlider, "λ, weight of the push", options=[(f"{v:g}", i) for i, v in enumerate(lambdas)])
-    chosen.index = min(2, len(lambdas) - 1) if first is None else lambdas.index(first)
+    chosen.index = lambdas.index(first)
     step = _slider(w.SelectionSlider, "step", options=list(range(steps + 1)), value=min(40, steps))
     view, numbers = w.HTML(), w.HTML()
     view.add_class(PICTURE)
@@ -440,16 +364,11 @@ def spn_playground(
     for slider in (chosen, step):
         slider.observe(show, "value")
     show()
-    text = caption or (
+    text = (
         "The pull (green) points down the valley to the answer (cross); the push (orange) points away from "
         "the history models (squares; the inset shows them near the point). A little λ helps along the floor of the "
         "valley, a lot runs past the answer."
     )
-    player = _player(step, steps + 1, "steps of the descent")
-    return Live([chosen, w.HBox([step, player]), view, numbers], _playground_still(scene, descents), text)
-
-
-def _playground_still(scene, descents) -> bytes:
-    """Three weights of the push, from none to too much, at the last step."""
-    chosen = [descents[i] for i in sorted({0, len(descents) // 2, len(descents) - 1})]
-    return encode(np.concatenate([scene.pixels(d, len(d.theta) - 1) for d in chosen]), quality=85)
+    shown = [descents[i] for i in sorted({0, len(descents) // 2, len(descents) - 1})]  # from no push to too much
+    still = encode(np.concatenate([scene.pixels(descent, steps) for descent in shown]), quality=85)
+    return Live([chosen, w.HBox([step, _player(step, steps + 1, "steps of the descent")]), view, numbers], still, text)

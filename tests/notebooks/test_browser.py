@@ -55,7 +55,7 @@ kept = Frames("x", 0.5 * gt + 0.4, gt, [3, 10, 20, 30, 40], new, old, torch.ones
 moments = [(s, k) for s in kept.steps for k in (1, 2, 3)]
 rows = [dict(step=s, history=k, every=9 * k, age=s % (9 * k), progress=0.2 / k, gap=0.1) for s, k in moments]
 found = Pushes(recipes.get("tiny"), kept, [1e-3] * 5, noise[:, 1], {NOISE: noise[:, 2]}, pd.DataFrame(rows))
-widgets.training_scrubber(found, width=128)""",
+widgets.training_scrubber(found)""",
     "widgets.spn_playground((0.0, 0.1, 0.5), steps=60)",
 ]
 READY = """

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from live_views import pushes
 from matplotlib.figure import Figure
 
-from mclir_nb.experiments import evidence, history_analysis, intervals, paper, trajectory
+from mclir_nb import files, root
+from mclir_nb.experiments import evidence, history_analysis, intervals, paper, probe, push_study, trajectory
 from mclir_nb.experiments.trajectory import Watched
-from mclir_nb.training.frames import Frames
 from mclir_nb.views import (
     cost_figures,
     evidence_figures,
@@ -26,6 +27,8 @@ from mclir_nb.views.schematic import schematic
 
 GT = np.random.default_rng(0).random((24, 32, 3)).astype(np.float32)
 ROW = {"name": "one", "lq": 0.5 * GT, "restored": 0.9 * GT, "negatives": [0.8 * GT, 0.7 * GT], "gt": GT}
+A1 = evidence.read_record("A1")
+RESULTS = evidence.results(A1).assign(dose=0.1, dose_measured=0.12)
 
 
 def log(**columns):
@@ -33,47 +36,11 @@ def log(**columns):
     return pd.DataFrame({"step": [10, 20, 30, 40, 50]} | columns)
 
 
-def runs(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
-    """Runs of plain and other arms: a gain with a small spread."""
-    rows = []
-    for seed in range(seeds):
-        for number, arm in enumerate(("plain", *arms)):
-            score = 20 + seed + (gain + 0.01 * seed * (-1) ** number if number else 0)
-            run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", steps=9)
-            scores = dict(psnr_raw=score, psnr_ema=score)
-            rows.append(run | scores | dict(macs=1.0 + number))
-    return pd.DataFrame(rows)
-
-
-def results(gain: float, arms=("spn", "cr"), seeds: int = 3) -> pd.DataFrame:
-    table = runs(gain, seeds, arms).assign(dose=0.1, dose_measured=0.12, r=0.01, pictures=4)
-    return evidence.results(evidence.Record("X", {}, table, table, table))
-
-
-def gain_beside_cost(gain: float, arms=("spn", "cr")):
-    return evidence_figures.gain_beside_cost(results(gain, arms))
-
-
-def probed() -> pd.DataFrame:
-    rows = [
-        dict(task=task, rate="demo", term=term, direction=direction, seeds=3, mean=0.1, low=-0.1, high=0.3)
-        for task in ("sr", "derain")
-        for term in ("plain", "spn")
-        for direction in ("push", "towards", "noise")
-    ]
-    return pd.DataFrame(rows)
-
-
 def arm_log() -> pd.DataFrame:
     """Curves of two arms, two seeds and two steps."""
-    return pd.DataFrame(
-        [
-            dict(arm=arm, seed=seed, step=step, val_psnr_ema=20 + seed + step, l_rec=0.1, r=0.01)
-            for arm in ("plain", "spn")
-            for seed in (0, 2)
-            for step in (1, 2)
-        ]
-    )
+    keys = pd.MultiIndex.from_product([["plain", "spn"], [0, 2], [1, 2]], names=["arm", "seed", "step"])
+    table = keys.to_frame(index=False)
+    return table.assign(val_psnr_ema=20 + table.seed + table.step, l_rec=0.1, r=0.01)
 
 
 def lag_table() -> pd.DataFrame:
@@ -84,12 +51,6 @@ def lag_table() -> pd.DataFrame:
         for k, every in ((1, 20), (2, None))
     ]
     return pd.DataFrame(rows)
-
-
-def steps_table() -> pd.DataFrame:
-    ratios = {"reference plain": 1.0, "reference SPN": 4.0, "plain": 0.8, "sampled SPN": 0.9, "exact SPN": 2.0}
-    table = pd.DataFrame({"arm": ratios.keys(), "ratio": ratios.values()}).assign(network="edsr", threads=1)
-    return pd.concat([table, table.assign(threads=2)])
 
 
 def noise_table() -> pd.DataFrame:
@@ -109,25 +70,16 @@ def watched() -> Watched:
     return Watched(["one"], gt, gt, [gt * 0.5, gt * 0.8], [[gt * 0.5], [gt * 0.7]], table, "")
 
 
-def correlation_table() -> pd.DataFrame:
-    return log(spread=[0.5] * 5, edges=[0.1] * 5, change=[0.2] * 5, spread_beyond=[0.0] * 5)
+def helps() -> pd.DataFrame:
+    return push_study.summary(files.read_table(root() / "data" / "records" / "P" / probe.HELPS))
 
 
-def some_pushes() -> history_analysis.Pushes:
-    """Two moments of three histories; of the first history progress is above the gap, then below."""
-    gt = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    kept = Frames(
-        "x", gt, gt, [3, 8], torch.stack([gt * 0.8] * 2), torch.stack([gt * 0.7] * 6).view(2, 3, 3, 16, 16), None
-    )
-    rows = [
-        dict(step=s, history=k, every=5, age=s % 5, progress=0.01 - 0.001 * s, gap=0.005)
-        for s in (3, 8)
-        for k in (1, 2, 3)
-    ]
-    return history_analysis.Pushes(None, kept, [1e-3] * 2, kept.restored, {}, pd.DataFrame(rows))
+def steps_table() -> pd.DataFrame:
+    ratios = pd.Series({"reference SPN": 4.0, "plain": 0.8, "sampled SPN": 0.9, "exact SPN": 2.0}, name="ratio")
+    table = ratios.rename_axis("arm").reset_index().assign(network="edsr")
+    return pd.concat([table.assign(threads=threads) for threads in (1, 2)])
 
 
-GROUPS = history_analysis.grouped(torch.rand(9, 9), torch.rand(9, 9))
 FIGURES = {
     "schematic": lambda: schematic(),
     "schematic with pictures": lambda: schematic(GT, GT, [GT, GT], GT),
@@ -135,17 +87,19 @@ FIGURES = {
     "grid": lambda: figures.image_grid([{"a": GT, "b": GT}], ["row"]),
     "maps": lambda: figures.maps([{"a": GT, "b": GT[..., 0]}], ["row"]),
     "curves": lambda: figures.curves(log(l_rec=[5, 4, 3, 2, 1], l_neg=[1.0] * 5, r=[0.05] * 5, lr=[1e-3] * 5)),
-    "paired": lambda: evidence_figures.paired_differences(intervals.by_weights(runs(0.1))),
-    "dose response": lambda: evidence_figures.dose_response(results(0.1)),
-    "probe": lambda: evidence_figures.probe(probed(), ["push", "towards"]),
-    "gain beside cost": lambda: gain_beside_cost(0.1),
-    "arm curves": lambda: evidence_figures.arm_curves(arm_log()),
+    "paired": lambda: evidence_figures.paired_differences(intervals.by_weights(A1.runs)),
+    "dose response": lambda: evidence_figures.dose_response(RESULTS),
+    "probe": lambda: evidence_figures.probe(helps(), ["push", "towards"]),
+    "gain beside cost": lambda: evidence_figures.gain_beside_cost(RESULTS),
+    "arm curves": lambda: evidence_figures.arm_curves(A1.curves),
     "improvements": lambda: paper_figures.improvements(paper.gains(), paper.retrainings()),
     "lags": lambda: history_figures.lags(lag_table()),
-    "progress and gap": lambda: history_figures.progress_and_gap(some_pushes()),
-    "moments": lambda: history_figures.moments(some_pushes()),
-    "correlations": lambda: history_figures.correlations(correlation_table()),
-    "groups": lambda: history_figures.by_groups({"one": GROUPS}, by="spread", mean="error"),
+    "progress and gap": lambda: history_figures.progress_and_gap(pushes()),
+    "moments": lambda: history_figures.moments(pushes()),
+    "correlations": lambda: history_figures.correlations(
+        log(spread=[0.5] * 5, edges=[0.1] * 5, change=[0.2] * 5, spread_beyond=[0.0] * 5)
+    ),
+    "groups": lambda: history_figures.by_groups({"one": pd.DataFrame({"mean": [0, 1]})}, by="spread", mean="error"),
     "prices": lambda: cost_figures.prices(steps_table()),
     "profile": lambda: cost_figures.profile(pd.DataFrame({"forward": [0.4], "backward": [0.6]}, index=["edsr"])),
     "noise": lambda: cost_figures.noise(noise_table()),
@@ -170,39 +124,18 @@ def test_every_figure_fits_the_page_can_be_drawn_and_changes_nothing_global(make
 # Pictures.
 
 
-def test_comparison_shows_the_same_crop_of_every_column():
-    lq = GT[::2, ::2]
-    figure = figures.comparison([ROW | {"lq": lq}], crop=(8, 4, 8, 16))
-    shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.get_title()}
-    assert list(shown) == ["lq", "restored", "history 1", "history 2", "gt", "|restored - gt|"]
-    np.testing.assert_allclose(shown["gt"], GT[8:16, 4:20])
-    np.testing.assert_allclose(shown["lq"], lq[4:8, 2:10])
-    np.testing.assert_allclose(shown["|restored - gt|"], style.difference(0.9 * GT, GT)[8:16, 4:20])
-
-
-def test_comparison_shares_one_error_scale_and_writes_the_metric():
-    worse = ROW | {"restored": 0.5 * GT, "negatives": []}
+def test_comparison_shows_every_picture_with_one_error_scale_and_the_metric():
+    worse = ROW | {"restored": 0.5 * GT, "lq": GT[::2, ::2]}
     figure = figures.comparison([ROW, worse], metric=lambda image, gt: float(np.abs(image - gt).max() * 100))
-    limits = {axes.images[0].get_clim() for axes in figure.axes if axes.get_title().startswith("|restored")}
-    assert len(limits) == 1 and limits.pop()[1] >= np.percentile(style.difference(0.5 * GT, GT), 99)
     titles = [axes.get_title() for axes in figure.axes]
+    names = ["lq", "restored", "history 1", "history 2", "gt", "|restored - gt|"]
+    assert [title.split("\n")[0] for title in titles] == [*names, *names, ""]
     top = 100 * GT.max()
-    assert f"restored\n{0.1 * top:.2f} dB" in titles and f"restored\n{0.5 * top:.2f} dB" in titles
-
-
-@pytest.mark.parametrize(
-    ("rows", "options", "named"),
-    [
-        ([{"lq": GT}], {}, "row 1 has no gt, restored"),
-        ([ROW | {"negatives": [GT[:8]]}], {}, "history 1 of row 1"),
-        ([ROW | {"lq": GT[:16]}], {}, "lq of row 1"),
-        ([ROW], {"crop": (20, 0, 8, 8)}, r"\(20, 0, 8, 8\).*\(24, 32\)"),
-        ([], {}, "no picture"),
-    ],
-)
-def test_comparison_refuses_what_does_not_fit(rows, options, named):
-    with pytest.raises(ValueError, match=named):
-        figures.comparison(rows, **options)
+    assert titles[1] == f"restored\n{0.1 * top:.2f} dB" and titles[7] == f"restored\n{0.5 * top:.2f} dB"
+    assert "dB" not in titles[6]  # of another size than gt
+    one, two = (figure.axes[k].images[0] for k in (5, 11))
+    np.testing.assert_allclose(one.get_array(), style.difference(0.9 * GT, GT))
+    assert one.get_clim() == two.get_clim() and one.get_clim()[1] >= np.percentile(style.difference(0.5 * GT, GT), 99)
 
 
 def test_names_of_pictures_are_no_formulas():
@@ -212,9 +145,10 @@ def test_names_of_pictures_are_no_formulas():
     assert "cost $_{a$.png" in texts and "row $_{b$" in texts
 
 
-def test_image_grid_needs_pictures_and_labels_for_every_row():
-    with pytest.raises(ValueError, match="no picture"):
-        figures.image_grid([])
+def test_pictures_and_names_of_all_rows_are_needed():
+    for draw in (figures.image_grid, figures.comparison, figures.maps):
+        with pytest.raises(ValueError, match="no picture"):
+            draw([])
     with pytest.raises(ValueError):
         figures.image_grid([{"a": GT}], ["one", "two"])
 
@@ -222,14 +156,12 @@ def test_image_grid_needs_pictures_and_labels_for_every_row():
 def test_maps_of_a_kind_share_a_scale_and_signed_ones_are_centred():
     low, high = np.full((8, 8), 0.01), np.full((8, 8), 0.04)
     rows = [{"gt": GT[:8, :8], "one": low, "two": high, "gain": low - high}, {"gt": GT[:8, :8], "one": high}]
-    figure = figures.maps(rows, ["a", "b"], limits={})
-    drawn = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images and axes.get_title()}
-    assert drawn["one"].get_clim() == drawn["two"].get_clim() == (0, pytest.approx(0.04))
-    assert drawn["gain"].get_clim() == (pytest.approx(-0.03), pytest.approx(0.03))
-    assert drawn["gt"].get_clim() == (0, 1)
-    one = figures.maps(rows, limits={"two": 0.5})
-    limits = {axes.get_title(): axes.images[0].get_clim()[1] for axes in one.axes if axes.images and axes.get_title()}
-    assert limits["two"] == 0.5 and limits["one"] == pytest.approx(0.04)
+    scales = lambda figure: {x.get_title(): x.images[0].get_clim() for x in figure.axes if x.images and x.get_title()}  # noqa: E731
+    drawn = scales(figures.maps(rows, ["a", "b"]))
+    assert drawn["one"] == drawn["two"] == (0, pytest.approx(0.04)) and drawn["gt"] == (0, 1)
+    assert drawn["gain"] == (pytest.approx(-0.03), pytest.approx(0.03))
+    drawn = scales(figures.maps(rows, limits={"two": 0.5}))
+    assert drawn["two"] == (0, 0.5) and drawn["one"] == (0, pytest.approx(0.04))
     with pytest.raises(ValueError, match="error"):
         figures.maps([{"error": np.full((4, 4), np.nan)}])
 
@@ -259,7 +191,7 @@ def test_the_busiest_square_is_where_a_map_is_largest():
 
 
 def test_a_figure_is_exported_for_print(tmp_path):
-    figure = paper_figures.ablations(paper.neighbours(), paper.our_ablations(evidence.read_record("A1")))
+    figure = paper_figures.ablations(paper.neighbours(), paper.our_ablations(A1))
     pdf, svg = style.export(figure, tmp_path / "new" / "ablations")
     assert pdf.read_bytes().startswith(b"%PDF") and "<svg" in svg.read_text()
 
@@ -267,28 +199,17 @@ def test_a_figure_is_exported_for_print(tmp_path):
 # Curves and intervals.
 
 
-def test_curves_leave_out_panels_without_data():
-    titles = lambda frame: [axes.get_title() for axes in figures.curves(frame).axes]  # noqa: E731
-    nothing = [np.nan] * 5
-    plain = log(l_rec=[1.0] * 5, l_neg=[0.0] * 5, r=nothing, val_psnr=nothing, val_psnr_ema=nothing, lr=[1e-3] * 5)
-    assert titles(plain) == ["Loss", "Learning rate"]
-    assert titles(log(val_psnr=[np.nan, 20, np.nan, 21, np.nan])) == ["Validation"]
-    with pytest.raises(ValueError, match="column step"):
-        figures.curves(pd.DataFrame({"loss": [1.0]}))
-    with pytest.raises(ValueError, match="no values"):
-        figures.curves(log(l_rec=nothing))
-
-
-def test_curves_draw_measured_steps_and_the_band():
-    figure = figures.curves(
-        log(r=[0.02] * 5, dose=[np.nan, 0.1, np.nan, 0.2, np.nan], val_psnr=[np.nan, 20, np.nan, 21, np.nan]),
-        band=(0.01, 0.1),
-    )
-    push, validation = figure.axes
-    assert validation.lines[0].get_xdata().tolist() == [20, 40]
-    assert [line.get_xdata().tolist() for line in push.lines] == [[10, 20, 30, 40, 50], [20, 40]]
+def test_curves_draw_what_was_measured_and_leave_the_rest_out():
+    nothing, some = [np.nan] * 5, [np.nan, 20, np.nan, 21, np.nan]
+    loss, push, validation = figures.curves(
+        log(l_rec=[1.0] * 5, l_neg=[0.0] * 5, r=[0.02] * 5, dose=some, val_psnr=some, lr=nothing)
+    ).axes
+    assert [len(axes.lines) for axes in (loss, push, validation)] == [1, 2, 1]
+    assert validation.lines[0].get_xdata().tolist() == push.lines[1].get_xdata().tolist() == [20, 40]
     (band,) = push.patches
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.01, 0.1))
+    with pytest.raises(ValueError, match="no values"):
+        figures.curves(log(l_rec=nothing))
 
 
 def test_paired_differences_write_mean_and_interval():
@@ -297,53 +218,58 @@ def test_paired_differences_write_mean_and_interval():
     spn, cr = (text.get_text() for text in axes.texts)
     # t(0.975, 2 degrees of freedom) = 4.303, standard error = 0.1 / sqrt(3): half width 0.248
     assert "+0.200 ± 0.248" in spn and "-0.100" in cr and "no interval" in cr
-    with pytest.raises(ValueError, match="difference, seed"):
-        evidence_figures.paired_differences(pd.DataFrame({"arm": ["spn"]}))
+    with pytest.raises(ValueError, match="no rows"):
+        evidence_figures.paired_differences(frame[:0])
 
 
 def test_settings_are_panels_and_the_ema_is_drawn_where_it_differs():
-    two = pd.concat([runs(0.1, arms=("spn", "cr")), runs(0.2, arms=("spn", "cr")).assign(task="deblur")])
+    runs = A1.runs[A1.runs["arm"].isin(["plain", "spn", "two histories"])].assign(psnr_ema=lambda t: t["psnr_raw"])
+    two = pd.concat([runs, runs.assign(task="deblur")])
     figure = evidence_figures.paired_differences(intervals.by_weights(two))
     assert [axes.get_title() for axes in figure.axes] == ["derain nafnet", "deblur nafnet"]
     assert all(len(axes.containers) == 2 for axes in figure.axes)  # raw = EMA
     apart = two.assign(psnr_ema=two["psnr_ema"] + 0.1 * (two["arm"] == "spn"))
     figure = evidence_figures.paired_differences(intervals.by_weights(apart))
     assert all(len(axes.containers) == 4 for axes in figure.axes)
-    many = pd.concat([runs(0.1).assign(network=f"n{k}") for k in range(4)])
+    many = pd.concat([runs.assign(network=f"n{k}") for k in range(4)])
     (axes,) = evidence_figures.paired_differences(intervals.by_weights(many)).axes
-    assert len(axes.get_yticklabels()) == 4
+    assert len(axes.get_yticklabels()) == 8
 
 
 def test_gain_beside_cost_stands_at_the_cost_of_the_run():
-    (axes,) = gain_beside_cost(0.1).axes
-    assert len(axes.containers) == 2 and axes.get_yscale() == "linear"
-    assert [bar.lines[0].get_xdata()[0] for bar in axes.containers] == pytest.approx([2, 3], rel=0.01)
-    assert gain_beside_cost(-9.0).axes[0].get_yscale() == "symlog"
+    (axes,) = evidence_figures.gain_beside_cost(RESULTS).axes
+    places = [bar.lines[0].get_xdata()[0] for bar in axes.containers]
+    assert places == pytest.approx(sorted(RESULTS["run_cost"]), rel=0.05) and axes.get_yscale() == "linear"
+    far = RESULTS.assign(gain_raw=-9.0)
+    assert evidence_figures.gain_beside_cost(far).axes[0].get_yscale() == "symlog"
 
 
 def test_dose_response_draws_gains_at_the_dose_asked_for():
-    table = results(0.1, ("spn", "spn 0.2", "history-positive", "cr"))
+    table = RESULTS.replace({"arm": {"lambda x 10": "spn 0.2"}})
     table.loc[table["arm"] == "spn 0.2", "dose"] = 0.2
     (axes,) = evidence_figures.dose_response(table).axes
     raw, ema, *_ = (container.lines[0] for container in axes.containers)
-    assert raw.get_xdata() == pytest.approx([0.097, 0.194]) and len(axes.containers) == 4  # cr is left out
-    assert list(raw.get_ydata()) == pytest.approx([0.09, 0.11])
+    assert raw.get_xdata() == pytest.approx([0.097, 0.194]) and len(axes.containers) == 4  # SPN, and its opposite
+    assert list(raw.get_ydata()) == list(table.set_index("arm")["gain_raw"][["spn", "spn 0.2"]])
     with pytest.raises(ValueError, match="dose"):
         evidence_figures.dose_response(table.assign(dose=np.nan))
 
 
-def test_an_arm_has_one_colour_everywhere():
-    assert style.arm_colour("spn") == style.COLOURS["restored"] and style.arm_colour("plain") == style.COLOURS["plain"]
-    assert style.arm_colour("my own") == style.arm_colour("my own")
-    assert len(set(style.ARMS.values())) == len(style.ARMS)
+def test_every_arm_of_a_figure_has_its_own_look_and_known_ones_the_same_everywhere():
+    arms = ["spn", *(f"arm {k}" for k in range(40)), *style.ARMS]
+    looks = style.arm_styles(arms)
+    assert list(looks) == list(dict.fromkeys(arms))
+    assert len({tuple(look.values()) for look in looks.values()}) == len(looks)
+    assert len({look["color"] for look in style.arm_styles(A1.runs["arm"]).values()}) == A1.runs["arm"].nunique()
+    assert style.arm_styles(["spn"])["spn"] == looks["spn"]
+    figure = evidence_figures.arm_curves(A1.curves)
+    drawn = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[1].lines]
+    assert len(set(drawn)) == len(drawn) == A1.runs["arm"].nunique()
 
 
 def test_arm_curves_are_means_over_seeds():
     first = evidence_figures.arm_curves(arm_log()).axes[0]
     assert [list(line.get_ydata()) for line in first.lines] == [[22, 23], [22, 23]]
-    assert len(evidence_figures.arm_curves(arm_log(), ["spn"]).axes[0].lines) == 1
-    with pytest.raises(ValueError, match="cr.*plain, spn"):
-        evidence_figures.arm_curves(arm_log(), ["cr"])
 
 
 def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe():
@@ -362,12 +288,13 @@ def test_lags_draw_every_history_and_leave_zero_lags_out():
     assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
 
 
-def test_tables_without_rows_are_refused():
-    for draw in (history_figures.lags, history_figures.correlations):
-        with pytest.raises(ValueError):
-            draw(pd.DataFrame())
-    with pytest.raises(ValueError):
-        history_figures.by_groups({}, by="", mean="")
+def test_progress_and_gap_are_shaded_by_which_is_larger():
+    found = pushes()  # progress of the first history is above the gap, of the second below
+    panels = [axes for axes in history_figures.progress_and_gap(found).axes if axes.get_title().startswith("past")]
+    colours = [matplotlib.colors.to_rgb(style.COLOURS[role]) for role in ("gt", "away")]
+    for panel, larger in zip(panels, colours, strict=True):
+        (shown,) = [tuple(c.get_facecolor()[0][:3]) for c in panel.collections if len(c.get_paths())]
+        assert shown == larger
 
 
 def test_the_aim_is_green_towards_the_truth_and_brown_away_whatever_its_size():
@@ -387,13 +314,3 @@ def test_a_zoom_shows_the_square_again_larger_and_nothing_outside_it():
     np.testing.assert_allclose(shown[-22:-2, -22:-2], 0.5)  # the inset within its frame, and where it was taken from
     np.testing.assert_allclose(shown[22:30, 42:50], 0.5)
     assert not shown[: 2 * 10].any() and shown[20, 40:52].min() == 1
-    with pytest.raises(ValueError, match="square"):
-        style.with_zoom(image, (38, 0, 6))
-
-
-def test_progress_and_gap_have_a_panel_per_history_shaded_by_which_is_larger():
-    figure = history_figures.progress_and_gap(some_pushes())
-    panels = [axes for axes in figure.axes if axes.get_title().startswith("past")]
-    assert len(panels) == 3
-    fills = {tuple(c.get_facecolor()[0][:3].round(3)): len(c.get_paths()) for c in panels[0].collections}
-    assert len(fills) == 2 and all(fills.values())

@@ -1,6 +1,5 @@
 """Pictures behind one lq: different, and degraded to the very same."""
 
-import pytest
 import torch
 
 from mclir_nb.data import degrade
@@ -29,8 +28,6 @@ def test_pictures_behind_shrinking_differ_and_shrink_to_the_same():
     assert (one - two).abs().mean() > 0.1
     for picture in (one, two):
         torch.testing.assert_close(degrade.bicubic(picture, 0.25), lq, atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match=r"\(3, 25, 32\)"):
-        ill_posed.behind_shrinking(chance(3, 6, 8), [chance(3, 25, 32)])
 
 
 def test_no_other_picture_is_nearer_to_all_than_the_compromise():
