@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -23,13 +23,9 @@ from mclir_nb.training.recipes import Recipe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
+    """Run the command in `argv`, by default the command line's words.
 
-    Args:
-        argv: the words after `python -m mclir_nb`; None: those of the command line.
-
-    Returns:
-        The exit status: 0, 1 for a user's error (one sentence on stderr), 130 interrupted.
+    Returns: the exit status: 0, 1 for a user's error (one sentence on stderr), 130 interrupted.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that this console cannot show
@@ -50,18 +46,78 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call: Callable, told: str) -> argparse.ArgumentParser:
+    def command(name: str, call: Callable, told: str) -> Callable:
         added = commands.add_parser(name, help=told, description=told)
         added.set_defaults(call=call)
-        return added
+        if name not in ("check-data", "probe"):
+            added.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        return added.add_argument
 
-    _add_train(command("train", _train, "train one network with one objective"))
-    _add_check_data(command("check-data", _check_data, "is a downloaded data set complete and usable?"))
-    _add_evaluate(command("evaluate", _evaluate, "score a checkpoint on a benchmark"))
-    _add_restore(command("restore", _restore, "restore your own pictures"))
-    _add_compare(command("compare", _compare, "run an experiment: arms x seeds, and write its record"))
-    _add_probe(command("probe", _probe, "experiment P: does the push help where it is applied?"))
-    _add_measure(command("measure", _measure, "check and time this machine, for the minutes that it is lent"))
+    option = command("train", _train, "train one network with one objective")
+    option("--recipe", help=f"{', '.join(recipes.names())}; default: demo")
+    option("--task", help=f"{', '.join(tasks.names())}; default: dehaze")
+    told = "a finished run: all of it goes on to --steps in the new folder --out, with its recipe but for what is given"
+    option("--continue", dest="continues", metavar="RUN", default=argparse.SUPPRESS, help=told)
+    option("--out", type=_path, required=True, help="the run folder")
+    option("--no-resume", action="store_true", help="refuse a folder that already holds a run")
+    option("--tensorboard", action="store_true", help="write TensorBoard scalars beside log.csv")
+    option("--deterministic", action="store_true", help="on CUDA, the same bits each time; slower")
+    fields = commands.choices["train"].add_argument_group("fields of the recipe", "default: the recipe's own")
+    for name, field in Recipe.model_fields.items():
+        if name not in ("name", "task", "continues"):
+            told = " ".join((field.description or "").split()).replace("%", "%%")
+            reading = _reading(field.annotation)
+            fields.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=told, **reading)
+
+    option = command("check-data", _check_data, "is a downloaded data set complete and usable?")
+    option("name", help="such as reside-its, or folder for your own pictures")
+    option("root", type=_path, help="the folder that holds the data set")
+    option("--task", help="what its files are for, if not what it is published for")
+    option("--scale", type=int, help="of super-resolution: 2, 3 or 4")
+    option("--patch-size", type=int, default=128, help="smaller training pictures are listed")
+
+    evaluate_option = command("evaluate", _evaluate, "score a checkpoint on a benchmark")
+    evaluate_option("benchmark", help="such as sots-indoor, set5, folder, or embedded")
+    evaluate_option("root", type=_path, nargs="?", help="the folder that holds the benchmark")
+    evaluate_option("--task", help="what the benchmark is scored for; default: what it is published for")
+    evaluate_option("--protocol", help="default: that of the paper's table for the task")
+    evaluate_option("--crop", type=int, help="border left out, in gt pixels; default: that of the task")
+    evaluate_option("--out", type=_path, help="a new .csv file for one row per picture")
+    restore_option = command("restore", _restore, "restore your own pictures")
+    restore_option("pictures", nargs="+", type=_path, help="PNG, JPEG, TIFF, WebP or BMP files")
+    restore_option("--task", help="what is wrong with them: dehaze, derain, deblur or sr")
+    restore_option("--out", type=_path, help="a folder or a new .png file; default: beside each picture")
+    for option in (evaluate_option, restore_option):
+        option("--checkpoint", type=_path, help="a run folder, or a file of weights; default: what comes along")
+        option("--network", help="which network the file is for; a run knows its own")
+        option("--scale", type=int, help="of a super-resolution network: 2, 3 or 4; a run knows its own")
+        option("--entry", help="which network of a file that holds several, such as params or params_ema")
+        option("--tile", type=int, help="side of a tile in lq pixels; default: 1280")
+        option("--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower")
+
+    option = command("compare", _compare, "run an experiment: arms x seeds, and write its record")
+    option("name", help="of the experiment, such as C1")
+    option("--out", type=_path, help="folder of the runs; default: runs/NAME")
+    option("--record", type=_path, help="folder of the record; default: data/records/NAME")
+    option("--seeds", type=int, help="only the first so many of the decided seeds")
+    option("--collect", action="store_true", help="run nothing: write the record of the finished seeds")
+    option("--data-root", help="folder of the data set, if it is not embedded")
+    option("--processes", type=int, help="so many runs at once, each in its own process")
+    option("--scheduler", help="'local', or the address of a Dask scheduler")
+
+    option = command("probe", _probe, "experiment P: does the push help where it is applied?")
+    option("--out", type=_path, required=True, help="folder of the runs, about 3 GB; goes on if it is there")
+    option("--data-root", help="folder of BSDS500; without it only the record is written, of what is there")
+    option("--record", type=_path, help="folder of the record; default: data/records/P")
+
+    option = command("measure", _measure, "check and time this machine, for the minutes that it is lent")
+    folder = commands.choices["measure"].add_mutually_exclusive_group(required=True)
+    folder.add_argument("--out", type=_path, help="a new folder for the results")
+    folder.add_argument("--continue", type=_path, dest="begun", help="the folder of an earlier call, to go on in")
+    option("--minutes", type=float, required=True, help="after which nothing more is begun, such as 8")
+    option("--experiments", nargs="*", default=[], help="whose seeds are run with the time that is left")
+    option("--data-root", help="folder of their data set, if it is not embedded")
+    option("--rehearsal", action="store_true", help="small networks and patches, to try the command out")
     return parser
 
 
@@ -71,23 +127,6 @@ def _path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text}: the home folder is not known here, write the path out") from None
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", help=f"{', '.join(recipes.names())}; default: demo")
-    parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: dehaze")
-    told = "a finished run: all of it goes on to --steps in the new folder --out, with its recipe but for what is given"
-    parser.add_argument("--continue", dest="continues", metavar="RUN", default=argparse.SUPPRESS, help=told)
-    parser.add_argument("--out", type=_path, required=True, help="the run folder")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--no-resume", action="store_true", help="refuse a folder that already holds a run")
-    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars beside log.csv")
-    parser.add_argument("--deterministic", action="store_true", help="on CUDA, the same bits each time; slower")
-    fields = parser.add_argument_group("fields of the recipe", "A field that is not given is the recipe's own.")
-    for name, field in Recipe.model_fields.items():
-        if name not in ("name", "task", "continues"):
-            option, told = f"--{name.replace('_', '-')}", " ".join((field.description or "").split()).replace("%", "%%")
-            fields.add_argument(option, default=argparse.SUPPRESS, help=told, **_reading(field.annotation))
 
 
 def _reading(annotation) -> dict:
@@ -128,30 +167,12 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"written to {run.dir}")
 
 
-def _add_check_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="such as reside-its, or folder for your own pictures")
-    parser.add_argument("root", type=_path, help="the folder that holds the data set")
-    parser.add_argument("--task", help="what its files are for, if not what it is published for")
-    parser.add_argument("--scale", type=int, help="of super-resolution: 2, 3 or 4")
-    parser.add_argument("--patch-size", type=int, default=128, help="smaller training pictures are listed")
-
-
 def _check_data(arguments: argparse.Namespace) -> None:
     task = tasks.get(arguments.task or "sr", arguments.scale) if arguments.scale else arguments.task
     report = checks.check_data(arguments.name, arguments.root, task, arguments.patch_size)
     print(report)
     if not report.ok:
         raise ValueError(f"{arguments.name} is not complete or not sound; see above.")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark", help="such as sots-indoor, set5, folder, or embedded")
-    parser.add_argument("root", type=_path, nargs="?", help="the folder that holds the benchmark")
-    _add_network(parser)
-    parser.add_argument("--task", help="what the benchmark is scored for; default: what it is published for")
-    parser.add_argument("--protocol", help="default: that of the paper's table for the task")
-    parser.add_argument("--crop", type=int, help="border left out, in gt pixels; default: that of the task")
-    parser.add_argument("--out", type=_path, help="a new .csv file for one row per picture")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -189,38 +210,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"written to {out}")
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=_path, help="a run folder, or a file of weights; default: what comes along"
-    )
-    parser.add_argument("--network", help="which network the file is for; a run knows its own")
-    parser.add_argument("--scale", type=int, help="of a super-resolution network: 2, 3 or 4; a run knows its own")
-    parser.add_argument("--entry", help="which network of a file that holds several, such as params or params_ema")
-    parser.add_argument("--tile", type=int, help="side of a tile in lq pixels; default: 1280")
-    parser.add_argument("--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-
-
 def _network(arguments: argparse.Namespace) -> tuple[networks.Restorer, Recipe | None]:
     """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
     device, task = machine.pick_device(arguments.device), arguments.task
-    which = {name: getattr(arguments, name) for name in ("network", "scale", "entry")}
     if not arguments.checkpoint and not task:
         raise ValueError("give --task, such as dehaze, for the weights that come along, or --checkpoint for your own.")
     place = arguments.checkpoint or records.shipped(task, arguments.scale)
-    network, recipe = records.open_checkpoint(place, **which)
+    network, recipe = records.open_checkpoint(place, arguments.network, arguments.scale, entry=arguments.entry)
     return network.to(device), recipe
 
 
-def _add_restore(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", nargs="+", type=_path, help="PNG, JPEG, TIFF, WebP or BMP files")
-    parser.add_argument("--task", help="what is wrong with them: dehaze, derain, deblur or sr")
-    parser.add_argument("--out", type=_path, help="a folder or a new .png file; default: beside each picture")
-    _add_network(parser)
-
-
 def _restore(arguments: argparse.Namespace) -> None:
-    out, pictures, failed = arguments.out, _new_ones(arguments.pictures), []
+    out, failed = arguments.out, []
+    originals, pictures = {(picture.parent, picture.stem) for picture in arguments.pictures}, []
+    for picture in arguments.pictures:  # `restore *.png` finds the results of an earlier call too
+        made = re.fullmatch(r"(.+)_restored(_\d+)?", picture.stem)
+        if made and (picture.parent, made[1]) in originals:
+            print(f"left out: {picture}, restored from {made[1]} before")
+        else:
+            pictures.append(picture)
     network, run = _network(arguments)
     if run and arguments.task not in (None, run.task):
         raise ValueError(f"{arguments.checkpoint} was trained to {run.task}; leave --task {arguments.task} out.")
@@ -241,31 +249,6 @@ def _restore(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{len(failed)} of {len(pictures)} pictures were not restored: {', '.join(map(str, failed))}.")
 
 
-def _new_ones(pictures: Sequence[Path]) -> list[Path]:
-    """The pictures without results of an earlier call, as `restore *.png` finds them beside their originals."""
-    originals = {(picture.parent, picture.stem) for picture in pictures}
-    new = []
-    for picture in pictures:
-        made = re.fullmatch(r"(.+)_restored(_\d+)?", picture.stem)
-        if made and (picture.parent, made[1]) in originals:
-            print(f"left out: {picture}, restored from {made[1]} before")
-        else:
-            new.append(picture)
-    return new
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="of the experiment, such as C1")
-    parser.add_argument("--out", type=_path, help="folder of the runs; default: runs/NAME")
-    parser.add_argument("--record", type=_path, help="folder of the record; default: data/records/NAME")
-    parser.add_argument("--seeds", type=int, help="only the first so many of the decided seeds")
-    parser.add_argument("--collect", action="store_true", help="run nothing: write the record of the finished seeds")
-    parser.add_argument("--data-root", help="folder of the data set, if it is not embedded")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--processes", type=int, help="so many runs at once, each in its own process")
-    parser.add_argument("--scheduler", help="'local', or the address of a Dask scheduler")
-
-
 def _compare(arguments: argparse.Namespace) -> None:
     experiment = evidence.get(arguments.name)
     how = {name: getattr(arguments, name) for name in ("seeds", "data_root", "device", "processes", "scheduler")}
@@ -278,31 +261,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(f"written to {folder}")
 
 
-def _add_probe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=_path, required=True, help="folder of the runs, about 3 GB; goes on if it is there"
-    )
-    parser.add_argument(
-        "--data-root", help="folder of BSDS500; without it only the record is written, of what is there"
-    )
-    parser.add_argument("--record", type=_path, help="folder of the record; default: data/records/P")
-
-
 def _probe(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
         push_study.run(arguments.out, arguments.data_root, arguments.record)
     print(f"written to {push_study.write_record(arguments.out, arguments.record)}")
-
-
-def _add_measure(parser: argparse.ArgumentParser) -> None:
-    folder = parser.add_mutually_exclusive_group(required=True)
-    folder.add_argument("--out", type=_path, help="a new folder for the results")
-    folder.add_argument("--continue", type=_path, dest="begun", help="the folder of an earlier call, to go on in")
-    parser.add_argument("--minutes", type=float, required=True, help="after which nothing more is begun, such as 8")
-    parser.add_argument("--experiments", nargs="*", default=[], help="whose seeds are run with the time that is left")
-    parser.add_argument("--data-root", help="folder of their data set, if it is not embedded")
-    parser.add_argument("--rehearsal", action="store_true", help="small networks and patches, to try the command out")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _measure(arguments: argparse.Namespace) -> None:

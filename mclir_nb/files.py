@@ -1,7 +1,7 @@
 """Files that survive a crash: written aside, flushed and renamed. JSON, tables of numbers, tensors as safetensors.
 
-Tensors are never written as pickles. Reading anything that is not what it should be raises ValueError with the file's
-name. Weight files of others: `weight_files`.
+Reading anything that is not what it should be raises ValueError with the file's name; for weight files of others see
+`weight_files`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,9 @@ def printable(name: str | Path) -> str:
 
 
 def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> None:
-    """Write a file so that a crash leaves either the old or the new content, never a part.
+    """Write a file so that a crash, or OSError, leaves either the old or the new content, never a part.
 
-    Args:
-        path: where; its folder exists.
-        content: text is written as UTF-8.
-        keep: where the old content is moved to, if there is any.
-    Raises:
-        OSError: it cannot be written; the old content is unchanged.
+    Text is written as UTF-8. The old content, if there is any, is moved to `keep`.
     """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -48,23 +43,16 @@ def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> No
         if keep and path.exists():
             os.replace(path, keep)
         os.replace(aside, path)
-        _flush_folder(path.parent)
+        if hasattr(os, "O_DIRECTORY"):  # not on Windows: renames outlive a power cut
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error.strerror or error}); the file as it was before is unchanged. "
             "Free space or choose another out_dir, then run the same command again."
         ) from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make renames outlive a power cut, where a folder can be flushed."""
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -81,7 +69,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict | None = N
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
     with _safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)
 
 
 def read_facts(path: Path) -> dict:

@@ -35,21 +35,14 @@ def setup(seed: int, device: str = "auto") -> torch.device:
     Args:
         seed: of Python, NumPy and torch, 0 to 2^32 - 1.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". It never changes the experiment.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: for a wrong seed or device.
     """
     from mclir_nb.training.machine import pick_device  # here, so that figures and widgets do without the training code
 
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {2**32 - 1}")
     chosen = pick_device(device)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    for seed_it in (random.seed, np.random.seed, torch.manual_seed):
+        seed_it(seed)
     precision.forbid_tf32()  # what a cell computes is compared with what the package computes
     matplotlib.rcParams.update(style.STYLE)  # type: ignore[arg-type]  # matplotlib types every key
     if hasattr(get_ipython(), "kernel"):  # a reader's own figures appear below the cell, with or without pyplot
@@ -57,10 +50,9 @@ def setup(seed: int, device: str = "auto") -> torch.device:
 
         set_matplotlib_formats("png")
     threads = torch.get_num_threads()
-    cpu = f"cpu ({threads} thread{'s' * (threads > 1)})"
-    name = cpu if chosen.type == "cpu" else f"{chosen} ({torch.cuda.get_device_name(chosen)})"
+    what = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
     print(f"mclir_nb {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"device {name}, seed {seed}")
+    print(f"device {chosen} ({what}), seed {seed}")
     return chosen
 
 
@@ -83,10 +75,8 @@ def check_parameters(namespace: dict, **accepted) -> None:
     accepted |= {name: kind for name, kind in COMMON.items() if name in namespace}
     for name in _assigned(namespace, set(accepted)):
         if name not in accepted:
-            raise ValueError(
-                f"unknown parameter {name!r}{did_you_mean(name, accepted)}; "
-                f"the parameters of this notebook are {', '.join(accepted)}"
-            )
+            near, known = did_you_mean(name, accepted), ", ".join(accepted)
+            raise ValueError(f"unknown parameter {name!r}{near}; the parameters of this notebook are {known}")
     for name, valid in accepted.items():
         if name not in namespace:
             raise ValueError(f"parameter {name!r} is not set; run the cell of parameters first")

@@ -19,13 +19,7 @@ class Progress:
     """Iterate with a live bar, or with about ten plain lines where a bar would stay frozen in the saved output.
 
     Set `note` inside the loop to show numbers. Plain lines hold no times, so that the same run prints the same text.
-
-    Args:
-        items: what to iterate over.
-        label: the name in front of the bar or of each line.
-        total: how many items there are; None: `len(items)`.
-        start: how many were done before.
-        quiet: show nothing.
+    `total` (None: `len(items)`) counts `start` items that were done before; `quiet` shows nothing.
     """
 
     def __init__(self, items: Iterable, label: str, total: int | None = None, start: int = 0, quiet: bool = False):

@@ -35,12 +35,10 @@ DICTIONARIES = (  # read as plain ones
 
 
 def read(path: str | Path) -> dict:
-    """The content of a weight file, read as data: nothing that the file names is imported or run.
+    """The dictionary in a safetensors file or in what torch.save wrote, on the CPU.
 
-    Args:
-        path: a safetensors file, or what torch.save wrote of tensors, numbers, text and containers of them.
-    Returns:
-        The dictionary in the file, on the CPU: tensors by name, or dictionaries of tensors beside other entries.
+    It holds tensors by name, or dictionaries of tensors beside numbers and text.
+
     Raises:
         ValueError: the file is missing, damaged, a program (TorchScript), asks to run code, or holds no dictionary.
     """
@@ -97,18 +95,14 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
 
 def _load_pickle(path: Path) -> object:
     """torch.load that builds tensors, numbers, text and containers, and blanks for `BESIDE_WEIGHTS`."""
-    stand_ins: list[Any] = [_blank(path) for path in BESIDE_WEIGHTS] + [(OrderedDict, path) for path in DICTIONARIES]
+    stand_ins: list[Any] = [(OrderedDict, path) for path in DICTIONARIES]
+    for module, _, name in (path.rpartition(".") for path in BESIDE_WEIGHTS):  # accept anything and do nothing
+        ignored = dict.fromkeys(("__init__", "__setstate__"), lambda self, *args: None)
+        stand_ins.append(type(name, (), {"__module__": module, **ignored}))
     # an open file: by its name torch.load would take anything called .safetensors for one
     with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # about pickle protocols and storage classes of old files
         return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _blank(path: str) -> type:
-    """A class that calls itself `path`, accepts anything and does nothing."""
-    module, _, name = path.rpartition(".")
-    ignored = dict.fromkeys(("__init__", "__setstate__"), lambda self, *args: None)
-    return type(name, (), {"__module__": module, **ignored})
 
 
 def _why_unreadable(error: Exception) -> str:

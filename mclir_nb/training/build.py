@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mclir_nb import networks
 from mclir_nb.data import checks, datasets, tasks
 from mclir_nb.data.image_set import ImageSet
 from mclir_nb.data.patches import Benchmark, Patches
 from mclir_nb.data.tasks import Task
-from mclir_nb.method import features
+from mclir_nb.method import features, precision
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.method.negatives import Negatives
 from mclir_nb.seeds import stream
-from mclir_nb.training import distributed, records
+from mclir_nb.training import checkpoint, distributed, records
 from mclir_nb.training.recipes import Recipe
 
 
@@ -61,8 +62,7 @@ def make_network(recipe: Recipe, device: torch.device, *key) -> nn.Module:
 def make_start(recipe: Recipe, device: torch.device) -> nn.Module:
     """The network as training begins: drawn from the seed, or with the recipe's initial weights.
 
-    Raises:
-        ValueError: they are not there, or not of this network: with what does not fit.
+    Raises ValueError if they are not there, or not of this network, with what does not fit.
     """
     network, file = make_network(recipe, device, "weights"), records.start_file(recipe, "initial_weights")
     if file is None:
@@ -116,3 +116,33 @@ def make_negatives(recipe: Recipe, history: HistoryModels | None, model: nn.Modu
         noise_around=model if recipe.negatives == "noise" else None,
         parts=recipe.accumulate,
     )
+
+
+class Companion:
+    """Another network beside a run, whose past is a foreign past: does it have to be one's own history?
+
+    It begins with other first weights and learns from the run's own batches with L1 alone, in float32, at the same
+    learning rate.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.device = recipe, device
+        self.model = make_network(recipe, device, "another")
+        self.parallel = distributed.data_parallel(self.model)
+        self.optimiser = make_optimiser(recipe, self.model)
+
+    def advance(self, gt: Tensor, lq: Tensor, step: int) -> None:
+        """One step on a batch, (B, 3, H, W) and (B, 3, h, w) in [0, 1]; `step` is that of the run."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate_at(step)
+        self.optimiser.zero_grad()
+        with precision.autocast("float32", self.device):
+            F.l1_loss(self.parallel(lq), gt).backward()
+        self.optimiser.step()
+
+    def state_dict(self) -> dict:
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()["state"]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        checkpoint.load_moments(self.optimiser, state.get("optimiser", {}))

@@ -22,11 +22,7 @@ FORM = 2  # of the state; raise it when the paths or their meaning change
 
 
 def save(run_dir: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint; the one that was there is kept as `PREVIOUS`, and none before that.
-
-    Raises:
-        OSError: it cannot be written; what was there is still there then.
-    """
+    """Write the checkpoint; the one that was there is kept as `PREVIOUS`. After an OSError all is as it was."""
     flat = dict(_flatten(state)) | {"form": FORM}
     tensors = {place: value.detach().cpu().contiguous() for place, value in flat.items() if isinstance(value, Tensor)}
     facts = {place: value for place, value in flat.items() if not isinstance(value, Tensor)}
@@ -35,10 +31,7 @@ def save(run_dir: Path, state: dict[str, Any]) -> None:
 
 
 def restore(run_dir: Path, target) -> Path | None:
-    """Bring `target`, by its `load_state_dict`, to the newest whole checkpoint of a run folder.
-
-    Returns:
-        The file; None if there is none, so that the run begins at the beginning.
+    """Bring `target`, by its `load_state_dict`, to the newest whole checkpoint of a run folder; None if there is none.
 
     Raises:
         ValueError: all checkpoints are damaged, or what is in them is of another version or another run.

@@ -4,13 +4,10 @@
     torchrun --nproc-per-node 4 -m mclir_nb train --recipe paper --out runs/many ...
     accelerate.notebook_launcher(train.train, (recipe, run_dir), num_processes=4)     # in a notebook
 
-All three only set the variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; nothing else is asked of
-them. A recipe's batch is that of all processes together, so their number does not change the experiment: every
-process holds the same weights, EMA, history models and optimiser, and takes the same step. Rank 0 alone writes,
-validates and prints. Without these variables there is one process, and every function here does nothing.
-
-Equal to one process up to the rounding of sums, except where a loss or a layer looks at the batch as a whole:
-see `COUPLED`, and random depth (drop path), whose draws differ per process.
+All three only set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them there is one process, and
+every function here does nothing. A recipe's batch is that of all processes together: each holds the same weights, EMA,
+histories and optimiser, and takes the same step, equal to that of one process up to the rounding of sums, except for
+`COUPLED` objectives and random depth (drop path), whose draws differ. Rank 0 alone writes, validates and prints.
 """
 
 from __future__ import annotations
@@ -60,9 +57,7 @@ def is_first_rank() -> bool:
 
 
 def init_process_group(patience: timedelta = PATIENCE) -> None:
-    """Join the processes that a launcher started, once and until this process ends.
-
-    Once, because a second group on the same port could meet the first one's store in another process.
+    """Join the processes that a launcher started, until this process ends: a second group could meet the first's store.
 
     Raises:
         ValueError: the variables of a launcher are there in part.
@@ -72,8 +67,7 @@ def init_process_group(patience: timedelta = PATIENCE) -> None:
     size = int(os.environ.get("WORLD_SIZE") or 1)
     if size == 1 or dist.is_initialized():
         return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise ValueError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes with `accelerate launch` "
             "or `torchrun`, or unset WORLD_SIZE to train in one."
@@ -100,11 +94,7 @@ def require_one_process(what: str) -> None:
 
 
 def rank_device(device: torch.device) -> torch.device:
-    """The device of this process: with several, cuda means the GPU of its number on this machine.
-
-    Raises:
-        ValueError: there are fewer GPUs than processes.
-    """
+    """The device of this process: with several, cuda means the GPU of its number; ValueError if there is none."""
     if device.type != "cuda":
         return device
     number = device.index or 0
@@ -121,25 +111,17 @@ def rank_device(device: torch.device) -> torch.device:
 
 def batch_share(batch_size: int) -> range:
     """Which patches of a batch are this process's. Raises ValueError if they cannot be shared evenly."""
-    size = world_size()
+    size, part = world_size(), batch_size // world_size()
     if batch_size % size:
-        lower = batch_size // size * size
         raise ValueError(
             f"batch_size {batch_size} cannot be shared evenly by {size} processes; use a multiple, such as "
-            f"{lower or size} or {lower + size}."
+            f"{max(part, 1) * size} or {(part + 1) * size}."
         )
-    part = batch_size // size
     return range(rank() * part, (rank() + 1) * part)
 
 
 def coupling_note(objective: str, parts: int = 1, random_depth: bool = False) -> str:
-    """One sentence if a batch in pieces is not quite the batch as a whole; else empty.
-
-    Args:
-        objective: of the run.
-        parts: one after the other, in which each process takes its share of a batch.
-        random_depth: the network leaves out branches at random in training.
-    """
+    """One sentence if a batch is not quite the same in pieces, `parts` in each process; else empty."""
     pieces = world_size() * parts
     if pieces == 1 or objective not in COUPLED and not random_depth:
         return ""
@@ -152,10 +134,9 @@ def coupling_note(objective: str, parts: int = 1, random_depth: bool = False) ->
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model as a step calls it: on several processes its gradients are the means over them.
+    """The model as a step calls it: on several processes its gradients are the means over them, as of one process.
 
-    The mean of the shares' mean losses is the mean loss of the batch, so these are the gradients of one process. Taken
-    in parts, a batch is averaged with each of them: `no_sync` does not go with a static graph.
+    Taken in parts, a batch is averaged with each of them: `no_sync` does not go with a static graph.
     """
     if world_size() == 1:
         return model
@@ -191,39 +172,30 @@ def on_first_rank(work: Callable[..., Result], *arguments) -> Result:
         try:
             outcome[0] = work(*arguments)
         except (Exception, KeyboardInterrupt) as error:
-            outcome[1] = _travelling(error)
+            outcome[1] = error
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:  # one that cannot be sent to the others: its words alone
+                outcome[1] = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
     dist.broadcast_object_list(outcome, src=0, group=_first_works, device=torch.device("cpu"))
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
 
 
-def _travelling(error: BaseException) -> BaseException:
-    """The error, or its words where it could not be sent to the other processes."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever an exception of somebody's own does when it is copied
-        return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return error
-
-
 @contextmanager
 def entered_on_first_rank(context: AbstractContextManager):
     """Enter a context, such as a lock, in rank 0 alone; the others wait until it is entered."""
     with ExitStack() as stack:
-
-        def enter() -> None:
-            stack.enter_context(context)
-
-        on_first_rank(enter)
+        on_first_rank(stack.enter_context, context)
         yield
 
 
 @contextmanager
 def fail_together():
-    """An error in one process is that of all: the others would wait for it in vain, and say whose it was.
+    """An error in one process is that of all, which say whose it was instead of waiting in vain.
 
-    They notice when this process ends, which it therefore does without waiting for them, or after `PATIENCE`.
+    They notice when that process ends, which it therefore does without waiting for them, or after `PATIENCE`.
     """
     key = f"error in training {next(_trainings)}"
     try:

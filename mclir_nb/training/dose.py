@@ -1,13 +1,11 @@
 """The dose of a run: which lambda makes the second term a stated share of the optimiser's update.
 
-A lambda says nothing by itself: the same number is a strong push in one task, network or feature network and none in
-another. `lambda_for` looks along a short plain run, in which the term is only watched, and gives the lambda for a dose
-(`push.Dose.update`, on average over the looks). It is fixed before the run that uses it, kept in the run folder, and
-the run measures its dose again (columns dose and dose_cosine of the log).
+The same lambda is a strong push in one task, network or feature network and none in another. `lambda_for` looks along
+a short plain run, in which the term is only watched, and gives the lambda for a dose (`push.Dose.update`, on average
+over the looks). It is fixed before the run that uses it, kept in its folder, and the run measures its dose again.
 
-What the short runs of the workbook's own recipes have found is committed (`KNOWN`, written by tools/doses.py), so that
-a first command need not wait for one, and has the same lambda on every machine. A recipe that differs in anything that
-the short run depends on gets a short run of its own.
+What the short runs of the workbook's own recipes have found is committed (`KNOWN`, written by tools/doses.py): a first
+command need not wait, and has the same lambda on every machine. Any other recipe gets a short run of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +33,11 @@ KNOWN = root() / "data" / "records" / "doses.json"
 SEED = 20_231  # of the short plain run; no experiment uses it
 LOOKS, BATCHES = 8, 16  # moments of the short run, and batches whose mean gradient is taken at each
 LOOKS_INSIDE = 3  # moments of a run at which its dose is measured again
+# what a short run does not look at
+IDLE = ("name", "seed", "guard", "guard_r", "guard_drop", "log_every", "val_every", "val_side", "save_every")
+# what makes a recipe a plain run whose histories are only watched
+PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
+PLAIN |= dict(sampling="exact", sampled_every=None, cosine_steps=None, milestones=())
 
 
 class Lambda(NamedTuple):
@@ -52,12 +55,9 @@ class Lambda(NamedTuple):
 
 @precision.full_float32()
 def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> push.Dose:
-    """The dose of a trainer's objective at this moment. Neither the network nor the optimiser is changed.
+    """The dose of a trainer's objective for a lambda at this moment, from `batches` beyond the last step of the run.
 
-    Args:
-        trainer: after at least one step; its objective, histories and features are asked.
-        lambda_neg: the weight to state the dose for.
-        batches: of training patches beyond the last step of the run.
+    Neither the network nor the optimiser is changed.
 
     Raises:
         ValueError: an objective without a second term, no step yet, or a gradient that is not finite.
@@ -101,24 +101,17 @@ def columns(trainer: Trainer) -> dict[str, float]:
 
 
 def lambda_for(
-    recipe: Recipe,
-    dose: float,
-    device: torch.device,
-    *,
-    looks: int = LOOKS,
-    quiet: bool = False,
-    shared: Path | None = None,
+    recipe: Recipe, dose: float, device: torch.device, *, looks: int = LOOKS, quiet=False, shared: Path | None = None
 ) -> Lambda:
     """The lambda that gives a recipe's objective a dose, from a short plain run with a seed of its own.
 
+    It takes a quarter of the recipe's steps, at least 8 per look, with the whole fall of the learning rate and the
+    same histories; a look takes 16 batches, fewer where the run is short.
+
     Args:
-        recipe: the run that is planned; its own lambda does not matter. The short run takes a quarter of its steps,
-            at least 8 per look, with the whole fall of the learning rate and the same histories; a look takes 16
-            batches, fewer where the run is short.
+        recipe: the run that is planned; its own lambda does not matter.
         dose: the share of the term in the optimiser's update that is wanted, > 0.
-        device: where to train.
         looks: moments at which the dose is measured, evenly spread.
-        quiet: print nothing.
         shared: a JSON file in which short runs are kept for other runs: what they find does not depend on the dose.
 
     Raises:
@@ -132,32 +125,27 @@ def lambda_for(
     batches = min(BATCHES, max(4, recipe.steps // 50))
     short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
     definitions = repr(user_code.definitions(short))
-    key = _key(short, definitions, looks, batches)
-    places = [place for place in (KNOWN, shared) if place and place.exists()]
-    updates = next((found[key] for found in map(files.read_json, places) if key in found), None)
+    # what the short run depends on: the fields that are not the default, without those that change nothing
+    fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in IDLE}
+    own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
+    key = json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
+    committed, kept = (files.read_json(place) if place and place.exists() else {} for place in (KNOWN, shared))
+    updates = (kept | committed).get(key)
     if updates is None:
         updates = _updates(short, definitions, device, looks, batches, quiet)
         if shared:
-            known = files.read_json(shared) if shared.exists() else {}
-            files.write_json(shared, known | {key: updates})
+            files.write_json(shared, kept | {key: updates})
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
     return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
 
 
-def _key(short: Recipe, definitions: str, looks: int, batches: int) -> str:
-    """What a short run depends on, as text: the fields that are not the default, without those that change nothing."""
-    fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in IDLE}
-    own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
-    return json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
-
-
 @functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
 def _updates(
     short: Recipe, definitions: str, device: torch.device, looks: int, batches: int, quiet: bool
 ) -> tuple[float, ...]:
-    """The dose of lambda 1 at each look along a plain run. `definitions`: what stands behind a reader's own names."""
+    """The dose of lambda 1 at each look along a plain run; `definitions` of a reader's own tell runs apart."""
     trainer = Trainer(short, device)
     moments = {round(short.steps * (k + 1) / looks) for k in range(looks)}
     steps = trainer.patches.batches(1, short.steps, device=device)
@@ -168,13 +156,6 @@ def _updates(
             update = torch.tensor(measured(trainer, 1.0, batches).update)
             updates.append(distributed.mean(update).item())
     return tuple(updates)
-
-
-# what a short run does not look at
-IDLE = ("name", "seed", "guard", "guard_r", "guard_drop", "log_every", "val_every", "val_side", "save_every")
-# what makes a recipe a plain run whose histories are only watched
-PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
-PLAIN |= dict(sampling="exact", sampled_every=None, cosine_steps=None, milestones=())
 
 
 def choose(

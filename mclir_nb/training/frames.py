@@ -1,14 +1,12 @@
 """Moments of a run, kept to be looked at: what the network and its history models made of one picture.
 
-At most `COUNT` moments per run, one file, at most 20 MB. Which steps are kept depends on the recipe alone, and what
-is kept at a step depends on the weights at that step, so a killed and resumed run ends with the same file.
+At most `COUNT` of them, in one file of at most 20 MB; a killed and resumed run ends with the same file.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,15 +25,13 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Frames:
-    """What a run kept: S moments of K history models on one picture. Outputs are not clamped.
+    """What a run kept: S moments of K history models on one picture, in [0,1]. Outputs are not clamped.
 
     Attributes:
-        name: of the picture.
-        lq: the picture, (3,H/scale,W/scale) in [0,1].
-        gt: its ground truth, (3,H,W) in [0,1].
+        name: of the picture, with lq, (3,H/scale,W/scale), and gt, (3,H,W).
         steps: training steps, S of them.
-        restored: (S,3,H,W).
-        negatives: (S,K,3,H,W).
+        restored: (S,3,H,W), of the network.
+        negatives: (S,K,3,H,W), of the histories.
         distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
         averaged: (S,3,H,W), of the evaluation EMA where the histories are its own past (distances too are from it);
             None where they are the network's.
@@ -59,8 +55,8 @@ class Frames:
 def steps(total: int, count: int = COUNT) -> list[int]:
     """The steps at which a run of `total` steps keeps a moment: one in each equal part of it, the last at its end.
 
-    The place within a part moves on by the golden ratio from part to part. Evenly spaced steps would be multiples of
-    the histories' intervals, and show every history just after its refreshing, at its youngest.
+    The place within a part moves on by the golden ratio: evenly spaced steps would be multiples of the histories'
+    intervals, and show every history just after its refreshing, at its youngest.
     """
     parts = min(count, total)
     places = [(k + (k + 1) * GOLDEN % 1) * total / parts for k in range(parts - 1)]
@@ -71,13 +67,11 @@ def centre(pair: tuple[str, Tensor, Tensor], side: int = SIDE) -> tuple[str, Ten
     """The centre square of a picture (name, gt, lq), at most `side` gt pixels; a multiple of the scale."""
     name, gt, lq = pair
     scale = gt.shape[-1] // lq.shape[-1]
-    size = [min(side // scale, length) for length in lq.shape[1:]]
-    top, left = ((length - part) // 2 for length, part in zip(lq.shape[1:], size, strict=True))
-    lq = lq[:, top : top + size[0], left : left + size[1]]
-    rows, columns = (
-        slice(scale * first, scale * (first + part)) for first, part in zip((top, left), size, strict=True)
-    )
-    return name, gt[:, rows, columns], lq
+    for axis in (1, 2):
+        size = min(side // scale, lq.shape[axis])
+        start = (lq.shape[axis] - size) // 2
+        lq, gt = lq.narrow(axis, start, size), gt.narrow(axis, scale * start, scale * size)
+    return name, gt, lq
 
 
 def keep(
@@ -94,20 +88,20 @@ def keep(
     to 0.0005, however small the difference is. The restored image itself is kept to 0.0003.
 
     Args:
-        run_dir: the run folder.
-        step: optimiser steps made so far.
-        model: the trained network.
-        history: its history models.
         pair: name, gt and lq of the picture, see `centre`.
         ema: the evaluation EMA, if the histories are its past.
 
     Raises:
         OSError: the file cannot be written.
     """
-    name, gt, lq = pair
-    earlier = {key: value for key, value in _kept(run_dir / FILE).items() if _step_of(key) < step}
-    restored, present, *negatives = _outputs([model, ema or model, *history.models], lq)
-    tensors = earlier | {
+    (name, gt, lq), file = pair, run_dir / FILE
+    try:
+        earlier = files.read_tensors(file)[0] if file.exists() else {}
+    except ValueError as error:  # no reason to stop a training
+        print(f"{error} The moments in it are lost; those from here on are kept.")
+        earlier = {}
+    restored, present, *negatives = (_output(network, lq) for network in (model, ema or model, *history.models))
+    tensors = {key: value for key, value in earlier.items() if _step_of(key) < step} | {
         "lq": lq.float(),
         "gt": gt.float(),
         f"{step}/restored": restored.half(),
@@ -116,16 +110,7 @@ def keep(
     }
     if ema:
         tensors[f"{step}/averaged"] = present.half()
-    files.write_tensors(run_dir / FILE, tensors, {"name": name})
-
-
-def _kept(file: Path) -> dict[str, Tensor]:
-    """What the file holds so far. A damaged file is no reason to stop a training: it is said, and begun again."""
-    try:
-        return files.read_tensors(file)[0] if file.exists() else {}
-    except ValueError as error:
-        print(f"{error} The moments in it are lost; those from here on are kept.")
-        return {}
+    files.write_tensors(file, tensors, {"name": name})
 
 
 def _step_of(key: str) -> int:
@@ -135,25 +120,18 @@ def _step_of(key: str) -> int:
 
 @precision.full_float32()
 @torch.inference_mode()
-def _outputs(networks: Sequence[nn.Module], lq: Tensor) -> list[Tensor]:
-    """What each network makes of the picture, in eval mode, not clamped, on the CPU; the modes are put back."""
-    outputs = []
-    for network in networks:
-        training = network.training
-        network.eval()
-        try:
-            outputs.append(network(lq[None].to(next(network.parameters()).device))[0].float().cpu())
-        finally:
-            network.train(training)
-    return outputs
+def _output(network: nn.Module, lq: Tensor) -> Tensor:
+    """What a network makes of the picture, in eval mode, not clamped, on the CPU; the mode is put back."""
+    training = network.training
+    network.eval()
+    try:
+        return network(lq[None].to(next(network.parameters()).device))[0].float().cpu()
+    finally:
+        network.train(training)
 
 
 def read(run_dir: str | Path) -> Frames:
-    """The moments a run has kept so far.
-
-    Raises:
-        ValueError: there are none; the sentence says why and what to do.
-    """
+    """The moments a run has kept so far. Raises ValueError if there are none, with why and what to do."""
     file = Path(run_dir).expanduser() / FILE
     if not file.is_file():
         recipe = records.read_recipe(file.parent)  # not a run folder? say that first
@@ -162,14 +140,15 @@ def read(run_dir: str | Path) -> Frames:
             f"{recipe.objective}), from their first on; train with objective 'spn', or take another run."
         )
     tensors, facts = files.read_tensors(file)
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([tensors[f"{step}/{name}"].float() for step in kept])
+
     try:
         kept = sorted({_step_of(key) for key in tensors} - {0})
-        restored = torch.stack([tensors[f"{step}/restored"].float() for step in kept])
-        gaps = torch.stack([tensors[f"{step}/gaps"].float() for step in kept])
-        distances = torch.stack([tensors[f"{step}/distances"] for step in kept])
-        averaged = [tensors[f"{step}/averaged"].float() for step in kept if f"{step}/averaged" in tensors]
-        moments = Frames(facts["name"], tensors["lq"], tensors["gt"], kept, restored, gaps, distances)
-        moments = replace(moments, averaged=torch.stack(averaged)) if averaged else moments
-        return replace(moments, negatives=moments.present[:, None] + gaps)
+        restored, gaps, distances = (stacked(name) for name in ("restored", "gaps", "distances"))
+        averaged = stacked("averaged") if f"{kept[0]}/averaged" in tensors else None
+        negatives = (restored if averaged is None else averaged)[:, None] + gaps
+        return Frames(facts["name"], tensors["lq"], tensors["gt"], kept, restored, negatives, distances, averaged)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{file} is damaged or of another version ({type(error).__name__}: {error}).") from error

@@ -31,11 +31,7 @@ class Diverged(RuntimeError):
 
 
 class Guard:
-    """Watches one run.
-
-    Attributes:
-        factor: by which lambda is multiplied: 1, or less after a rescue.
-    """
+    """Watches one run. `factor` is by what lambda is multiplied: 1, or less after a rescue."""
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.factor = recipe, 1.0
@@ -43,11 +39,7 @@ class Guard:
         self._names: dict[int, list[str]] = {}  # of the pictures, by step, since somebody looked
 
     def watch(self, step: int, losses: Tensor, names: list[str]) -> None:
-        """Note whether a step's losses are finite. On a GPU nothing waits: the next `check_finite` tells.
-
-        Raises:
-            Diverged: on a CPU, before the weights are changed.
-        """
+        """Note whether a step's losses are finite. On a GPU nothing waits: the next `check_finite` tells."""
         if self._bad_step is None:
             self._bad_step = torch.zeros((), dtype=torch.int64, device=losses.device)
         bad = ~losses.isfinite().all() & (self._bad_step == 0)
@@ -57,11 +49,7 @@ class Guard:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Look at the steps since the last look.
-
-        Raises:
-            Diverged: the losses or the gradient of a step were not finite.
-        """
+        """Raise Diverged if the losses or the gradient of a step since the last look were not finite."""
         step = 0 if self._bad_step is None else int(self._bad_step)
         names, self._bad_step, self._names = self._names.get(step, []), None, {}
         if step:
@@ -72,11 +60,7 @@ class Guard:
             )
 
     def check_scale(self, step: int, scale: float) -> None:
-        """Look at the loss scale of float16, which is halved after each gradient that is not finite.
-
-        Raises:
-            Diverged: it is below 1: not the scale makes the gradient infinite.
-        """
+        """Raise Diverged if the loss scale of float16, halved at each infinite gradient, is below 1: it is not that."""
         if scale < 1:
             raise Diverged(
                 f"step {step}: in float16 a gradient is infinite at any scale of the loss, so no step is taken. "
@@ -84,11 +68,7 @@ class Guard:
             )
 
     def check(self, row: dict) -> None:
-        """Look at a row of the log.
-
-        Raises:
-            Diverged: with what to turn down.
-        """
+        """Look at a row of the log; Diverged says what to turn down."""
         if not math.isfinite(row["total"]):
             raise Diverged(f"step {row['step']}: the loss is not finite. {self._advice()}")
         if _subtracts(row) and row["r"] > self.recipe.guard_r:
@@ -99,11 +79,7 @@ class Guard:
             )
 
     def check_validation(self, row: dict, best: float) -> None:
-        """Look at a row with a validation; `best` is the highest PSNR so far, dB.
-
-        Raises:
-            Diverged: with what to turn down.
-        """
+        """Look at a row with a validation; `best` is the highest PSNR so far, dB. Diverged says what to turn down."""
         psnr, best = row["val_psnr"], min(best, HIGHEST)
         if (_subtracts(row) or self.recipe.uses_history) and not psnr >= best - self.recipe.guard_drop:
             raise Diverged(
@@ -141,11 +117,7 @@ def _subtracts(row: dict) -> bool:
 
 
 def check_batch(step: int, gt: Tensor, lq: Tensor, names: list[str]) -> None:
-    """Refuse a batch on the CPU with a NaN or an infinite value.
-
-    Raises:
-        ValueError: naming the pictures.
-    """
+    """Refuse a batch on the CPU with a NaN or an infinite value: ValueError with the names of its pictures."""
     for what, image in (("gt", gt), ("lq", lq)):
         if not torch.isfinite(image.sum()):
             bad = sorted({name for name, one in zip(names, image, strict=True) if not one.isfinite().all()})

@@ -27,9 +27,7 @@ def interval(recipe: Recipe) -> int:
     return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * ROWS))
 
 
-class LastStep(NamedTuple):
-    """What a step with negatives looked at, kept until the next one."""
-
+class LastStep(NamedTuple):  # what a step with negatives looked at, kept until the next one
     restored: Tensor
     gt: Tensor
     negatives: Sequence[Tensor]
@@ -101,23 +99,14 @@ class Log:
 def history_columns(
     recipe: Recipe, model: nn.Module, history: HistoryModels, last: LastStep | None, features: nn.Module
 ) -> dict[str, float]:
-    """What a row says of each history: how far its weights are, and how it did in the step just made.
-
-    Args:
-        recipe: for the precisions in which features and histories were computed.
-        model: the network whose past the histories are.
-        history: the history models.
-        last: the step; None, or fewer negatives than histories: only the distances of the weights.
-        features: the feature network.
+    """What a row says of each history: how far its weights are, and how it did in the `last` step, if that is known.
 
     Returns:
         distance_k, of the weights; progress_k and gap_k, see `push.condition`; signal_k, the share of its gradient
-        above rounding.
+        above rounding in the recipe's precisions.
     """
     columns = {f"distance_{k}": float(d) for k, d in enumerate(history.distances(model))}
-    if last is None:
-        return columns
-    if len(last.negatives) < len(history.models):
+    if last is None or len(last.negatives) < len(history.models):
         return columns
     for k, negative in enumerate(last.negatives):
         condition = push.condition(last.restored, negative, last.gt)
@@ -126,3 +115,35 @@ def history_columns(
     with precision.full_float32():
         shares = precision.signal(last.restored, last.negatives, features, coarsest).tolist()
     return columns | {f"signal_{k}": share for k, share in enumerate(shares)}
+
+
+class Scalars:
+    """The rows as TensorBoard scalars too, to watch a run by; points after `step`, of an earlier life, go.
+
+    `python -m mclir_nb train ... --tensorboard`, then `tensorboard --logdir runs`. Switched off it does nothing.
+    """
+
+    def __init__(self, run_dir: Path, step: int, on: bool):
+        self.writer = None
+        if not on:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "tensorboard=True needs the package tensorboard, which is not installed; pip install "
+                "'mclir-nb[tensorboard]', or leave it out: log.csv holds the same numbers."
+            ) from None
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+    def add(self, row: dict) -> None:
+        """One row of the log, by its column names; empty values are left out."""
+        if self.writer is not None:
+            for name, value in row.items():
+                if name != "step" and math.isfinite(value):
+                    self.writer.add_scalar(name, value, row["step"])
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,19 +24,12 @@ class OutOfMemory(RuntimeError):
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`: auto (CUDA if there is one), cpu, cuda or cuda:N.
-
-    Raises:
-        ValueError: there is none like it here.
-    """
+    """The device called `name`: auto (CUDA if there is one), cpu, cuda or cuda:N. ValueError if there is none here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
     return device
@@ -43,15 +37,10 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(device: torch.device, on: bool = True) -> Iterator[None]:
-    """The deterministic mode on CUDA: only kernels whose sums do not depend on which thread comes first.
+    """The deterministic mode on CUDA, unless `on` is False: no kernels whose sums depend on which thread comes first.
 
-    The same command then gives the same bits on the same GPU and versions, and so does a run that was killed and
-    resumed. It costs time: gradients of padding, indexing and some convolutions have faster kernels that add up in
-    any order. On a CPU sums are ordered anyway, and nothing changes.
-
-    Args:
-        device: where the computation runs.
-        on: False changes nothing.
+    The same command then gives the same bits on the same GPU and versions, in more time. On a CPU sums are ordered
+    anyway, and nothing changes.
     """
     if not on or device.type != "cuda":
         yield
@@ -71,11 +60,10 @@ def deterministic(device: torch.device, on: bool = True) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors have freed, instead of returning it to the system after every operation.
+    """Let the C library (glibc on Linux) keep what tensors have freed; the numbers do not change.
 
-    By default glibc maps large blocks afresh and unmaps them when freed, so each training step on the CPU pays for
-    thousands of pages that the system hands out and clears: three steps of NAFNet take 9.5 processor seconds instead
-    of 6.1. The numbers do not change. For glibc on Linux; elsewhere nothing happens.
+    By default large blocks are unmapped when freed, and each training step on the CPU pays for thousands of pages that
+    the system hands out and clears: three steps of NAFNet take 9.5 processor seconds instead of 6.1.
     """
     mallopt = _c_function("mallopt")
     if mallopt:
@@ -129,10 +117,9 @@ def explain_compiler() -> Iterator[None]:
 
 @contextmanager
 def catch_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets instead of stopping at once; the loop looks at it between steps.
+    """An event that Ctrl-C or SIGTERM sets, for the loop to look at between steps; a second one stops at once.
 
-    A second one stops at once; then the last checkpoint is what is left. Outside the main thread Python allows no
-    handlers, and the event is never set.
+    Outside the main thread Python allows no handlers, and the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,12 +1,12 @@
 """Multiply-accumulates (MACs) of convolutions and matrix products: what a step costs on any machine, counted.
 
 A plain step is 3F, one forward pass F of the network and a backward pass of 2F. SPN adds N forward passes of history
-models and the feature network: V forward and V back to the image for the output, V for each negative. So
+models and, in the feature network, V forward and V back to the image for the output and V for each negative:
 
     SPN step / plain step = 1 + N/3 + (2 + N) V / (3 F).
 
-Other objectives are counted by their own term. With `sampling="sampled"` a step that has the term asks one history,
-N = 1, and there is one such step in every k; `with_period` chooses k so that this costs no more than `PRICE`.
+Other objectives are counted by their own term. With `sampling="sampled"` one step in every k has the term, N = 1;
+`with_period` chooses k so that this costs no more than `PRICE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from mclir_nb import networks
 from mclir_nb.method import features, losses
@@ -64,28 +63,31 @@ def sampling_note(recipe: Recipe) -> str:
 
 
 @lru_cache
-def _count(recipe: Recipe) -> Counts:
-    if recipe.network_size in ("tiny", "demo"):
-        return _count_on(recipe, "cpu")
-    try:
-        return _count_on(recipe, "meta")  # on shapes alone
-    except RuntimeError:  # a network of one's own that looks at values
-        return _count_on(recipe, "cpu")
-
-
-def _count_on(recipe: Recipe, device: str) -> Counts:
-    with torch.random.fork_rng(devices=[]):
-        with torch.device(device):
-            network = records.build_network(recipe).eval()
+def _count(recipe: Recipe, device: str = "") -> Counts:
+    if not device:
+        try:
+            return _count(recipe, "cpu" if recipe.network_size in ("tiny", "demo") else "meta")  # meta: shapes alone
+        except RuntimeError:  # a network of one's own that looks at values
+            return _count(recipe, "cpu")
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        network = records.build_network(recipe).eval()
     forward = networks.count_macs(network, picture(recipe.patch_size // recipe.scale, device))
     if recipe.objective == "plain":
         return Counts(forward, 0, 0, 0)
     net = feature_network(recipe).to(device)
     restored, gt = (picture(recipe.patch_size, device) for _ in range(2))
-    looked_at = networks.count_macs(net, gt)
-    asked = histories_asked(recipe)
+    looked_at, asked, passes = networks.count_macs(net, gt), histories_asked(recipe), 0
+
+    def note(module, inputs, output) -> None:
+        nonlocal passes
+        passes += len(inputs[0]) * (2 if inputs[0].requires_grad else 1)  # forward, and back to the image
+
+    handle = net.register_forward_hook(note)
     outputs = [gt] * (len(C2R_INDOOR) if recipe.negatives == "synthetic" else asked)
-    passes = _passes(net, losses.OBJECTIVES[recipe.objective], restored, gt, outputs)
+    context = dict(lq=gt, averaged=gt, generator=torch.Generator().manual_seed(0))
+    objective = losses.OBJECTIVES[recipe.objective]
+    objective(restored.requires_grad_(), gt, outputs, features=net, lambda_neg=1.0, **context)
+    handle.remove()
     more = (recipe.objective == "spn-smooth") + (recipe.negatives == "noise")  # the average's, or the network's own
     return Counts(forward, looked_at, passes * looked_at, asked + more)
 
@@ -94,21 +96,6 @@ def histories_asked(recipe: Recipe) -> int:
     """Outputs of history models in a step that has the term: all and those for noised inputs, or one of them."""
     outputs = len(recipe.history_every) + recipe.noised_inputs if recipe.uses_history else 0
     return min(outputs, 1) if recipe.sampling == "sampled" else outputs
-
-
-def _passes(net: nn.Module, objective, restored: torch.Tensor, gt: torch.Tensor, negatives: list) -> int:
-    """How often an objective sends one patch through the feature network; forward and back to the image are two."""
-    passes = 0
-
-    def note(module, inputs, output) -> None:
-        nonlocal passes
-        passes += len(inputs[0]) * (2 if inputs[0].requires_grad else 1)
-
-    handle = net.register_forward_hook(note)
-    context = dict(lq=gt, averaged=gt, generator=torch.Generator().manual_seed(0))
-    objective(restored.requires_grad_(), gt, negatives, features=net, lambda_neg=1.0, **context)
-    handle.remove()
-    return passes
 
 
 def picture(side: int, device: str | torch.device) -> torch.Tensor:
@@ -122,10 +109,7 @@ def feature_network(recipe: Recipe) -> features.FeatureNetwork:
 
 
 def run_macs(recipe: Recipe) -> int:
-    """Multiply-accumulates of a whole training run: what its objective costs, on any machine.
-
-    Without the short run before it in which lambda is chosen, where the recipe states a dose.
-    """
+    """Multiply-accumulates of a whole training run, without the short one that a dose may take before it."""
     recipe = with_period(recipe)
     counts = count(recipe)
     with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.period

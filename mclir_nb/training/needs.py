@@ -1,9 +1,4 @@
-"""The memory of a training step, predicted from one patch before it runs, and whether a GPU has that much.
-
-Weights, gradients, two moments, EMA and N histories stay between steps; what the backward pass needs of the forward
-pass grows with the batch, or the part of it that is taken at a time (`accumulate`); the feature network adds the maps
-of the few images it looks at at a time.
-"""
+"""The memory of a training step, predicted from one patch before it runs, and whether a GPU has that much."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ SPARE = 1.15  # work space of operations, and gaps between tensors
 class Needs(NamedTuple):
     """Bytes that tensors hold in a step."""
 
-    between: int  # what stays between steps
+    between: int  # what stays between steps: weights, gradients, two moments, EMA, histories
     patch: int  # kept for the backward pass, per patch
     maps: int  # of the feature network, per image that it looks at at a time
     images: int  # that it looks at at a time, at most

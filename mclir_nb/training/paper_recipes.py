@@ -72,7 +72,7 @@ RECIPES: dict[str, dict[str, Setting]] = {
 def fields(network: str, scale: int = 1) -> dict[str, Any]:
     """The recipe fields of a network's paper recipe; of FFA-Net's for a network that the paper does not train.
 
-    The gt patch of super-resolution stands for x4; at another scale the lq patch is kept.
+    The gt patch of super-resolution is that of x4; at another scale the lq patch is kept.
     """
     found = {field: setting.value for field, setting in RECIPES.get(network, RECIPES["ffanet"]).items()}
     if scale in (2, 3):
@@ -81,17 +81,7 @@ def fields(network: str, scale: int = 1) -> dict[str, Any]:
 
 
 def table(network: str) -> pd.DataFrame:
-    """Where every field of a network's paper recipe stands.
-
-    Args:
-        network: one of `RECIPES`.
-
-    Returns:
-        One row per field: field, value, source.
-
-    Raises:
-        ValueError: a network without a recipe.
-    """
+    """Where every field of the paper recipe of a network in `RECIPES` stands: field, value, source."""
     if network not in RECIPES:
         raise ValueError(f"{network} has no paper recipe; those with one: {', '.join(RECIPES)}.")
     rows = [(field, str(setting.value), setting.source) for field, setting in RECIPES[network].items()]

@@ -1,7 +1,4 @@
-"""Recipes: everything that decides a training run, as one frozen value.
-
-The device is not part of a recipe: the same recipe is the same experiment everywhere.
-"""
+"""Recipes: everything that decides a training run, as one frozen value. The device is not part of it."""
 
 from __future__ import annotations
 
@@ -9,21 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, get_args
 
+import pydantic
 import torch
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo
 
 from mclir_nb import networks
 from mclir_nb.choices import check_choice, did_you_mean
@@ -37,7 +22,7 @@ FEATURES = ("lite0", "vgg16", "vgg19")
 OWN = "the recipe's own"  # as a value of `get`: as if it had not been given, where None is a value too
 
 
-def _among(*accepted: str | Callable[[], Iterable[str]]) -> AfterValidator:
+def _among(*accepted: str | Callable[[], Iterable[str]]) -> pydantic.AfterValidator:
     """The constraint of a field with a name in it; tables are asked each time, for a reader may add a line to them."""
 
     def check(value: str, field: ValidationInfo) -> str:
@@ -45,12 +30,12 @@ def _among(*accepted: str | Callable[[], Iterable[str]]) -> AfterValidator:
         check_choice(str(field.field_name), value, names)
         return value
 
-    return AfterValidator(check)
+    return pydantic.AfterValidator(check)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Annotated[str, _among(*PRECISIONS)]
-AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+AsTuple = pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
 class Recipe(BaseModel):
@@ -60,9 +45,7 @@ class Recipe(BaseModel):
     "ours" is not in the paper.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = dict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str
     """Which row of the table this started from: tiny, demo, gpu or paper."""
@@ -196,10 +179,10 @@ class Recipe(BaseModel):
     def __init__(self, /, **fields):
         try:
             super().__init__(**fields)
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             raise ValueError(_sentence(error)) from None
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _fields_fit_each_other(self) -> Recipe:
         task = tasks.get(self.task, self.scale)
         networks.options(self.network, self.network_size)  # "gpu" is not in every family
@@ -209,12 +192,10 @@ class Recipe(BaseModel):
         return self
 
     def replace(self, **changes) -> Recipe:
-        """A copy with some fields changed, checked again.
+        """A copy with some fields changed, checked again; a change without effect is refused too.
 
-        Raises:
-            ValueError: an unknown field, an impossible value, or a change that would have no effect. What the recipe
-                only carries along may have none: an SPN recipe becomes a plain one by `replace(objective="plain")`.
-                Of lambda_neg, lambda_ratio and dose the one that is named takes the place of the others.
+        What is only carried along may have no effect: an SPN recipe becomes a plain one by
+        `replace(objective="plain")`. Of lambda_neg, lambda_ratio and dose the one that is named replaces the others.
         """
         changed = Recipe(**_one_strength(dict(self), changes) | changes)
         _refuse_idle(changed, [name for name in changes if getattr(changed, name) != getattr(self, name)])
@@ -222,19 +203,19 @@ class Recipe(BaseModel):
 
     @property
     def clipping(self) -> float | None:
-        """The largest gradient norm in effect: with the official quirks, the key is there and never read."""
+        """The largest gradient norm in effect."""
         return None if self.quirks == "official" else self.grad_clip
 
     @property
     def weight(self) -> float:
-        """Lambda, the number that multiplies the objective's second term; `weight_at` knows what steps change."""
+        """Lambda, which multiplies the objective's second term; `weight_at` knows what steps change."""
         if self.objective == "plain":
             return 0.0
         if self.lambda_ratio is not None or self.dose is not None:  # lambda is not known here; not 0, that is all
             return 1.0
         if self.lambda_neg is not None:
             return self.lambda_neg
-        untrained = "random " if self.features_weights == "random" else ""  # published weights are for trained ones
+        untrained = "random " if self.features_weights == "random" else ""  # in which no lambda is published
         return default_lambda(self.objective, untrained + self.features)
 
     def at(self, lambda_neg: float) -> Recipe:
@@ -249,11 +230,7 @@ class Recipe(BaseModel):
         return self.objective in losses.USES_HISTORY and self.negatives != "synthetic"
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 1.
-
-        A cosine from `learning_rate` to `learning_rate_min`; with `cosine_steps` below `steps` it rises again after
-        each fall, as in the official 500k-step run. With `milestones` it is halved after each of these instead.
-        """
+        """The learning rate of a step, counted from 1: a cosine that falls once or in waves, or halves."""
         if self.milestones:
             return self.learning_rate * 0.5 ** sum(step > milestone for milestone in self.milestones)
         turn = math.pi * (step - 1) / (self.cosine_steps or self.steps)
@@ -295,11 +272,7 @@ SPN_KIND = ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-hu
 
 
 def default_lambda(objective: str, features: str) -> float:
-    """The weight of an objective's second term when the recipe gives none: the one it was published with.
-
-    Args:
-        objective: a key of `losses.OBJECTIVES` other than "plain".
-        features: the network in whose features distances are measured.
+    """The weight that an objective other than "plain" was published with, in the features that distances are taken in.
 
     Raises:
         ValueError: no weight is known in these features. The term's gradient has another size in each feature network:
@@ -315,35 +288,6 @@ def default_lambda(objective: str, features: str) -> float:
             "give lambda_neg, a number >= 0, or a dose such as 0.1."
         )
     return known[features]
-
-
-RETIRED = ("history_draw", "negatives_every", "features_crop")
-
-
-def from_saved(fields: dict[str, Any]) -> Recipe:
-    """The recipe that a run folder keeps as JSON, with the lambda that it had.
-
-    Until lambda was bound to its feature network, every objective had a default in all of them. One random history in
-    every k-th step had two fields of its own, and which step it is was not drawn.
-
-    Raises:
-        ValueError: fields or values that no recipe has, or an approximation that is gone.
-    """
-    draw, every, crop = (fields.get(name) for name in RETIRED)
-    fields = {name: value for name, value in fields.items() if name not in RETIRED}
-    if crop is not None or (not draw and every not in (None, 1)):
-        raise ValueError(
-            "features_crop, and negatives_every without history_draw, are gone; train anew with sampling 'sampled', or "
-            "read log.csv and scores.csv of this run as tables."
-        )
-    if draw:
-        fields |= {"sampling": "sampled", "sampled_every": every}
-    objective, features = fields.get("objective", ""), fields.get("features")
-    former = {"spn": 1e-3 if features == "vgg19" else None}
-    former |= {name: official.value for name, official in losses.OFFICIAL_LAMBDA.items() if name != "spn"}
-    if fields.get("lambda_neg") is None:
-        fields = fields | {"lambda_neg": former.get("spn" if objective in SPN_KIND else objective)}
-    return Recipe(**fields)
 
 
 # fmt: off
@@ -382,18 +326,13 @@ def names() -> list[str]:
 
 
 def get(name: str, task: str = "dehaze", **overrides) -> Recipe:
-    """The named recipe for a task, with some fields changed.
+    """The recipe "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper" for a task.
 
     Args:
-        name: "tiny" (tests), "demo" (two cores, minutes), "gpu" (one modest GPU, an hour) or "paper".
-        task: one of `tasks.names()`.
         overrides: fields of `Recipe`. A value that is given counts: val_side=None asks for whole pictures. `OWN`
             stands for one that is not given, and so does None for a field that cannot be None. quirks="official"
             starts histories with 0.1 of a random network and lets the cosine rise again after a fifth of the steps,
             unless these are given too.
-
-    Returns:
-        the recipe.
 
     Raises:
         ValueError: an unknown name, an impossible value, or a setting that would have no effect, in one sentence.
@@ -417,17 +356,15 @@ def _means_own(field: str, value) -> bool:
 def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     """The fields that the named recipe sets for a task, and for what else was asked for."""
     chosen = tasks.get(task, given.get("scale"))
+    network = given.get("network", chosen.network)
     fields = dict(name=name, task=task, network=chosen.network, scale=chosen.scale)
-    fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {})
-    network = given.get("network", fields["network"])
-    fields |= _NETWORK_CHANGES.get((name, str(network)), {})
+    fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {}) | _NETWORK_CHANGES.get((name, str(network)), {})
     if name == "paper":
         check_choice("network", network, networks.names())
         fields |= paper_recipes.fields(network, chosen.scale)
-        if (given.get("objective", "spn"), given.get("features", "vgg16")) != ("spn", "vgg16"):
+        asked = [given.get(field) for field in ("objective", "features", "features_weights")]
+        if asked[0] not in (None, "spn") or asked[1] not in (None, "vgg16") or asked[2] == "random":
             fields.pop("lambda_neg", None)  # it is SPN's in these features
-        if given.get("features_weights") == "random":
-            fields.pop("lambda_neg", None)
     fields = _one_strength(fields, given)
     if given.get("objective") == "spn-smooth":
         fields["history_of"] = "ema"
@@ -447,32 +384,23 @@ def _one_strength(carried: dict[str, Any], named: dict[str, Any]) -> dict[str, A
 
 
 def accepted() -> dict[str, Any]:
-    """What the parameters of a notebook that become a recipe may be, as `notebook.check_parameters` wants it.
+    """What the parameters of a notebook that become a recipe may be, for `notebook.check_parameters`.
 
-    Lists of values or types; None stands for "the recipe's own", or is a value, see `get`, which checks the rest.
+    None stands for "the recipe's own", or is a value, see `get`, which checks the rest.
     """
     return {
-        "recipe": names(),
-        "task": tasks.names(),
-        "network": [None, *networks.names()],
-        "objective": list(losses.OBJECTIVES),
-        "scale": [None, 1, *tasks.SCALES],
-        "dataset": datasets.names(),
-        "features": [None, *FEATURES],
-        "precision": [None, *PRECISIONS],
-        "seed": int,
-        "val_side": int | str | None,
-        "dose": float | str | None,
-        "sampling": [None, "exact", "sampled"],
+        **dict(recipe=names(), task=tasks.names(), dataset=datasets.names(), objective=list(losses.OBJECTIVES)),
+        **dict(network=[None, *networks.names()], features=[None, *FEATURES], compile=[None, *COMPILE]),
+        **dict(precision=[None, *PRECISIONS], sampling=[None, "exact", "sampled"], scale=[None, 1, *tasks.SCALES]),
+        **dict(seed=int, val_side=int | str | None, dose=float | str | None),
         **dict.fromkeys(("data_root", "features_weights", "initial_weights"), str | None),
         **dict.fromkeys(("steps", "batch_size", "accumulate", "patch_size"), int | None),
-        "compile": [None, *COMPILE],
         **dict.fromkeys(("lambda_neg", "learning_rate", "history_start"), float | None),
         **dict.fromkeys(("history_every", "history_decay"), list | tuple | None),
     }
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: pydantic.ValidationError) -> str:
     """The first thing that is wrong: field, what was found, what is accepted."""
     first = error.errors(include_url=False)[0]
     field, *place = first["loc"] or ("recipe",)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from mclir_nb import files, networks, root
 from mclir_nb.choices import did_you_mean
 from mclir_nb.data import datasets, tasks
 from mclir_nb.training import checkpoint
-from mclir_nb.training.recipes import RETIRED, Recipe, from_saved
+from mclir_nb.training.recipes import Recipe
 
 FILES = {
     "recipe.json": "every field of the recipe",
@@ -33,20 +33,16 @@ FILES = {
     "history.safetensors": "the history models",
     "frames.safetensors": "moments of the run: what network and histories made of one picture",
 }
-
-
 # fields of a recipe that say where something lies; those of a start, and the file that counts in a run folder
 STARTS = {"initial_weights": "model.safetensors", "continues": checkpoint.FILE}
 PLACES = ("data_root", "features_weights", *STARTS)
+RETIRED = dict(history_draw=False, negatives_every=1, features_crop=None)  # of older recipes; what meant nothing
 
 
 def different_fields(old: Recipe, new: Recipe, places: Sequence[str] = ()) -> str:
     """The fields in which two recipes differ, as one readable phrase; empty if none.
 
-    Args:
-        old: one recipe.
-        new: the other.
-        places: those of `PLACES` that count too. What they name is compared by its content, not by its path.
+    What the fields `PLACES` name is compared by its content, not by its path, except for those in `places`.
     """
     moved = {name for name in PLACES if name not in STARTS or None not in (getattr(old, name), getattr(new, name))}
     names = [name for name in Recipe.model_fields if name not in moved or name in places]
@@ -63,15 +59,16 @@ def start_file(recipe: Recipe, field: str) -> Path | None:
 
 
 def read_recipe(run_dir: Path) -> Recipe:
-    """The recipe of a run folder."""
+    """The recipe of a run folder. Raises ValueError for a folder without, and for one of another version."""
     file = run_dir / "recipe.json"
     if not file.exists():
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
-    if new := sorted(set(fields) - set(Recipe.model_fields) - set(RETIRED)):
-        raise ValueError(f"{file} is not a recipe of this version: it has the fields {', '.join(new)}.")
+    fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
+    if unknown := sorted(set(fields) - set(Recipe.model_fields)):
+        raise ValueError(f"{file} is not a recipe of this version: it has the fields {', '.join(unknown)}.")
     try:
-        return from_saved(fields)
+        return Recipe(**fields)
     except ValueError as error:
         own = " If it is your own, run the cell or import the module that adds it; own.json beside it keeps the source."
         raise ValueError(f"{file}: {error}{own if str(error).startswith('unknown') else ''}") from error
@@ -83,11 +80,7 @@ def runs_dir() -> Path:
 
 
 def default_dir(recipe: Recipe) -> Path:
-    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED in the workbook's folder.
-
-    The variable MCLIR_NB_RUNS names another folder instead of runs/ (for the tests and the committed notebooks,
-    which shall neither find nor leave runs of the reader).
-    """
+    """Where a run goes when nothing else is said: runs/TASK-NETWORK-OBJECTIVE-RECIPE-SEED, see `runs_dir`."""
     parts = (recipe.task, recipe.network, recipe.objective, recipe.name, recipe.seed)
     return runs_dir() / "-".join(map(str, parts))
 
@@ -123,46 +116,31 @@ class Run:
 
     def files(self) -> pd.DataFrame:
         """What the folder holds: file, size in kB, content."""
-        rows = [
-            {"file": name, "kB": round((self.dir / name).stat().st_size / 1000), "holds": what}
-            for name, what in FILES.items()
-            if (self.dir / name).is_file()
-        ]
-        return pd.DataFrame(rows)
+        there = [(self.dir / name, what) for name, what in FILES.items() if (self.dir / name).is_file()]
+        rows = [(file.name, round(file.stat().st_size / 1000), what) for file, what in there]
+        return pd.DataFrame(rows, columns=["file", "kB", "holds"])
 
     def model(self) -> networks.Restorer:
         """The trained network (raw weights), in eval mode on the CPU."""
-        return self._network("model.safetensors")
+        return self._load(build_network(self.recipe), "model.safetensors")
 
-    def ema_model(self) -> nn.Module:
+    def ema_model(self) -> networks.Restorer:
         """The evaluation EMA of the trained network."""
-        return self._network("ema.safetensors")
+        return self._load(build_network(self.recipe), "ema.safetensors")
 
-    def history_models(self) -> list[nn.Module]:
+    def history_models(self) -> list[networks.Restorer]:
         """The history models as they stood after the last step, in the order of `recipe.history_every`."""
-        tensors, _ = self._tensors("history.safetensors")
-        state: list[dict] = [{} for _ in self.recipe.history_every]
-        for name, tensor in tensors.items():
-            number, _, key = name.partition(".")
-            if number not in map(str, range(len(state))):
-                raise ValueError(f"{self.dir / 'history.safetensors'} is not of this run: it holds {name!r}.")
-            state[int(number)][key] = tensor
-        return [self._load(weights, "history.safetensors") for weights in state]
+        histories = [build_network(self.recipe) for _ in self.recipe.history_every]
+        return list(self._load(nn.ModuleList(histories), "history.safetensors"))
 
-    def _tensors(self, name: str):
+    def _load(self, network, name: str):
+        """The network with the weights in a file of the folder, in eval mode."""
         if not (self.dir / name).is_file():
             raise ValueError(
                 f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
             )
-        return files.read_tensors(self.dir / name)
-
-    def _network(self, name: str) -> networks.Restorer:
-        return self._load(self._tensors(name)[0], name)
-
-    def _load(self, state: dict[str, Tensor], name: str) -> networks.Restorer:
-        network = build_network(self.recipe)
         try:
-            network.load_state_dict(state)
+            network.load_state_dict(files.read_tensors(self.dir / name)[0])
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{self.dir / name} does not fit the recipe beside it ({reason}).") from error
@@ -181,12 +159,9 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
 
     Args:
         place: the run folder, or a file in it.
-        recipe: of the run.
-        benchmark: the data set to score on.
-        data_root: its folder; None: that of the run, if it is the same data set.
+        benchmark: the data set to score on, in `data_root`; None: where that of the run is, if it is the same set.
 
-    Returns:
-        data_root and trained_on of `datasets.open_set`.
+    Returns: data_root and trained_on of `datasets.open_set`.
 
     Raises:
         ValueError: the run's folder is no longer there, and no other was given.
@@ -209,11 +184,7 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
 def shipped(task: str, scale: int | None = None) -> Path:
     """The weights that come along for a task: a file for `open_checkpoint`, with the recipe, log and scores beside it.
 
-    Args:
-        task: what to restore.
-        scale: of super-resolution; None: 4.
-    Raises:
-        ValueError: naming the tasks for which there are weights.
+    Raises ValueError for a task or scale (of super-resolution; None: 4) without weights, naming those with.
     """
     name = f"sr-x{tasks.get(task, scale).scale}" if task == "sr" else task
     found = {place.parent.name: place for place in sorted((root() / "data" / "weights").glob("*/ema.safetensors"))}
@@ -228,7 +199,7 @@ def shipped(task: str, scale: int | None = None) -> Path:
 def open_checkpoint(
     place: str | Path, network: str | None = None, scale: int | None = None, task: str | None = None, entry=None
 ) -> tuple[networks.Restorer, Recipe | None]:
-    """A trained network, and the recipe of the run that it comes from.
+    """A trained network on the CPU in eval mode, and the recipe of its run; None for a file of weights without a run.
 
     Args:
         place: a run folder, a file of weights in one, or any other file of weights.
@@ -236,9 +207,6 @@ def open_checkpoint(
         scale: of super-resolution; None: that of the run, or 1.
         task: what it was trained for; None: that of the run.
         entry: which network of a file that holds several, such as "params_ema".
-
-    Returns:
-        The network on the CPU in eval mode, and the recipe; None for a file of weights without a run.
 
     Raises:
         ValueError: for a place that does not exist, a file that says not what it is for, and for a network, scale or
@@ -251,23 +219,22 @@ def open_checkpoint(
             f"checkpoint {place} does not exist{did_you_mean(place.name, beside)}; give a run folder or a file of "
             "weights."
         )
-    folder = place if place.is_dir() else place.parent
-    if place.is_file() and (network or not (folder / "recipe.json").is_file()):
-        own = tasks.get(task, scale) if task else None
-        network = network or (own.network if own else None)
+    folder, recipe = place if place.is_dir() else place.parent, None
+    if place.is_dir() or (not network and (folder / "recipe.json").is_file()):
+        recipe = read_recipe(folder)
+        for name, given in (("network", network), ("scale", scale), ("task", task)):
+            if given not in (None, own := getattr(recipe, name)):
+                raise ValueError(f"{name} {given} contradicts {folder}: that run has {name} {own}; leave {name} out.")
+        if place.is_dir() and entry:
+            raise ValueError("an entry is for a file of weights; of a run folder name the file: ema.safetensors.")
+        if place.is_dir():
+            return Run(folder).model(), recipe
+        built = build_network(recipe)
+    else:
+        chosen = tasks.get(task, scale) if task else None
+        network = network or (chosen.network if chosen else None)
         if not network:
             raise ValueError(f"give the network for the file {place}; one of {', '.join(networks.names())}.")
-        built = networks.build(network, own.scale if own else scale or 1)
-        networks.load_checkpoint(built, place, entry)
-        return built.eval(), None
-    recipe = read_recipe(folder)
-    for name, given in (("network", network), ("scale", scale), ("task", task)):
-        if given not in (None, own := getattr(recipe, name)):
-            raise ValueError(f"{name} {given} contradicts {folder}: that run has {name} {own}; leave {name} out.")
-    if place.is_dir():
-        if entry:
-            raise ValueError("an entry is for a file of weights; of a run folder name the file: ema.safetensors.")
-        return Run(folder).model(), recipe
-    built = build_network(recipe)
+        built = networks.build(network, chosen.scale if chosen else scale or 1)
     networks.load_checkpoint(built, place, entry)
     return built.eval(), recipe

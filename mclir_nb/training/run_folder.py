@@ -51,22 +51,13 @@ def acquire_lock(run_dir: Path):
         lock.release()
 
 
-def remove_stale_lock(run_dir: Path) -> None:
-    """Remove the lock file of a process that was killed after its last file, where that is possible."""
-    if (run_dir / LOCK).exists():
-        with suppress(ValueError, OSError), acquire_lock(run_dir):
-            pass
-
-
 def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse a folder that holds another recipe's run, somebody's files or, without `resume`, any run.
+    """Refuse a folder that holds another recipe's run, somebody's files or, without `resume`, any run: ValueError.
 
-    Raises:
-        ValueError: with what differs. Where data and feature weights lie may differ, see `check_content`.
+    Where data and feature weights lie may differ, see `check_content`.
     """
     if not (run_dir / "recipe.json").exists():
-        foreign = [name for name in FILES if (run_dir / name).exists()]
-        if foreign:
+        if foreign := [name for name in FILES if (run_dir / name).exists()]:
             raise ValueError(
                 f"{run_dir} holds {', '.join(foreign)} and no recipe.json, so they are of no run that could go on, and "
                 "would be overwritten; choose another out_dir."
@@ -74,8 +65,8 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{run_dir} already holds a run; choose another out_dir, or use resume to continue it.")
-    differing = different_fields(read_recipe(run_dir), recipe, () if "content" in _provenance(run_dir) else PLACES)
-    if differing:
+    places = () if "content" in _provenance(run_dir) else PLACES
+    if differing := different_fields(read_recipe(run_dir), recipe, places):
         raise ValueError(
             f"{run_dir} holds a run of another recipe ({differing}). A run keeps its recipe, for the learning rate "
             "falls over all of its steps: to train otherwise choose another out_dir. For more steps of a finished run, "
@@ -89,24 +80,18 @@ def content(sets: dict[str, ImageSet], features: nn.Module | None, recipe: Recip
     found = {split: images.fingerprint() for split, images in sets.items()}
     if features:
         found["features"] = str(features.source).rpartition("sha256 ")[2]
-    starts = {field: start_file(recipe, field) for field in STARTS}
-    return found | {field: _sha256(file) for field, file in starts.items() if file and file.is_file()}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    for field in STARTS:
+        file = start_file(recipe, field)
+        if file and file.is_file():
+            with file.open("rb") as opened:
+                found[field] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
 
 
 def check_content(run_dir: Path, found: dict[str, str]) -> None:
-    """Refuse to go on with other data than a run began with.
-
-    Raises:
-        ValueError: with what is another.
-    """
+    """Refuse to go on with other data than a run began with: ValueError with what is another."""
     known = _provenance(run_dir).get("content", {})
-    changed = [name for name, value in found.items() if known.get(name, value) != value]
-    if changed:
+    if changed := [name for name, value in found.items() if known.get(name, value) != value]:
         raise ValueError(
             f"{run_dir} holds a run that began with other data ({', '.join(changed)}) than {' and '.join(PLACES)} "
             "name now; put them back, or choose another out_dir."
@@ -114,12 +99,10 @@ def check_content(run_dir: Path, found: dict[str, str]) -> None:
 
 
 def check_finished(run_dir: Path, recipe: Recipe) -> None:
-    """A finished run is only read. Its data may be gone, but no others may have taken their place.
-
-    Raises:
-        ValueError: they have, or own definitions are others.
-    """
-    remove_stale_lock(run_dir)
+    """A finished run is only read. Its data may be gone, but no others may have taken their place: ValueError."""
+    if (run_dir / LOCK).exists():  # of a process that was killed after its last file
+        with suppress(ValueError, OSError), acquire_lock(run_dir):
+            pass
     user_code.keep_definitions(run_dir, recipe)
     there, network = read_recipe(run_dir), None
     try:
@@ -137,11 +120,7 @@ def check_finished(run_dir: Path, recipe: Recipe) -> None:
 def claim(run_dir: Path, recipe: Recipe, resume: bool, found: dict[str, str] | None = None):
     """Make a folder this recipe's, and keep other processes out of it while the block runs.
 
-    Args:
-        run_dir: made if needed.
-        recipe: of the run.
-        resume: False refuses a folder that holds a run.
-        found: its `content`, compared with that of a run that goes on.
+    `found`, its `content`, is compared with that of a run that goes on.
 
     Raises:
         ValueError: as `check`, `check_content` and `acquire_lock`; or own definitions are others.

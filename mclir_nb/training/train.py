@@ -13,22 +13,10 @@ from mclir_nb import files
 from mclir_nb.evaluation import evaluate
 from mclir_nb.networks.layers import DropPath
 from mclir_nb.progress import Progress
-from mclir_nb.training import (
-    build,
-    checkpoint,
-    distributed,
-    dose,
-    frames,
-    machine,
-    macs,
-    needs,
-    records,
-    run_folder,
-    tensorboard_log,
-)
+from mclir_nb.training import build, checkpoint, distributed, dose, frames, machine, macs, needs, records, run_folder
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import Diverged, check_batch
-from mclir_nb.training.log import interval
+from mclir_nb.training.log import Scalars, interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -54,13 +42,9 @@ def train(
             A finished one is only read, whoever made it and wherever.
         resume: False refuses a folder that already holds a run.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1"; never changes the experiment.
-        quiet: print nothing.
-        tensorboard: write the log as TensorBoard scalars as well, see `tensorboard_log`.
+        tensorboard: write the log as TensorBoard scalars as well.
         deterministic: on CUDA, the same bits each time, in more time; see `machine.deterministic`.
         doses: a file through which several runs share the short runs that choose lambda, see `dose.lambda_for`.
-
-    Returns:
-        The finished run.
 
     Raises:
         ValueError, OSError: a folder or data that do not fit; a folder that is in use, or cannot be written.
@@ -84,13 +68,7 @@ def train(
 
 
 def _train(
-    recipe: Recipe,
-    run_dir: Path,
-    resume: bool,
-    device: torch.device,
-    quiet: bool,
-    tensorboard: bool,
-    doses: Path | None,
+    recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool, doses
 ) -> None:
     """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
     data = build.make_data(recipe)
@@ -119,7 +97,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     facts |= {field: getattr(recipe, field) for field in records.STARTS if getattr(recipe, field)}
     facts |= {"content": content} | ({"sampled_every": recipe.period} if recipe.sampling == "sampled" else {})
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
-    scalars = tensorboard_log.Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
+    scalars = Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
         if recipe.guard == "lower-lambda" and not (run_dir / checkpoint.FILE).exists():
             on_first_rank(trainer.save, run_dir)  # a state to go back to
@@ -154,9 +132,7 @@ def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> N
         print(f"{error} Going on from step {trainer.step} with lambda_neg {lowered:g}, as guard says.")
 
 
-def _steps(
-    trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: tensorboard_log.Scalars, quiet: bool
-) -> None:
+def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scalars, quiet: bool) -> None:
     """Step after step to the end, with what is to be kept, logged, validated and saved between them."""
     recipe = trainer.recipe
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)

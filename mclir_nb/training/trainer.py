@@ -18,7 +18,6 @@ from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
 from mclir_nb.seeds import stream
 from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
-from mclir_nb.training.companion import Companion
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import LastStep, Log, history_columns, interval
@@ -43,7 +42,7 @@ class Trainer:
         self.model = build.make_start(recipe, device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.average = self.ema if recipe.history_ema_decay is None else copy.deepcopy(self.ema)
-        self.another = Companion(recipe, device) if recipe.history_of == "another" else None
+        self.another = build.Companion(recipe, device) if recipe.history_of == "another" else None
         self.history = build.make_history(recipe, self.past_of, device)
         self.features = build.make_features(recipe, device)
         self.negatives = build.make_negatives(recipe, self.history, self.model)
@@ -194,48 +193,37 @@ class Trainer:
     def _val_psnr(self, network: nn.Module) -> float:
         return on_first_rank(evaluate.mean_psnr, network, self.validation, self.task.protocol, self.task.crop)
 
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own, by its name in a checkpoint."""
+        parts = {name: getattr(self, name) for name in ("guard", "negatives", "model", "ema", "scaler")}
+        if self.history:
+            parts["history"] = nn.ModuleList(self.history.models)
+        if self.recipe.history_ema_decay is not None:
+            parts["average"] = self.average
+        return parts | ({"another": self.another} if self.another else {})
+
     def state_dict(self) -> dict:
         """Everything a resumed run needs, see `checkpoint`."""
         turn = self.history.turn if self.history else 0
-        state = {
-            "run": {"step": self.step, "best_psnr": self.best_psnr, "sums": self.log.sums, "turn": turn},
-            "guard": self.guard.state_dict(),
-            "negatives": self.negatives.state_dict(),
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict()["state"],
-            "scaler": self.scaler.state_dict(),
-        }
-        if self.history:
-            state["history"] = nn.ModuleList(self.history.models).state_dict()
-        if self.recipe.history_ema_decay is not None:
-            state["average"] = self.average.state_dict()
-        if self.another:
-            state["another"] = self.another.state_dict()
-        return state
+        run = {"step": self.step, "best_psnr": self.best_psnr, "sums": self.log.sums, "turn": turn}
+        state = {"run": run, "optimiser": self.optimiser.state_dict()["state"]}
+        return state | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
         self.log.sums.copy_(run["sums"])
-        for name in ("guard", "negatives", "model", "ema", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
         if self.history:
             self.history.turn = run["turn"]
-            nn.ModuleList(self.history.models).load_state_dict(state["history"])
-        if self.recipe.history_ema_decay is not None:
-            self.average.load_state_dict(state["average"])
-        if self.another:
-            self.another.load_state_dict(state["another"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         checkpoint.load_moments(self.optimiser, state.get("optimiser", {}))  # none before the first step
 
     def save(self, run_dir: Path) -> None:
-        """The log, then the checkpoint: rows after the checkpoint's step are cut off when a run goes on.
+        """The log, then the checkpoint: rows after its step are cut off when a run goes on.
 
-        Raises:
-            Diverged: rather than replace a good state by one with NaN.
-            OSError: there is no room.
+        Raises Diverged rather than replace a good state by one with NaN, and OSError if there is no room.
         """
         self.guard.check_finite()
         if not torch.isfinite(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])):
@@ -244,11 +232,7 @@ class Trainer:
         checkpoint.save(run_dir, self.state_dict())
 
     def take_over(self, run_dir: Path) -> str:
-        """Everything of a finished run, its log too, for the steps that are left of this recipe. Returns a sentence.
-
-        Raises:
-            ValueError: there is no such run, or it has taken these steps already.
-        """
+        """Take over all of a finished run, its log too, for the steps that are left of this recipe; say so."""
         if not records.Run(run_dir).is_finished:
             raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
         self.restore(run_dir)

@@ -24,10 +24,7 @@ UNKNOWN = "(its source is not available)"
 
 
 def definitions(recipe: Recipe) -> dict[str, str]:
-    """Options and source of the reader's own things in a recipe, by kind and name; empty if all is the package's.
-
-    The source is that of the network's class, the degradation or the objective itself, not of what they call.
-    """
+    """Options and source of the reader's own things in a recipe, but not of what they call, by kind and name."""
     network, task = networks.NETWORKS[recipe.network], tasks.TASKS[recipe.task]
     objective = losses.OBJECTIVES[recipe.objective]
     found = {}
@@ -43,19 +40,12 @@ def definitions(recipe: Recipe) -> dict[str, str]:
 
 
 def keep_definitions(run_dir: Path, recipe: Recipe) -> None:
-    """Keep the reader's own definitions with the run, or compare them with those that are kept.
-
-    Raises:
-        ValueError: the run was made with other ones.
-    """
+    """Keep the reader's own definitions with the run. Raises ValueError if it was made with other ones."""
     file, now = run_dir / FILE, definitions(recipe)
-    if not file.exists():
-        if now:
-            files.write_json(file, now)
-        return
-    then = json.loads(file.read_text())
-    changed = sorted(name for name in now | then if now.get(name) != then.get(name))
-    if changed:
+    if now and not file.exists():
+        files.write_json(file, now)
+    then = json.loads(file.read_text()) if file.exists() else {}
+    if changed := sorted(name for name in now | then if now.get(name) != then.get(name)):
         raise ValueError(
             f"{run_dir} holds a run made with another definition of {', '.join(changed)} (kept in its {FILE}); "
             "choose another out_dir, delete that folder, or put the definition back."

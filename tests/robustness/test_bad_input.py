@@ -2,7 +2,7 @@
 
 import os
 
-import numpy as np
+import pictures
 import pytest
 import torch
 from PIL import Image
@@ -12,8 +12,6 @@ from mclir_nb.__main__ import main
 from mclir_nb.data import images, tasks
 from mclir_nb.evaluation import evaluate
 from mclir_nb.training import recipes, records
-
-RGB = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,8 @@ def refused(capsys, *command):
     return error
 
 
-def png(path, pixels=RGB):
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 def cut_off(path):
-    png(path).write_bytes(path.read_bytes()[:2000])
+    pictures.write(path, (80, 90)).write_bytes(path.read_bytes()[:2000])
 
 
 PICTURES = {  # how it is made, and a word of the sentence; every other kind is in tests/data/test_images.py
@@ -60,8 +53,8 @@ def test_a_picture_that_cannot_be_restored_is_named(tmp_path, run, capsys, what)
 
 
 def test_one_pixel_and_cmyk_are_pictures(tmp_path, run):
-    png(tmp_path / "one.png", RGB[:1, :1])
-    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    pictures.write(tmp_path / "one.png", (1, 1))
+    Image.fromarray(pictures.noise(80, 90)).convert("CMYK").save(tmp_path / "cmyk.jpg")
     command = ["restore", str(tmp_path / "one.png"), str(tmp_path / "cmyk.jpg"), "--checkpoint", str(run)]
     assert main([*command, "--device", "cpu"]) == 0
     assert images.read_size(tmp_path / "one_restored.png") == (2, 2)
@@ -71,14 +64,13 @@ def test_one_pixel_and_cmyk_are_pictures(tmp_path, run):
 def sound(root):
     """Ten pairs of pictures as large as the patch."""
     for number in range(10):
-        for side, shift in (("lq", 10), ("gt", 0)):
-            (root / f"train/{side}").mkdir(parents=True, exist_ok=True)
-            png(root / f"train/{side}/{number}.png", np.roll(RGB, number + shift, 0))
+        for side, seed in (("lq", 10 + number), ("gt", number)):
+            pictures.write(root / f"train/{side}/{number}.png", (80, 90), seed)
 
 
 def smaller_than_the_patch(root):
     for file in root.rglob("*.png"):
-        png(file, np.roll(RGB[:40, :40], int(file.stem) + ("lq" in str(file)), 0))
+        pictures.write(file, (40, 40), int(file.stem) + 10 * (file.parent.name == "lq"))
 
 
 def one_folder_twice(root):
@@ -88,7 +80,7 @@ def one_folder_twice(root):
 
 SETS = {  # how it is spoilt, and words of the sentence; every other kind is in tests/data/test_checks.py
     "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "no partner", "lq/3.png"),
-    "two gt for one lq": (lambda root: png(root / "train/gt/3.bmp"), "gt/3.", "partner"),
+    "two gt for one lq": (lambda root: pictures.write(root / "train/gt/3.bmp"), "gt/3.", "partner"),
     "smaller than the patch": (smaller_than_the_patch, "40x40", "patch_size 40"),
     "truncated": (lambda root: cut_off(root / "train/lq/0.png"), "train/lq/0.png", "damaged"),
     "one folder twice": (one_folder_twice, "same picture"),

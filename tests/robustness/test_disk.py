@@ -7,6 +7,7 @@ import subprocess
 import killing
 import pytest
 from killing import same_runs, short
+from trainers import before_step
 
 from mclir_nb.training import checkpoint, run_folder, train
 
@@ -34,23 +35,19 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straight, monkeypatch):
-    real, folder = train.Trainer.advance, small_disk / "run"
+def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straight):
+    folder = small_disk / "run"
 
-    def fill(self, *batch):
-        real(self, *batch)
-        if self.step == 5:
-            with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as file:
-                while True:
-                    file.write(b"x" * 4096)
-                    file.flush()
+    def fill(*_):
+        with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as file:
+            while True:
+                file.write(b"x" * 4096)
+                file.flush()
 
-    monkeypatch.setattr(train.Trainer, "advance", fill)
-    with pytest.raises(OSError, match="run.log.csv .*No space left on device"):
+    with pytest.raises(OSError, match="run.log.csv .*No space left on device"), before_step(6, fill):
         killing.work(RECIPE, folder)
     assert checkpoint.read(folder / checkpoint.FILE)["run"]["step"] == 3
     assert not list(folder.glob(".*.part")) and not (folder / run_folder.LOCK).exists()
-    monkeypatch.setattr(train.Trainer, "advance", real)
     (small_disk / "filler").unlink()
     killing.work(RECIPE, folder)
     same_runs(straight, folder)

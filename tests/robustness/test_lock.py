@@ -56,10 +56,3 @@ def test_what_a_killed_run_left_in_a_finished_folder_is_removed(unfinished, tmp_
     (folder / run_folder.LOCK).write_text("of a killed process, or of an older version")
     train.train(RECIPE, folder, quiet=True)
     assert not (folder / run_folder.LOCK).exists()
-
-
-def test_a_folder_is_free_after_an_error(tmp_path):
-    for _ in range(2):
-        with pytest.raises(RuntimeError), run_folder.acquire_lock(tmp_path):
-            raise RuntimeError
-    assert not list(tmp_path.iterdir())

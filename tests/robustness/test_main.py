@@ -1,12 +1,10 @@
 """The command line: what a command does, and what it says to a wrong word."""
 
-import json
 import os
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write
 
 from mclir_nb import files
 from mclir_nb.__main__ import main
@@ -30,7 +28,7 @@ def pictures(tmp_path, monkeypatch):
     """a.jpg, b.jpg and c.jpg in the current folder; b.jpg is cut off."""
     monkeypatch.chdir(tmp_path)
     for name in "abc":
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(f"{name}.jpg")
+        write(tmp_path / f"{name}.jpg", (24, 32))
     (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:300])
     return tmp_path
 
@@ -133,11 +131,3 @@ def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, cap
     assert "derain" in error and "--task dehaze" in error
     for out in (tmp_path / "missing" / "scores.csv", run / "scores.csv"):
         assert str(out) in said(capsys, "evaluate", "embedded", "--checkpoint", run, "--out", out)
-
-
-def test_an_old_recipe_is_still_read(run, tmp_path):
-    """As it was written before there was a model: other order, lists for tuples, whole numbers for others."""
-    recipe = recipes.get("tiny", "sr", objective="c2r", lambda_neg=0.1, history_every=(4, 2))
-    fields = json.loads(json.dumps({name: value for name, value in sorted(recipe, reverse=True)}))
-    (tmp_path / "recipe.json").write_text(json.dumps(fields | {"guard_drop": 10, "weight_decay": 0}))
-    assert records.read_recipe(tmp_path) == recipe

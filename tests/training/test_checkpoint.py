@@ -3,11 +3,11 @@
 import json
 import math
 
-import killing
 import pytest
 import torch
+from trainers import advance, derain, trainer
 
-from mclir_nb.training import checkpoint, run_folder, train
+from mclir_nb.training import checkpoint, run_folder
 
 
 class Run:
@@ -83,19 +83,11 @@ def test_a_state_of_another_run_or_version_is_refused(tmp_path):
 
 
 def test_a_run_says_when_it_goes_on_from_the_checkpoint_before(tmp_path):
-    trainer = train.Trainer(killing.short(), torch.device("cpu"))
-    for batch in trainer.patches.batches(1, 2):
-        trainer.advance(*batch)
-        trainer.save(tmp_path)
+    made = trainer(derain())
+    for step in (1, 2):
+        advance(made, step).save(tmp_path)
     (tmp_path / checkpoint.FILE).write_bytes(b"damaged")
-    assert checkpoint.FILE in trainer.restore(tmp_path) and trainer.step == 1
-
-
-def test_a_finished_run_is_only_read(tmp_path):
-    killing.work(killing.short(steps=1), tmp_path)
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    killing.work(killing.short(steps=1), tmp_path)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+    assert checkpoint.FILE in made.restore(tmp_path) and made.step == 1
 
 
 def test_where_a_run_went_on_is_noted(tmp_path):

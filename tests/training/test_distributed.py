@@ -13,10 +13,10 @@ import killing
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainers import before_step
 
 from mclir_nb import files
 from mclir_nb.training import checkpoint, distributed, recipes, records, train
-from mclir_nb.training.train import Trainer
 
 FILES = ("model.safetensors", "ema.safetensors", "history.safetensors", "checkpoint.safetensors")
 COMMAND = ["-m", "mclir_nb", "train", "--recipe", "tiny", "--task", "sr", "--scale", "2", "--device", "cpu"]
@@ -52,22 +52,14 @@ def _as_rank(rank: int, port: int, work, *arguments) -> None:
 
 
 def _in_each(rank: int, folder: Path) -> None:
-    """A run at a stretch; one that is interrupted in the second process alone after step 4, and goes on."""
+    """A run at a stretch; one that is interrupted in the second process alone in step 4, and goes on."""
     if rank == 1:
         files.write_file = _forbidden
     train.train(recipe(), folder / "whole", quiet=True)
     train.train(recipe(accumulate=2), folder / "parts", quiet=True)
-    advance = Trainer.advance
-
-    def interrupted(self, *batch):
-        advance(self, *batch)
-        if self.step == 4 and rank == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    Trainer.advance = interrupted
-    with pytest.raises(KeyboardInterrupt, match="after step 4 and saved"):
-        train.train(recipe(), folder / "stopped", quiet=True)
-    Trainer.advance = advance
+    with before_step(4, lambda *_: rank == 1 and os.kill(os.getpid(), signal.SIGINT)):
+        with pytest.raises(KeyboardInterrupt, match="after step 4 and saved"):
+            train.train(recipe(), folder / "stopped", quiet=True)
     train.train(recipe(), folder / "stopped", quiet=True)
     _refusals(rank, folder)
 
@@ -141,17 +133,14 @@ def test_two_processes_resume_to_the_same_bits(runs):
 
 
 def _killed(rank: int, folder: Path) -> None:
-    """A run whose two processes are killed after step 5, two steps after what was saved."""
-    advance = Trainer.advance
+    """A run whose two processes are killed before step 5, a step after what was saved."""
 
-    def dies(self, *batch):
-        advance(self, *batch)
-        if self.step == 5:
-            distributed.any_rank(True)  # both have come here
-            os.kill(os.getpid(), signal.SIGKILL)
+    def dies(*_):
+        distributed.any_rank(True)  # both have come here
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer.advance = dies
-    train.train(recipe(), folder / "killed", quiet=True)
+    with before_step(5, dies):
+        train.train(recipe(), folder / "killed", quiet=True)
 
 
 def _again(rank: int, folder: Path) -> None:
@@ -168,16 +157,14 @@ def test_two_processes_killed_in_the_middle_go_on_to_the_same_bits(runs):
 
 def _fails(rank: int, folder: Path, failing: int, outcomes) -> None:
     """A run in which one process alone meets an error in step 3; what each of them says."""
-    advance = Trainer.advance
 
-    def dies(self, *batch):
-        if self.step == 2 and rank == failing:
+    def fails(*_):
+        if rank == failing:
             raise ValueError("a picture is damaged")
-        advance(self, *batch)
 
-    Trainer.advance = dies
     try:
-        train.train(recipe(), folder / "run", quiet=True)
+        with before_step(3, fails):
+            train.train(recipe(), folder / "run", quiet=True)
     except Exception as error:
         outcomes[rank] = str(error)
     os._exit(0)
@@ -210,37 +197,16 @@ def test_one_process_needs_nothing(monkeypatch):
         distributed.init_process_group()
 
 
-def start(*command: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `runs`: another number of threads rounds differently
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def same_as(runs: Path, folder: Path) -> None:
-    there, here = load_file(folder / FILES[0]), load_file(runs / "whole" / FILES[0])
-    assert all(torch.equal(there[name], here[name]) for name in here)
-
-
 def test_accelerate_launches_the_command(runs, tmp_path):
     pytest.importorskip("accelerate", reason="needs accelerate: pip install 'mclir-nb[many]'")
-    out, settings = tmp_path / "run", [f"--{k.replace('_', '-')}" for k in SMALL]
-    values = [map(str, v) if isinstance(v, tuple) else [str(v)] for v in SMALL.values()]
-    fields = [word for name, value in zip(settings, values, strict=True) for word in (name, *value)]
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
-    done = start(*launcher, *COMMAND, "--out", str(out), *fields)
+    out, launcher = tmp_path / "run", ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    fields = ["--history-every", "2", "1"]
+    for name, value in SMALL.items():
+        fields += [] if name == "history_every" else [f"--{name.replace('_', '-')}", str(value)]
+    command = [sys.executable, *launcher, "--main_process_port", str(free_port()), *COMMAND, "--out", str(out), *fields]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `runs`: another number of threads rounds differently
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1
-    same_as(runs, out)
-
-
-@pytest.mark.slow
-def test_the_notebook_launcher_trains_too(runs, tmp_path):
-    pytest.importorskip("accelerate", reason="needs accelerate: pip install 'mclir-nb[many]'")
-    code = (
-        "from accelerate import notebook_launcher; from mclir_nb.training import recipes, train; "
-        f"recipe = recipes.get('tiny', 'sr', scale=2, **{SMALL!r}); "
-        f"notebook_launcher(train.train, (recipe, {str(tmp_path / 'run')!r}), 2, use_port='{free_port()}')"
-    )
-    start("-c", code)
-    same_as(runs, tmp_path / "run")
+    assert (out / FILES[0]).read_bytes() == (runs / "whole" / FILES[0]).read_bytes()

@@ -9,22 +9,16 @@ from torch import nn
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.training import frames, recipes, run_folder
 
-SHORT = {"steps": 24, "save_every": 10, "log_every": 6, "val_every": 12, "batch_size": 1}
 
-
-def test_moments_are_few_spread_over_the_run_and_end_with_it():
-    for total in (1, 5, 300, 1200, 500_000):
-        kept = frames.steps(total)
-        assert len(kept) <= frames.COUNT and kept[-1] == total and kept[0] >= 1 and kept == sorted(set(kept))
-        for part in range(15 if total >= 300 else 0):  # one in every sixteenth
-            assert sum(part * total / 16 < step <= (part + 1) * total / 16 + 1 for step in kept) >= 1
-
-
-def test_moments_show_histories_at_all_ages():
-    for total, every in ((1200, (100, 50, 20, 10)), (800, (100, 50, 20, 10)), (300, (50, 25, 10, 5))):
-        for interval in every:
-            ages = [step % interval / interval for step in frames.steps(total)[:-1]]
-            assert 0.25 < sum(ages) / len(ages) < 0.75 and len(set(ages)) >= 4
+@pytest.mark.parametrize("total", [1, 5, 300, 800, 1200, 500_000])
+def test_moments_are_few_spread_over_the_run_and_end_with_it(total):
+    kept = frames.steps(total)
+    assert len(kept) <= frames.COUNT and kept[-1] == total and kept[0] >= 1 and kept == sorted(set(kept))
+    for part in range(15 if total >= 300 else 0):  # one in every sixteenth
+        assert sum(part * total / 16 < step <= (part + 1) * total / 16 + 1 for step in kept) >= 1
+    for every in (100, 50, 20, 10) if total >= 800 else ():  # histories of all ages
+        ages = [step % every / every for step in kept[:-1]]
+        assert 0.25 < sum(ages) / len(ages) < 0.75 and len(set(ages)) >= 4
 
 
 class Net(nn.Module):
@@ -45,12 +39,17 @@ def net():
     return Net().train()
 
 
-def test_a_lag_of_a_ten_thousandth_survives_the_file(tmp_path, net):
+@pytest.fixture
+def pair():
+    """Name, gt and lq of a picture."""
+    return "cat", torch.rand(3, 40, 40), torch.rand(3, 40, 40)
+
+
+def test_a_lag_of_a_ten_thousandth_survives_the_file(tmp_path, net, pair):
     history = HistoryModels(net, every=(10, 10), decay=(0.1, 0.1))
     with torch.no_grad():
         history.models[0].conv.bias += 1e-4
         history.models[1].conv.bias -= 3e-6
-    pair = ("cat", torch.rand(3, 40, 40), torch.rand(3, 40, 40))
     frames.keep(tmp_path, 7, net, history, pair)
     kept = frames.read(tmp_path)
     assert kept.name == "cat" and kept.steps == [7] and net.training
@@ -64,21 +63,20 @@ def test_a_lag_of_a_ten_thousandth_survives_the_file(tmp_path, net):
     assert torch.allclose(kept.distances[0], history.distances(net))
 
 
-def test_of_an_emas_histories_the_ema_is_kept_too(tmp_path, net):
+def test_of_an_emas_histories_the_ema_is_kept_too(tmp_path, net, pair):
     ema = copy.deepcopy(net)
     with torch.no_grad():
         ema.conv.bias += 0.3
     history = HistoryModels(ema, every=(10,), decay=(0.1,))
-    frames.keep(tmp_path, 7, net, history, ("cat", torch.rand(3, 40, 40), torch.rand(3, 40, 40)), ema)
+    frames.keep(tmp_path, 7, net, history, pair, ema)
     kept = frames.read(tmp_path)
     assert kept.averaged is not None and torch.equal(kept.present, kept.averaged) and kept.distances.item() == 0
     assert (kept.averaged - kept.restored).mean().item() == pytest.approx(0.3, abs=1e-3)
     assert torch.equal(kept.negatives[:, 0], kept.averaged)
 
 
-def test_moments_at_or_after_a_step_are_made_again(tmp_path, net):
-    history, pair = HistoryModels(net, (10,), (0.1,)), ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
-    later = copy.deepcopy(net)
+def test_moments_at_or_after_a_step_are_made_again(tmp_path, net, pair):
+    history, later = HistoryModels(net, (10,), (0.1,)), copy.deepcopy(net)
     with torch.no_grad():
         later.conv.bias += 1
     for step, model in ((3, net), (5, later), (9, later), (5, net)):
@@ -87,9 +85,8 @@ def test_moments_at_or_after_a_step_are_made_again(tmp_path, net):
     assert kept.steps == [3, 5] and torch.equal(kept.restored[0], kept.restored[1])
 
 
-def test_a_damaged_file_does_not_stop_a_run(tmp_path, net, capsys):
+def test_a_damaged_file_does_not_stop_a_run(tmp_path, net, pair, capsys):
     (tmp_path / frames.FILE).write_bytes(b"not a safetensors file")
-    pair = ("cat", torch.rand(3, 16, 16), torch.rand(3, 16, 16))
     frames.keep(tmp_path, 5, net, HistoryModels(net, (10,), (0.1,)), pair)
     assert "The moments in it are lost" in capsys.readouterr().out
     assert frames.read(tmp_path).steps == [5]

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-import torch
+from trainers import Stopped, advance, before_step, trainer
 
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
@@ -53,13 +53,11 @@ def test_lambda_is_lowered_only_when_asked_and_not_forever():
 def test_bounded_relatives_come_back_without_the_guard(name):
     """A term stronger than the pull: after 80 steps SPN is wrong by more than from black to white, they are not."""
     strong = dict(objective=name, lambda_neg=1.0, steps=80, history_every=(8,))
-    trainer, seen = train.Trainer(short(**strong), torch.device("cpu")), []
-    for step in range(1, 81):
-        trainer.advance(*trainer.patches.batch(step))
-        seen.append(trainer.log.sums[0].item())
-    assert (seen[-1] - seen[-2] > 1) == (name == "spn")  # of the sums, the last step's mean absolute error
+    made = trainer(short(**strong), 79)
+    before = made.log.sums[0].item()
+    assert (advance(made, 80).log.sums[0] - before > 1) == (name == "spn")  # the last step's mean absolute error
     if name != "spn":
-        trainer.log_row()  # r is above 1 here, and the guard lets it pass: nothing is subtracted
+        made.log_row()  # r is above 1 here, and the guard lets it pass: nothing is subtracted
 
 
 def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, capsys):
@@ -69,17 +67,12 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
     assert "with lambda_neg" in capsys.readouterr().out
     assert run.log.lambda_neg.iloc[-1] < 0.2 and run.log.r.max() <= 0.1 and list(run.log.step) == [3, 6, 9, 12]
 
-    real = train.Trainer.advance
+    def stop_when_rescued(made, gt):
+        if made.guard.factor < 1:
+            raise Stopped
 
-    def killed(self, *batch):
-        if self.guard.factor < 1 and self.step == 5:
-            raise KeyboardInterrupt
-        real(self, *batch)
-
-    monkeypatch.setattr(train.Trainer, "advance", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped), before_step(6, stop_when_rescued):
         train.train(recipe, tmp_path / "killed", quiet=True)
-    monkeypatch.setattr(train.Trainer, "advance", real)
     again = train.train(recipe, tmp_path / "killed", quiet=True)
     assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
     assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()

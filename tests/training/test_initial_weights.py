@@ -1,15 +1,16 @@
 """Where a run starts: from weights of a file or another run, or from the whole state of a finished run."""
 
 import hashlib
+import shutil
 
 import pictures
 import pytest
 import torch
 from killing import same_runs, work
 from safetensors.torch import load_file
+from trainers import Stopped, before_step, same, stop, trainer
 
 from mclir_nb.__main__ import main
-from mclir_nb.experiments import compare
 from mclir_nb.training import recipes, records, train
 
 SMALL = dict(network="nafnet", patch_size=32, batch_size=2, log_every=2, val_every=4, save_every=2)
@@ -29,38 +30,24 @@ def run(tmp_path_factory):
     return folder
 
 
-def weights(network) -> dict:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def start(place, **changes) -> train.Trainer:
-    return train.Trainer(recipe(initial_weights=str(place), **changes), torch.device("cpu"))
+    return trainer(recipe(initial_weights=str(place), **changes))
 
 
 def test_a_run_starts_from_the_raw_weights_of_a_run_or_from_its_ema(run):
-    raw, averaged = load_file(run / "model.safetensors"), load_file(run / "ema.safetensors")
+    raw, averaged = records.Run(run).model(), records.Run(run).ema_model()
     assert not same(raw, averaged)
-    assert same(weights(start(run).model), raw) and same(weights(start(run / "ema.safetensors").model), averaged)
+    assert same(start(run).model, raw) and same(start(run / "ema.safetensors").model, averaged)
 
 
 def test_histories_ema_and_all_arms_start_as_exact_copies(run):
     spn, plain = start(run), start(run, objective="plain")
     for network in (plain.model, spn.ema, *spn.history.models):
-        assert same(weights(network), weights(spn.model))
+        assert same(network, spn.model)
     carried = recipe(history_start=0.1).replace(initial_weights=str(run))
-    mixed = train.Trainer(carried, torch.device("cpu"))  # as the paper recipe carries it
-    assert same(weights(mixed.history.models[0]), weights(spn.model))
+    mixed = trainer(carried)  # as the paper recipe carries it
+    assert same(mixed.history.models[0], spn.model)
     assert torch.equal(plain.patches.batch(1)[1], spn.patches.batch(1)[1])
-
-
-def test_a_comparison_has_one_start_for_all_arms(run):
-    arms = compare.arms(["plain", "spn"], dose=0.1)
-    jobs = compare.plan(recipe(initial_weights=str(run)), arms, seeds=[0, 1])
-    assert len(jobs) == 6 and {job.recipe.initial_weights for job in jobs} == {str(run)}
 
 
 def test_a_published_file_is_taken_by_entry(run, tmp_path):
@@ -102,8 +89,7 @@ def test_a_run_keeps_the_hash_of_its_start_and_goes_on_from_nothing_else(run, tm
     assert provenance["initial_weights"] == str(run)
     digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
     assert provenance["content"]["initial_weights"] == digest
-    moved = tmp_path / "moved.safetensors"
-    moved.write_bytes((run / "model.safetensors").read_bytes())
+    moved = shutil.copy(run / "model.safetensors", tmp_path / "moved.safetensors")
     train.train(first.replace(initial_weights=str(moved)), tmp_path / "tuned", quiet=True)  # moved, the same run
     for other in (first.replace(initial_weights=str(run / "ema.safetensors")), first.replace(initial_weights=None)):
         with pytest.raises(ValueError, match="initial_weights"):
@@ -121,23 +107,12 @@ def test_a_finished_run_that_is_continued_ends_with_the_bits_of_a_longer_one(run
     same_runs(tmp_path / "longer", tmp_path / "more")
 
 
-def test_a_run_that_continues_another_knows_it_and_resumes_without_it(run, tmp_path, monkeypatch, capsys):
-    copy, real = tmp_path / "copy", train.Trainer.advance
-    copy.mkdir()
-    for file in run.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-
-    def stops(self, *batch):
-        real(self, *batch)
-        if self.step == 7:
-            raise EOFError
-
-    monkeypatch.setattr(train.Trainer, "advance", stops)
+def test_a_run_that_continues_another_knows_it_and_resumes_without_it(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
     command = ["train", "--continue", str(copy), "--steps", "8", "--out", str(tmp_path / "more"), "--device", "cpu"]
-    with pytest.raises(EOFError):
+    with pytest.raises(Stopped), before_step(8, stop):
         main(command)
     assert "goes on after step 4 to step 8" in capsys.readouterr().out
-    monkeypatch.setattr(train.Trainer, "advance", real)
     (copy / "checkpoint.safetensors").unlink()
     assert main(command) == 0
     more = records.Run(tmp_path / "more")

@@ -2,11 +2,11 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 from killing import same_runs
-from PIL import Image
+from pictures import write
+from trainers import Stopped, before_step, stop
 
 from mclir_nb.__main__ import main
 from mclir_nb.training import checkpoint, recipes, records, train
@@ -14,10 +14,8 @@ from mclir_nb.training import checkpoint, recipes, records, train
 
 def pictures(folder, seed: int = 0):
     """Eight noisy pictures; of one seed always the same."""
-    chance = np.random.default_rng(seed)
-    folder.mkdir()
     for number in range(8):
-        Image.fromarray(chance.integers(0, 256, (48, 56, 3), np.uint8)).save(folder / f"{number}.png")
+        write(folder / f"{number}.png", (48, 56), 10 * seed + number)
     return folder
 
 
@@ -27,19 +25,11 @@ def recipe(folder, **changes):
 
 
 @pytest.fixture
-def interrupted(tmp_path, monkeypatch):
+def interrupted(tmp_path):
     """A run that was stopped after step 2, and the folder of its data."""
-    data, real = pictures(tmp_path / "data"), train.Trainer.advance
-
-    def stops(self, *batch):
-        if self.step == 2:
-            raise RuntimeError("stopped")
-        real(self, *batch)
-
-    monkeypatch.setattr(train.Trainer, "advance", stops)
-    with pytest.raises(RuntimeError, match="stopped"):
+    data = pictures(tmp_path / "data")
+    with pytest.raises(Stopped), before_step(3, stop):
         train.train(recipe(data), tmp_path / "run", quiet=True)
-    monkeypatch.setattr(train.Trainer, "advance", real)
     return tmp_path / "run", data
 
 

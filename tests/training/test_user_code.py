@@ -3,6 +3,7 @@
 import functools
 import json
 
+import pictures
 import pytest
 import torch
 from torch import nn
@@ -50,19 +51,10 @@ def mine(monkeypatch, tmp_path):
     monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", dim, "mine", "basicsr-rgb", "none"))
     monkeypatch.setitem(losses.OBJECTIVES, "pixel-spn", pixel_spn)
     monkeypatch.setattr(losses, "USES_HISTORY", losses.USES_HISTORY | {"pixel-spn"})
-    folder = tmp_path / "pictures"
-    folder.mkdir()
     for number in range(4):
-        values = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(number))
-        _write_png(folder / f"{number}.png", values)
-    fields = dict(objective="pixel-spn", lambda_neg=0.1, dataset="folder", data_root=str(folder))
+        pictures.write(tmp_path / "pictures" / f"{number}.png", (24, 32), number)
+    fields = dict(objective="pixel-spn", lambda_neg=0.1, dataset="folder", data_root=str(tmp_path / "pictures"))
     return functools.partial(recipes.get, "tiny", "dim", **fields, **SHORT)
-
-
-def _write_png(path, image):
-    from PIL import Image
-
-    Image.fromarray((image.permute(1, 2, 0) * 255).byte().numpy()).save(path)
 
 
 def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
@@ -87,7 +79,6 @@ def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
     with run_folder.claim(tmp_path, mine(), resume=True):
         pass
-    user_code.keep_definitions(tmp_path, mine())
     user_code.keep_definitions(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
         darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
@@ -111,21 +102,16 @@ def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monke
                 records.read_recipe(tmp_path)
 
 
-def test_an_objective_of_ones_own_needs_its_weight(mine):
+def test_an_objective_of_ones_own_needs_its_weight_and_is_stopped_when_it_runs_away(mine, tmp_path):
     with pytest.raises(ValueError, match="lambda_neg"):
         mine(lambda_neg=None)
-
-
-def test_an_objective_of_ones_own_that_runs_away_is_stopped(mine, tmp_path):
     with pytest.raises(train.Diverged, match="lambda_neg"):
         train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
 
 
 def test_ones_own_task_takes_pairs_from_a_folder(mine, tmp_path):
-    for side in ("gt", "lq"):
-        (tmp_path / "pairs" / side).mkdir(parents=True)
-        for number in range(3):
-            _write_png(tmp_path / "pairs" / side / f"{number}.png", torch.rand(3, 16, 16))
+    for seed, side in enumerate(("gt", "lq")):
+        pictures.fill(tmp_path / "pairs" / side, *(f"{number}.png" for number in range(3)), size=(16, 16), seed=seed)
     images = datasets.open_set("folder", tasks.get("dim"), "train", tmp_path / "pairs")
     assert images.paired
 
