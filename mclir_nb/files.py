@@ -11,7 +11,6 @@ import html
 import json
 import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -68,27 +67,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict | None = N
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and facts of a safetensors file. Raises: ValueError if it is not one."""
-    with _safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)
-
-
-def read_facts(path: Path) -> dict:
-    """The facts of a safetensors file alone. Raises: ValueError if it is not one."""
-    with _safetensors(path) as file:
-        return _facts(file)
-
-
-def _facts(file) -> dict:
-    return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
-
-
-@contextmanager
-def _safetensors(path: Path):
-    """The open file; safetensors raises its own type for damaged files and OSError for missing ones."""
     try:
         with safe_open(path, framework="pt") as file:
-            yield file
-    except Exception as error:
+            facts = dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+    except Exception as error:  # safetensors raises its own type for damaged files and OSError for missing ones
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     for task, changes in RUNS:
         recipe = recipes.get("demo", task, **changes)
         chosen = dose.lambda_for(recipe, recipe.dose, torch.device("cpu"), shared=dose.KNOWN)
-        print(f"{task} {changes}: lambda {chosen.lambda_neg:.3g} for dose {chosen.dose:g}, CV {chosen.variation:.2f}")
+        print(f"{task} {changes}: lambda {chosen.lambda_neg:.3g} for dose {chosen.dose:g}")
 
 
 if __name__ == "__main__":

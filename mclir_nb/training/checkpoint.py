@@ -88,7 +88,7 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, Te
 def last_saved(run_dir: Path) -> str:
     """A sentence on the last state that was saved."""
     for file in filter(Path.exists, (run_dir / FILE, run_dir / PREVIOUS)):
-        return f"The last good state is that after step {files.read_facts(file).get('run/step')}, in {file}."
+        return f"The last good state is that after step {files.read_tensors(file)[1].get('run/step')}, in {file}."
     return "No state had been saved before."
 
 

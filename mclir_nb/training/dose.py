@@ -47,11 +47,6 @@ class Lambda(NamedTuple):
     dose: float  # what was asked for
     looks: tuple[float, ...]  # the dose of this lambda at each look of the short run; their mean is `dose`
 
-    @property
-    def variation(self) -> float:
-        """Coefficient of variation of the dose along the short run."""
-        return float(np.std(self.looks, ddof=1) / np.mean(self.looks))
-
 
 @precision.full_float32()
 def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> push.Dose:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -25,12 +23,6 @@ ROWS = 10_000  # at most, beside those of validations
 def interval(recipe: Recipe) -> int:
     """Steps between two rows: the recipe's, or a multiple that keeps a long run below `ROWS` rows."""
     return recipe.log_every * math.ceil(recipe.steps / (recipe.log_every * ROWS))
-
-
-class LastStep(NamedTuple):  # what a step with negatives looked at, kept until the next one
-    restored: Tensor
-    gt: Tensor
-    negatives: Sequence[Tensor]
 
 
 class Log:
@@ -97,23 +89,27 @@ class Log:
 
 
 def history_columns(
-    recipe: Recipe, model: nn.Module, history: HistoryModels, last: LastStep | None, features: nn.Module
+    recipe: Recipe, model: nn.Module, history: HistoryModels, last: tuple | None, features: nn.Module
 ) -> dict[str, float]:
     """What a row says of each history: how far its weights are, and how it did in the `last` step, if that is known.
+
+    Args:
+        last: restored, gt and the negatives.
 
     Returns:
         distance_k, of the weights; progress_k and gap_k, see `push.condition`; signal_k, the share of its gradient
         above rounding in the recipe's precisions.
     """
     columns = {f"distance_{k}": float(d) for k, d in enumerate(history.distances(model))}
-    if last is None or len(last.negatives) < len(history.models):
+    restored, gt, negatives = last or (None, None, [])
+    if not negatives or len(negatives) < len(history.models):
         return columns
-    for k, negative in enumerate(last.negatives):
-        condition = push.condition(last.restored, negative, last.gt)
+    for k, negative in enumerate(negatives):
+        condition = push.condition(restored, negative, gt)
         columns |= {f"progress_{k}": condition.progress, f"gap_{k}": condition.gap}
     coarsest = max(precision.ROUNDING[p] for p in (recipe.history_precision, recipe.features_precision))
     with precision.full_float32():
-        shares = precision.signal(last.restored, last.negatives, features, coarsest).tolist()
+        shares = precision.signal(restored, negatives, features, coarsest).tolist()
     return columns | {f"signal_{k}": share for k, share in enumerate(shares)}
 
 

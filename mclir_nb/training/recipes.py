@@ -208,15 +208,29 @@ class Recipe(BaseModel):
 
     @property
     def weight(self) -> float:
-        """Lambda, which multiplies the objective's second term; `weight_at` knows what steps change."""
+        """Lambda, which multiplies the objective's second term, by default as published; `weight_at` knows the steps.
+
+        Raises:
+            ValueError: none is known in these features. The term's gradient has another size in each feature network:
+                C2R's published weight in lite0's features makes its gradient 3.5 times that of L1, VGG's 93 times.
+        """
         if self.objective == "plain":
             return 0.0
         if self.lambda_ratio is not None or self.dose is not None:  # lambda is not known here; not 0, that is all
             return 1.0
         if self.lambda_neg is not None:
             return self.lambda_neg
-        untrained = "random " if self.features_weights == "random" else ""  # in which no lambda is published
-        return default_lambda(self.objective, untrained + self.features)
+        features = f"random {self.features}" if self.features_weights == "random" else self.features
+        known, official = SPN_LAMBDA, losses.OFFICIAL_LAMBDA.get(self.objective)
+        if self.objective not in SPN_KIND:
+            known = {official.features: official.value} if official else {}
+        if features not in known:
+            published = ", ".join(f"{value:g} for {name}" for name, value in known.items()) or "none"
+            raise ValueError(
+                f"lambda_neg of objective {self.objective!r} is not known in the features of {features} (known: "
+                f"{published}); give lambda_neg, a number >= 0, or a dose such as 0.1."
+            )
+        return known[features]
 
     def at(self, lambda_neg: float) -> Recipe:
         """With this lambda in place of a dose; a recipe that states no dose, or has no term, as it is."""
@@ -269,25 +283,6 @@ SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3}
 SOME_LAMBDA = 1e-6  # in place of a dose that nobody has measured, for what does not depend on it: time and memory
 STRENGTH = ("lambda_neg", "lambda_ratio", "dose")  # three ways to say how strong the term is
 SPN_KIND = ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber")  # all with SPN's lambda
-
-
-def default_lambda(objective: str, features: str) -> float:
-    """The weight that an objective other than "plain" was published with, in the features that distances are taken in.
-
-    Raises:
-        ValueError: no weight is known in these features. The term's gradient has another size in each feature network:
-            C2R's published weight in lite0's features makes its gradient 3.5 times that of L1, VGG's 93 times.
-    """
-    known, official = SPN_LAMBDA, losses.OFFICIAL_LAMBDA.get(objective)
-    if objective not in SPN_KIND:
-        known = {official.features: official.value} if official else {}
-    if features not in known:
-        published = ", ".join(f"{value:g} for {name}" for name, value in known.items()) or "none"
-        raise ValueError(
-            f"lambda_neg of objective {objective!r} is not known in the features of {features} (known: {published}); "
-            "give lambda_neg, a number >= 0, or a dose such as 0.1."
-        )
-    return known[features]
 
 
 # fmt: off

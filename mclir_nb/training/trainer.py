@@ -20,7 +20,7 @@ from mclir_nb.seeds import stream
 from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
-from mclir_nb.training.log import LastStep, Log, history_columns, interval
+from mclir_nb.training.log import Log, history_columns, interval
 from mclir_nb.training.recipes import Recipe
 
 
@@ -55,7 +55,7 @@ class Trainer:
         # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
         self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
-        self.last: LastStep | None = None  # what the step just made looked at, if it had negatives
+        self.last: tuple | None = None  # restored, gt and negatives of the step just made, if it had any
         self.log = Log(recipe, device)
 
     def advance(self, gt: Tensor, lq: Tensor, names: list[str]) -> None:
@@ -113,7 +113,7 @@ class Trainer:
             outputs.append(restored.detach())
         restored = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         self.log.image_ratio = torch.stack(ratios).sum() if ratios else self.log.image_ratio
-        self.last = LastStep(restored, gt, negatives) if negatives else None
+        self.last = (restored, gt, negatives) if negatives else None
         return seen, restored
 
     def _loss(self, gt: Tensor, lq: Tensor, negatives: list[Tensor], weight: float) -> tuple[losses.LossParts, Tensor]:

@@ -40,8 +40,7 @@ def test_a_run_gets_the_dose_it_asks_for(tmp_path, objective):
     inside = run.log.dose.dropna()
     assert len(inside) == dose.LOOKS_INSIDE and 0.01 < inside.mean() < 1  # of another seed, in fewer batches
     assert run.log.lambda_neg.iloc[-1] == pytest.approx(chosen["lambda_neg"], rel=1e-2)
-    again = dose.lambda_for(recipe, 0.1, CPU, quiet=True)
-    assert again.lambda_neg == chosen["lambda_neg"] and again.variation > 0
+    assert dose.lambda_for(recipe, 0.1, CPU, quiet=True).lambda_neg == chosen["lambda_neg"]
     assert (run.log.image_ratio > 0).all()
     for k in range(2 if objective == "spn" else 0):
         assert (run.log[f"gap_{k}"] >= 0).all() and run.log[f"progress_{k}"].notna().all()

@@ -96,7 +96,8 @@ def test_official_quirks_are_one_switch():
 
 
 def test_c2r_counts_its_negatives_by_their_psnr():
-    synthetic, again = (trainer(derain(objective="c2r", lambda_neg=0.1, negatives="synthetic")) for _ in range(2))
+    recipe = derain().replace(objective="c2r", lambda_neg=0.1, negatives="synthetic")
+    synthetic, again = (trainer(recipe) for _ in range(2))
     again.best_psnr = 50.0  # better than all: every negative weighs more, lq less
     assert synthetic.history is None
     counted = [advance(made, 1, rows=True).log.rows[-1]["l_neg"] for made in (synthetic, again)]
