@@ -145,10 +145,10 @@ def test_weights_of_another_scale_are_taken_as_far_as_they_fit(tmp_path, capsys)
     twice = train.train(recipes.get("tiny", "sr", scale=2, objective="plain", **small), tmp_path, quiet=True)
     four = recipes.get("tiny", "sr", scale=4, objective="plain", initial_weights=str(tmp_path), **small)
     with pytest.raises(ValueError, match="initial_strict"):
-        train.Trainer(four, torch.device("cpu"))
-    drawn = weights(train.Trainer(four.replace(initial_weights=None), torch.device("cpu")).model)
-    begun = weights(train.Trainer(four.replace(initial_strict=False), torch.device("cpu")).model)
-    earlier, said = weights(twice.model()), capsys.readouterr().out
+        trainer(four)
+    drawn, begun = (trainer(four.replace(**c)).model for c in (dict(initial_weights=None), dict(initial_strict=False)))
+    drawn, begun, earlier = (network.state_dict() for network in (drawn, begun, twice.model()))
+    said = capsys.readouterr().out
     for name, tensor in begun.items():
         fits = name in earlier and earlier[name].shape == tensor.shape
         assert torch.equal(tensor, earlier[name] if fits else drawn[name]), name
