@@ -5,7 +5,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mclir_nb.training import recipes
+from mclir_nb import files
+from mclir_nb.training import recipes, records
 from mclir_nb.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -17,6 +18,16 @@ def derain(**changes) -> recipes.Recipe:
     fields = dict(steps=6, log_every=1, val_every=6, save_every=3, batch_size=2)
     histories = {} if changes.get("objective") in ("plain", "cr") else dict(history_every=(4, 2))
     return recipes.get("tiny", "derain", **fields | histories | changes)
+
+
+def untrained_run(folder, recipe: recipes.Recipe):
+    """The folder of a finished run, of a network that has learnt nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "recipe.json", recipe.model_dump())
+    for name in ("model", "ema"):
+        files.write_tensors(folder / f"{name}.safetensors", records.build_network(recipe).state_dict())
+    (folder / "scores.csv").write_text("image,psnr_restored\nx,20\n")
+    return folder
 
 
 def trainer(recipe: recipes.Recipe, steps: int = 0, device: str = "cpu") -> Trainer:

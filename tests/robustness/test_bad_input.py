@@ -6,8 +6,8 @@ import pictures
 import pytest
 import torch
 from PIL import Image
+from trainers import untrained_run
 
-from mclir_nb import files
 from mclir_nb.__main__ import main
 from mclir_nb.data import images, tasks
 from mclir_nb.evaluation import evaluate
@@ -16,11 +16,7 @@ from mclir_nb.training import recipes, records
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder with a network that restores."""
-    folder, recipe = tmp_path_factory.mktemp("run"), recipes.get("tiny", "sr", scale=2)
-    files.write_json(folder / "recipe.json", recipe.model_dump())
-    files.write_tensors(folder / "model.safetensors", records.build_network(recipe).state_dict())
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("run"), recipes.get("tiny", "sr", scale=2))
 
 
 def refused(capsys, *command):

@@ -5,22 +5,15 @@ import sys
 
 import pytest
 from pictures import write
+from trainers import untrained_run
 
-from mclir_nb import files
 from mclir_nb.__main__ import main
 from mclir_nb.training import recipes, records
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a finished run, of an untrained network."""
-    folder, recipe = tmp_path_factory.mktemp("runs") / "base", recipes.get("tiny", "derain")
-    folder.mkdir()
-    files.write_json(folder / "recipe.json", recipe.model_dump())
-    for name in ("model.safetensors", "ema.safetensors"):
-        files.write_tensors(folder / name, records.build_network(recipe).state_dict())
-    (folder / "scores.csv").write_text("image,psnr_restored\nx,20\n")
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("runs") / "base", recipes.get("tiny", "derain"))
 
 
 @pytest.fixture
