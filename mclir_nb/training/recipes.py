@@ -357,8 +357,8 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     if name == "paper":
         check_choice("network", network, networks.names())
         fields |= paper_recipes.fields(network, chosen.scale)
-        asked = [given.get(field) for field in ("objective", "features", "features_weights")]
-        if asked[0] not in (None, "spn") or asked[1] not in (None, "vgg16") or asked[2] == "random":
+        asked = dict(objective="spn", features="vgg16", features_weights=None) | given
+        if asked["objective"] != "spn" or asked["features"] != "vgg16" or asked["features_weights"] == "random":
             fields.pop("lambda_neg", None)  # it is SPN's in these features
     fields = _one_strength(fields, given)
     if given.get("objective") == "spn-smooth":
