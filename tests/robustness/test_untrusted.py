@@ -148,7 +148,7 @@ def test_a_record_stays_in_its_folder():
 def test_tensors_named_like_paths_write_nothing(tmp_path):
     files.write_tensors(tmp_path / "history.safetensors", {"../../../x.w": torch.zeros(1)})
     files.write_json(tmp_path / "recipe.json", RECIPE.model_dump())
-    with pytest.raises(ValueError, match="history.safetensors is not of this run"):
+    with pytest.raises(ValueError, match="history.safetensors does not fit"):
         records.Run(tmp_path).history_models()
     assert sorted(os.listdir(tmp_path)) == ["history.safetensors", "recipe.json"]
 
