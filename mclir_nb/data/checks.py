@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +16,7 @@ from torch import Tensor
 from mclir_nb.data import datasets, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
 from mclir_nb.data.image_set import ImageSet, fit, shape
-from mclir_nb.data.images import read_image, read_picture, read_size
+from mclir_nb.data.images import read_picture, read_size
 from mclir_nb.data.layouts import Entry, Found
 from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.patches import Patches
@@ -41,20 +39,15 @@ REPAIR = {
     "unreadable": "copy or download these files again, or remove the pair",
     "differently_sized": "take lq and gt from one packing, or remove the pair",
     "lq_equals_gt": "a network would learn to copy: check that the two folders are not one and the same",
-    "turned": "lq and gt fit only when turned as their EXIF says, which is not done here: save both upright",
-    "exif": "lq and gt say other EXIF orientations; they are read as stored, where they fit: remove the entries",
+    "exif": "lq and gt say other EXIF orientations, and are read as stored: save both upright",
     "duplicate": "the same picture again: remove all but one",
     "shared": "clean pictures of training that are also in testing: remove them from training",
-    "mixed": "clean and degraded pictures in one folder: move them to gt/ and lq/, under equal names",
     "unread": "pictures that belong to no split: move them into one, or out of the folder",
     "unscorable": "too small for the metrics: remove them from testing",
     "too_small": "smaller than the patch: training passes them over; use a smaller patch_size to include them",
     "refused": "a run would stop at its start with these words",
 }
-HARMLESS = ("too_small",)  # worth knowing, but nothing is wrong
 BEARABLE = ("too_small", "exif")  # nothing to stop a run for
-SIDE_WORDS = "gt|hr|clean|clear|target|groundtruth|sharp|norain|lq|lr|input|hazy|haze|rain|rainy|blur|blurry|noisy"
-SIDE = re.compile(rf"(?i)(?<![a-z0-9])({SIDE_WORDS})(?![a-z0-9])")
 
 
 @dataclass(frozen=True)
@@ -86,12 +79,13 @@ class Inspection(torch.utils.data.Dataset):
     def _judged(self, entry: Entry) -> Finding:
         try:
             gt, orientation = _read(entry.gt)
-            lq, lq_orientation = (None, orientation) if entry.lq is None else _read(entry.lq)
-            turned = "" if lq is None or lq_orientation == orientation else _turned(entry, gt, lq)
+            lq, lq_orientation = _read(entry.lq) if entry.lq else (None, orientation)
         except ValueError as error:
             return Finding("unreadable", str(error))
         gt, lq = fit(gt, lq, entry.fit, entry.scale)
-        kind, text = (turned, printable(entry.lq)) if turned and entry.lq else self._problem(entry, gt, lq)
+        kind, text = self._problem(entry, gt, lq)
+        if not kind and orientation != lq_orientation:
+            kind, text = "exif", printable(entry.lq or entry.gt)
         return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
 
     def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str]:
@@ -117,20 +111,6 @@ def _read(path: Path) -> tuple[Tensor, int]:
     return picture.image(), picture.orientation
 
 
-def _turned(entry: Entry, gt: Tensor, lq: Tensor) -> str:
-    """Whether lq and gt are alike only when both are turned upright ("turned") or already as stored ("exif")."""
-    assert entry.lq is not None
-    upright = read_image(entry.gt, upright=True), read_image(entry.lq, upright=True)
-    errors = []
-    for pair in ((gt, lq), upright):
-        clean, degraded = fit(*pair, entry.fit, entry.scale)
-        assert degraded is not None  # as lq was there
-        clean = clean[:, :: entry.scale, :: entry.scale]
-        fits = clean.shape == degraded.shape
-        errors.append(float((clean.float() - degraded.float()).abs().mean()) if fits else math.inf)
-    return "turned" if errors[1] < errors[0] else "exif"
-
-
 def _digest(image: Tensor) -> bytes:
     digest = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.contiguous().numpy().data)
@@ -141,9 +121,7 @@ def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8)
     """Decode the first pictures of a training set, look at the sizes of all, and refuse what training could not use.
 
     A picture smaller than the patch is passed over in training (as in FFA-Net): their number is added to the note of
-    the set. Sets of more than 20,000 pictures are not counted.
-
-    Raises: ValueError for unreadable files, lq equal to gt, sizes that do not fit, and too small a set.
+    the set, of up to 20,000 pictures. Raises: ValueError naming the file that cannot be used, or too small a set.
     """
     findings = list(Inspection(images.entries[:first], task, patch_size))
     _raise_first(findings)
@@ -191,7 +169,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing needs to be repaired."""
-        return not any(lines for kind, lines in self.problems.items() if kind not in HARMLESS)
+        return not any(lines for kind, lines in self.problems.items() if kind != "too_small")
 
     def __str__(self) -> str:
         lines = [f"{self.name} ({self.title}) in {printable(self.root)}", *(f"  {count}" for count in self.counts)]
@@ -219,8 +197,7 @@ def check_data(
         task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
         patch_size: gt pixels of a training patch; smaller training pictures are listed.
         quiet: show no progress.
-    Raises:
-        ValueError: if nothing of the set is there, with the tree that is expected.
+    Raises: ValueError if nothing of the set is there, with the tree that is expected.
     """
     if name == "embedded":
         raise ValueError("the embedded photographs need no check; their checksums are in data/samples/index.csv.")
@@ -228,30 +205,29 @@ def check_data(
     if not isinstance(task, Task):
         task = tasks.get(task or (layout.tasks or ("denoise",))[0])
     survey = Survey.of(name, task, data_root)
-    leaks = tuple(overlaps.known_overlaps(name))
-    report = Report(name, layout.title, survey.place, leaks, layout.notes)
-    founds = [(split, found) for split in datasets.SPLITS for found in _parts(survey, split, report)]
-    if not founds:
-        raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
+    report = Report(name, layout.title, survey.place, tuple(overlaps.known_overlaps(name)), layout.notes)
     seen: dict[bytes, tuple[str, str]] = {}
-    for split, found in founds:
-        _check_names(report, survey, split, found)
-        _check_pictures(report, survey, split, found, patch_size, seen, quiet)
+    there = False
+    for split in datasets.SPLITS:
+        for found, part in zip(survey.parts(split), layout.parts(split), strict=True):
+            if found is not None:
+                there = True
+                _check_names(report, survey, split, found)
+                _check_pictures(report, survey, split, found, patch_size, seen, quiet)
+            elif split not in survey.held_out:
+                trees = " or ".join(packing.tree() for packing in published.usable(part, layout, task)[:2])
+                report.problems["missing"].append(f"{split}: {trees}; published at {layout.where}")
+    if not there:
+        raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
     report.problems["unread"] += map(report.inside, survey.unread)
     if report.ok:
-        _try_to_open(report, survey)
+        try:  # to open the splits as a run does, which says how pictures are shared out among them
+            for split in datasets.SPLITS if layout.train else ("test",):
+                images = survey.open(split, "off")
+                report.counts += [images.note] if survey.held_out else []
+        except ValueError as error:
+            report.problems["refused"].append(str(error))
     return report
-
-
-def _parts(survey: Survey, split: str, report: Report) -> Iterator[Found]:
-    """The parts of a split that are there; what is not goes into the report."""
-    for found, part in zip(survey.parts(split), survey.layout.parts(split), strict=True):
-        if found is not None:
-            yield found
-        elif split not in survey.held_out:
-            usable = published.usable(part, survey.layout, survey.task)
-            trees = " or ".join(packing.tree() for packing in usable[:2])
-            report.problems["missing"].append(f"{split}: {trees}; published at {survey.layout.where}")
 
 
 def _check_names(report: Report, survey: Survey, split: str, found: Found) -> None:
@@ -262,12 +238,6 @@ def _check_names(report: Report, survey: Survey, split: str, found: Found) -> No
         problems["incomplete"].append(f"{split}: {there:,} of {found.counted(min(packing.counts))} in {where}")
     problems["unpaired"] += sorted(map(report.inside, found.unpaired))
     problems["taken"] += sorted(map(report.inside, found.twice))
-    if survey.layout is published.FOLDER and not packing.paired:
-        alike: dict[str, list[Entry]] = {}
-        for entry in found.entries:
-            if SIDE.search(entry.name):
-                alike.setdefault(SIDE.sub("", entry.name), []).append(entry)
-        problems["mixed"] += [report.inside(e.gt) for entries in alike.values() if len(entries) > 1 for e in entries]
 
 
 def _check_pictures(
@@ -298,16 +268,6 @@ def _check_pictures(
             report.problems["shared"].append(line)
     if largest.kind == "too_small":
         report.problems["refused"].append(_too_small(largest))
-
-
-def _try_to_open(report: Report, survey: Survey) -> None:
-    """Open the splits as a run does, and say how pictures are shared out among them."""
-    try:
-        for split in datasets.SPLITS if survey.layout.train else ("test",):
-            images = survey.open(split, "off")
-            report.counts += [images.note] if survey.held_out else []
-    except ValueError as error:
-        report.problems["refused"].append(str(error))
 
 
 def broken_example(folder: str | Path) -> Path:

@@ -33,7 +33,7 @@ LARGEST_VAL = 40  # pictures of a held-out validation set, evenly spread over it
 
 def names() -> list[str]:
     """The data sets `open_set` accepts."""
-    return ["embedded", *published.names()]
+    return ["embedded", *published.LAYOUTS]
 
 
 def fitting_task(dataset: str, task: str) -> str:
@@ -200,7 +200,10 @@ def _entries(survey: Survey, split: str, alone: bool) -> tuple[list[Entry], list
     source = "train" if split in held else split
     if not survey.layout.parts(source):
         raise ValueError(f"{survey.dataset} ({survey.layout.title}) is for testing only; train on another set.")
-    founds = _founds(survey, source)
+    founds = [
+        _complete(survey, source, found, published.usable(part, survey.layout, survey.task))
+        for found, part in zip(survey.parts(source), survey.layout.parts(source), strict=True)
+    ]
     whole = alone and split == "test" and all(found.top == Path(os.path.abspath(survey.place)) for found in founds)
     entries, notes = [], []
     for found in founds:
@@ -210,23 +213,17 @@ def _entries(survey: Survey, split: str, alone: bool) -> tuple[list[Entry], list
             mine = shares[1 + held.index(split) if split in held else 0]
         if split == "val" and split in held:
             mine = mine[:: math.ceil(len(mine) / LARGEST_VAL) or 1]
-        notes += _count_notes(survey, split, found, len(mine), held)
+        total, published_count, some, why = len(found.entries), min(found.packing.counts, default=0), "", ""
+        if len(mine) < total:
+            some = f"{len(mine):,} of the "
+            why = f" (others are held out for {' and '.join(held)})" if split == "train" else " (held out of training)"
+        notes.append(f"{survey.dataset} {split}: {some}{found.counted(total)} in {printable(found.top)}{why}.")
+        if total < published_count:
+            notes.append(f"Only {total:,} of {found.counted(published_count)} published are there.")
         if len(founds) > 1:
             mine = [entry._replace(name=f"{found.top.name}/{entry.name}") for entry in mine]
         entries += mine * (found.packing.repeat if split == "train" else 1)
     return entries, notes
-
-
-def _count_notes(survey: Survey, split: str, found: Found, taken: int, held: list[str]) -> list[str]:
-    total, published_count = len(found.entries), min(found.packing.counts, default=0)
-    some, why = found.counted(total), ""
-    if taken < total:
-        some = f"{taken:,} of the {some}"
-        why = f" (others are held out for {' and '.join(held)})" if split == "train" else " (held out of training)"
-    notes = [f"{survey.dataset} {split}: {some} in {printable(found.top)}{why}."]
-    if total < published_count:
-        notes.append(f"Only {total:,} of {found.counted(published_count)} published are there.")
-    return notes
 
 
 def hold_out(found: Found, shares: int = 1) -> list[list[Entry]]:
@@ -245,14 +242,8 @@ def hold_out(found: Found, shares: int = 1) -> list[list[Entry]]:
     return parts
 
 
-def _founds(survey: Survey, split: str) -> list[Found]:
-    """The parts of a split. Raises: ValueError if one is missing, for another task, or broken."""
-    layout, task = survey.layout, survey.task
-    parts = list(zip(survey.parts(split), layout.parts(split), strict=True))
-    return [_complete(survey, split, found, published.usable(part, layout, task)) for found, part in parts]
-
-
 def _complete(survey: Survey, split: str, found: Found | None, usable: Part) -> Found:
+    """A part of a split. Raises: ValueError if it is missing, for another task, or broken."""
     dataset, layout, place = survey.dataset, survey.layout, printable(survey.place)
     if not usable:
         raise ValueError(
@@ -269,7 +260,7 @@ def _complete(survey: Survey, split: str, found: Found | None, usable: Part) -> 
         if files:
             shown = ", ".join(printable(file.relative_to(found.top).as_posix()) for file in files[:5])
             raise ValueError(
-                f"{len(files)} of {found.files} files of {dataset} in {printable(found.top)} have {what}: "
+                f"{len(files)} files of {dataset} in {printable(found.top)} have {what}: "
                 f"{shown}{' ...' if len(files) > 5 else ''}; add or remove them. "
                 f"`python -m mclir_nb check-data {dataset} {place}` lists them all."
             )

@@ -19,7 +19,6 @@ CURTAINS = (1.0, 0.6, 0.35)  # image scale of the near, middle and far curtain o
 
 
 def _check_image(gt: torch.Tensor) -> None:
-    """Accept a finite float (3, H, W) image in [0, 1], explain anything else."""
     if not isinstance(gt, torch.Tensor) or gt.dtype not in (torch.float32, torch.float64):
         found = gt.dtype if isinstance(gt, torch.Tensor) else type(gt).__name__
         raise ValueError(f"gt is {found}; it must be a float32 or float64 tensor, divide 8-bit images by 255")
@@ -31,20 +30,16 @@ def _check_image(gt: torch.Tensor) -> None:
 
 
 def _check_number(name: str, value: float, low: float, high: float, unit: str = "") -> None:
-    """Accept a number in [low, high]."""
     if not low <= value <= high:  # also catches NaN
         raise ValueError(f"{name} is {value}; it must be a number from {low:g} to {high:g}{unit}")
 
 
 def transmission(depth: torch.Tensor, beta: float) -> torch.Tensor:
-    """Share of the scene's light that reaches the camera: t = exp(-beta * depth).
+    """Share of the scene's light that reaches the camera: t = exp(-beta * depth), in [0, 1].
 
     Args:
         depth: any shape, float, >= 0; normalised (see the module) or metres.
         beta: scattering coefficient, >= 0, per unit of depth; 0 is clear air.
-    Returns:
-        t, the shape of depth, in [0, 1].
-    Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143).
     """
     if not (math.isfinite(beta) and beta >= 0):
         raise ValueError(f"beta is {beta}; it must be a finite number >= 0 (0: no haze)")
@@ -64,8 +59,6 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
         depth: (H, W) or (1, H, W), >= 0; normalised to [0, 1] in this workbook.
         beta: >= 0, optical depth of the point at depth 1.
         airlight: A, one value or one per channel (three), in [0, 1].
-    Returns:
-        (3, H, W) in [0, 1].
     Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded values:
         there the channels of a SOTS-outdoor pair agree on t to 0.01, in linear light only to 0.03.
     """
@@ -81,25 +74,13 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
 
 
 def random_depth(gt: torch.Tensor, *, generator: torch.Generator, regions: int = 24) -> torch.Tensor:
-    """A plausible depth layer for a photograph without one: random, with the picture's own outlines.
+    """A plausible depth layer for a photograph without one: (H, W), random, with the picture's own outlines. OURS.
 
-    Points thrown on the picture get random depths, on the whole farther towards the top; each pixel then takes the
-    depth of the points that are near it and of its colour, so that the layer is smooth within a thing and steps where
-    things end. Good for training a dehazer that shall bear any depth; it says nothing about the scene.
-
-    Args:
-        gt: (3, H, W) in [0, 1].
-        generator: source of the points and their depths.
-        regions: how many points, at least 2.
-    Returns:
-        (H, W), normalised: 0 at the nearest point, 1 at the farthest.
-    Raises:
-        ValueError: for a wrong image or fewer than two points.
-    Source: ours.
+    `regions` points thrown on the picture get random depths, on the whole farther towards the top; each pixel then
+    takes the depth of the points that are near it and of its colour, so that the layer is smooth within a thing and
+    steps where things end. Good for training a dehazer that shall bear any depth; it says nothing about the scene.
     """
     _check_image(gt)
-    if regions < 2:
-        raise ValueError(f"regions is {regions}; it must be at least 2")
     height, width = gt.shape[1:]
     smooth = F.avg_pool2d(gt[None], 9, 1, 4, count_include_pad=False)[0].flatten(1)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -141,8 +122,7 @@ def rain(
         brightness: opacity of the strongest streak, 0 to 1 (drops show the bright sky, so they are white).
         width: full width at half maximum of the nearest streaks in pixels, 0.2 to 20.
         generator: source of positions, strengths and the curtains' small differences in angle.
-    Returns:
-        (3, H, W) in [0, 1], nowhere darker than gt.
+    Returns: (3, H, W) in [0, 1], nowhere darker than gt.
     Source: the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
         synthesise streaks. The curtains and their constants are ours.
     """
@@ -210,26 +190,17 @@ def motion_blur(gt: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     Args:
         gt: (3, H, W) in [0, 1], sRGB.
         kernel: (k, k), k odd, >= 0, sum 1 (within 1e-3); k // 2 smaller than H and W.
-    Returns:
-        (3, H, W) in [0, 1].
     Source: the uniform-blur model of Levin et al., CVPR 2009; the transfer curve is IEC 61966-2-1.
     """
     _check_image(gt)
-    _check_kernel(kernel, tuple(gt.shape[1:]))
-    light = F.pad(srgb_to_linear(gt)[None], [kernel.shape[0] // 2] * 4, mode="reflect")[0]
-    return linear_to_srgb(_convolve(light, kernel.to(gt)).clamp(0, 1))
-
-
-def _check_kernel(kernel: torch.Tensor, size: tuple[int, ...]) -> None:
-    """Accept a normalised odd square kernel that fits the image."""
-    shape = tuple(kernel.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] % 2 == 0:
-        raise ValueError(f"kernel has shape {shape}; it must be square with an odd side, pad it with zeros")
+    shape, size = tuple(kernel.shape), tuple(gt.shape[1:])
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] % 2 == 0 or shape[0] // 2 >= min(size):
+        raise ValueError(f"kernel has shape {shape}; it must be square with an odd side, and fit an image of {size}")
     low, total = float(kernel.min()), float(kernel.sum())
     if not (low >= 0 and abs(total - 1) < 1e-3):
         raise ValueError(f"kernel has minimum {low:g} and sum {total:g}; it must be >= 0, divide it by its sum")
-    if shape[0] // 2 >= min(size):
-        raise ValueError(f"kernel {shape} is too large for an image of {size}; use a smaller one or a larger patch")
+    light = F.pad(srgb_to_linear(gt)[None], [shape[0] // 2] * 4, mode="reflect")[0]
+    return linear_to_srgb(_convolve(light, kernel.to(gt)).clamp(0, 1))
 
 
 def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tensor:
@@ -237,31 +208,22 @@ def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tenso
 
     The path is a smooth random walk (velocity with inertia, plus a steady drift) over 400 moments of the exposure,
     scaled to reach 55 to 100 % of the half side and drawn with bilinear weights. Its centre of mass is the middle of
-    the kernel, so blurring does not move the picture.
+    the kernel, so blurring does not move the picture. `size`: side in pixels, odd, 3 to 99.
 
-    Args:
-        size: side of the kernel in pixels, odd, 3 to 99.
-        generator: source of the path.
-    Returns:
-        (size, size) float32, >= 0, sum 1.
+    Returns: (size, size) float32, >= 0, sum 1.
     Source: ours; a test compares its spread with the eight measured kernels of Levin et al., CVPR 2009.
     """
     if size != int(size) or size % 2 == 0 or not 3 <= size <= 99:
         raise ValueError(f"size is {size}; it must be an odd number from 3 to 99")
-    path = _shake_path(generator)
-    reach = 0.55 + 0.45 * torch.rand(1, generator=generator, device=generator.device).double()
-    return _draw_path(path * (reach * (size // 2 - 0.5) / path.abs().max()), size).float()
-
-
-def _shake_path(generator: torch.Generator) -> torch.Tensor:
-    """Positions (400, 2) around their mean: integrated velocity of an inert, randomly pushed hand."""
-    moments, inertia = 400, 0.97
-    push = torch.randn(moments, 2, generator=generator, device=generator.device).double()
-    decay = inertia ** torch.arange(moments, device=push.device).double()[:, None]
+    moments, inertia, device = 400, 0.97, generator.device
+    push = torch.randn(moments, 2, generator=generator, device=device).double()
+    decay = inertia ** torch.arange(moments, device=device).double()[:, None]
     velocity = decay * torch.cumsum(push / decay, dim=0)  # v(t) = inertia * v(t - 1) + push(t)
-    drift = torch.randn(1, 2, generator=generator, device=push.device).double() * velocity.std()
+    drift = torch.randn(1, 2, generator=generator, device=device).double() * velocity.std()
     path = torch.cumsum(velocity + drift, dim=0)
-    return path - path.mean(0)
+    path = path - path.mean(0)
+    reach = 0.55 + 0.45 * torch.rand(1, generator=generator, device=device).double()
+    return _draw_path(path * (reach * (size // 2 - 0.5) / path.abs().max()), size).float()
 
 
 def _draw_path(path: torch.Tensor, size: int) -> torch.Tensor:
@@ -280,13 +242,8 @@ def _draw_path(path: torch.Tensor, size: int) -> torch.Tensor:
 def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: bool = True) -> torch.Tensor:
     """Additive white Gaussian noise: I = J + n, n ~ N(0, (sigma / 255)^2), independent per pixel and channel.
 
-    Args:
-        gt: (3, H, W) in [0, 1].
-        sigma: standard deviation in 8-bit levels (0 to 255), as in the literature: 15, 25, 50.
-        generator: source of the noise.
-        clip: keep the result in [0, 1]; False leaves the noise Gaussian in dark and bright places.
-    Returns:
-        (3, H, W).
+    `sigma` in 8-bit levels (0 to 255), as in the literature: 15, 25, 50. Without `clip` the
+    result may leave [0, 1], and the noise stays Gaussian in dark and bright places.
     """
     _check_image(gt)
     _check_number("sigma", sigma, 0, 255, " (8-bit levels)")
@@ -310,31 +267,25 @@ def bicubic(
             and B100 files of SelfExSR).
         round_between: round uint8 images between the two passes too, as MATLAB does. False: at the end only (BasicSR,
             then saved).
-    Returns:
-        the same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images are
-            rounded half up and clipped.
+    Returns: the same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images
+        are rounded half up and clipped.
     Source: MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
         utils/matlab_functions.py; uint8 results equal the shipped files of Set5, Set14, B100 in every pixel.
     """
-    _check_bicubic(image, scale, border)
-    whole = image.dtype == torch.uint8
-    work = _resize_rows(image.double() if whole else image, scale, border)
-    work = _to_levels(work) if whole and round_between else work
-    work = _resize_rows(work.mT, scale, border).mT.contiguous()
-    return _to_levels(work).to(torch.uint8) if whole else work
-
-
-def _check_bicubic(image: torch.Tensor, scale: float, border: str) -> None:
-    """Accept what `bicubic` documents."""
     if not isinstance(image, torch.Tensor) or image.dtype not in (torch.uint8, torch.float32, torch.float64):
         found = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
         raise ValueError(f"image is {found}; it must be a uint8, float32 or float64 tensor")
     if image.ndim not in (3, 4) or image.numel() == 0:
         raise ValueError(f"image has shape {tuple(image.shape)}; it must be (C, H, W) or (B, C, H, W)")
-    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
+    if not torch.isfinite(image).all():
         raise ValueError("image has NaN or infinite values; repair it before resizing")
     _check_number("scale", scale, 1 / 64, 64, " (output size / input size)")
     check_choice("border", border, ("symmetric", "replicate"))
+    whole = image.dtype == torch.uint8
+    work = _resize_rows(image.double() if whole else image, scale, border)
+    work = _to_levels(work) if whole and round_between else work
+    work = _resize_rows(work.mT, scale, border).mT.contiguous()
+    return _to_levels(work).to(torch.uint8) if whole else work
 
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:

@@ -50,15 +50,12 @@ class ImageSet:
         if self.cache:
             return load(entry, self.cache.read)
         if entry not in self._kept:
-            self._keep(entry, load(entry))
+            sample = load(entry)
+            self._bytes += _size(sample)
+            while self._kept and self._bytes > self.memory:  # the oldest go; this one stays in any case
+                self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+            self._kept[entry] = sample
         return self._kept[entry]
-
-    def _keep(self, entry: Entry, sample: Sample) -> None:
-        """Keep a sample, letting the oldest go; always at least this one."""
-        self._bytes += _size(sample)
-        while self._kept and self._bytes > self.memory:
-            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
-        self._kept[entry] = sample
 
     def files(self) -> list[Path]:
         """Every picture file once."""
@@ -72,8 +69,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """What the set holds, wherever it lies: names, order and sizes of its pictures, and what is in the files.
 
-        Of a set above 256 MB the content of 64 files, evenly spread, is read. Two sets with equal fingerprints train
-        alike; a set that was moved keeps its fingerprint.
+        Of a set above 256 MB the content of 64 files, evenly spread, is read.
         """
         digest, files = hashlib.sha256(), self.files()
         sizes = {file: file.stat().st_size for file in files}

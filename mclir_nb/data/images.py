@@ -75,12 +75,8 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
     16 bits are rounded to 8 (v * 255 / 65535); transparency is dropped, the colours below it kept, as the readers of
     the official implementations do; CMYK is converted without a colour profile.
 
-    Args:
-        path: the file.
-        upright: turn it as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together as
-            stored. (A TIFF is always turned, by Pillow.)
-    Raises:
-        ValueError: naming the file and what is wrong with it.
+    With `upright` it is turned as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together
+    as stored. (A TIFF is always turned, by Pillow.) Raises: ValueError naming the file and what is wrong with it.
     """
     return read_picture(path, upright).image()
 
@@ -92,7 +88,11 @@ def read_picture(path: str | Path, upright: bool = False) -> Picture:
         values = pixels(image)
         if low is not None and low.shape == values.shape:
             values = values.astype(np.uint16) << 8 | low
-        orientation = _orientation(image)
+        try:
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        except Exception:  # a damaged EXIF block says nothing about the orientation; the pixels are what counts
+            orientation = 1
+        orientation = orientation if orientation in range(1, 9) else 1
         profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
         profile = profile if isinstance(profile, bytes) else None
         return Picture.of(_turned(values, orientation) if upright else values, profile, orientation)
@@ -200,14 +200,6 @@ def _low_bytes(image: ImageFile.ImageFile) -> np.ndarray | None:
         low = pixels(second)
     file.seek(place)
     return low
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block says nothing about the orientation; the pixels are what counts
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

@@ -39,7 +39,6 @@ class Entry(NamedTuple):
 
     @property
     def files(self) -> list[Path]:
-        """The files that are there: lq, gt, depth."""
         return [file for file in (self.lq, self.gt, self.depth) if file]
 
 
@@ -86,7 +85,10 @@ class Packing:
         top = top + "/" if top else ""
         if self.listing:
             return f"{top}{self.listing} and the pairs of files it lists"
-        shown = [top + _shown(side) for side in (self.lq, self.gt) if side]
+        shown = []
+        for side in filter(None, (self.lq, self.gt)):
+            side = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), side)
+            shown.append(top + re.sub(r"\(([^|()]*)\|[^()]*\)", r"\1", side))
         return "   with   ".join(shown) + ("  (lq and gt side by side in each file)" if self.fit == "halves" else "")
 
 
@@ -111,10 +113,6 @@ class Found:
         """The files without a partner that should have one."""
         return self.lq_alone + ([] if self.packing.many_to_one else self.gt_alone)
 
-    @property
-    def files(self) -> int:
-        return len(self.entries) + len(self.lq_alone) + len(self.gt_alone)
-
 
 def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | None:
     """The first packing with at least one complete pair; else the first with any file; else None."""
@@ -126,7 +124,7 @@ def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | N
             found = _scan(packing, top, scale)
             if found.entries:
                 return found
-            broken = broken or (found if found.files else None)
+            broken = broken or (found if found.lq_alone or found.gt_alone else None)
     return broken
 
 
@@ -225,7 +223,15 @@ def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, 
         below = place / part
         return [(groups, below)] if below.is_dir() else []
     pattern, steps = _pattern(part), []
-    for item in _items(place):
+    try:
+        with os.scandir(place) as found:
+            items = list(found)
+    except PermissionError as error:
+        raise ValueError(
+            f"the folder {printable(place)} cannot be listed: permission denied; give yourself the right to read it "
+            "and what it holds (chmod -R u+rX), or copy the data set."
+        ) from error
+    for item in items:
         stem, suffix = os.path.splitext(item.name) if last else (item.name, "")
         if item.name.startswith(".") or (last and suffix.lower() not in SUFFIXES):
             continue
@@ -235,18 +241,6 @@ def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, 
             if all(groups.get(key, value) == value for key, value in new.items()):
                 steps.append((groups | new, place / item.name))
     return sorted(steps, key=lambda step: step[1].name)
-
-
-def _items(place: Path) -> list[os.DirEntry]:
-    """What a folder holds. Raises: ValueError if it may not be listed."""
-    try:
-        with os.scandir(place) as items:
-            return list(items)
-    except PermissionError as error:
-        raise ValueError(
-            f"the folder {printable(place)} cannot be listed: permission denied; give yourself the right to read it "
-            "and what it holds (chmod -R u+rX), or copy the data set."
-        ) from error
 
 
 def _text(name: str) -> str:
@@ -270,11 +264,6 @@ def _natural(key: tuple) -> tuple:
     """A sorting key that puts 2 before 10."""
     pieces = itertools.chain.from_iterable(re.split(r"(\d{1,18})", str(part)) for part in key)
     return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces)
-
-
-def _shown(template: str) -> str:
-    text = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), template)
-    return re.sub(r"\(([^|()]*)\|[^()]*\)", r"\1", text)
 
 
 def _listed(top: Path, listing: str) -> tuple[Pairs, list[Path]]:

@@ -32,7 +32,6 @@ def load_in_order(
 
     Args:
         items: what it raises in a process arrives as a traceback, so errors meant for people should be values.
-        order: the indices.
         workers: processes; 0 computes each item here when it is asked for.
         pin: put tensors into page-locked memory, from where a GPU copies while computing.
         begin: called in every process with `items` and the number of processes, before the first item.

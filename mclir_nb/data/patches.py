@@ -26,8 +26,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 def patch(sample: Sample, task: Task, patch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One random patch: position, one of the eight flips and rotations, and a fresh degradation.
 
-    Returns:
-        gt (3,P,P) and lq (3,P/scale,P/scale), float32 in [0,1], lq on the 8-bit grid as a file would be.
+    Returns: gt (3,P,P) and lq (3,P/scale,P/scale), float32 in [0,1], lq on the 8-bit grid as a file would be.
     """
     scale, margin = task.scale, 0 if sample.lq is not None or sample.noise is not None else task.margin
     height, width = sample.gt.shape[1:]
@@ -101,22 +100,17 @@ class Patches(torch.utils.data.Dataset):
         self.share = range(batch_size) if share is None else share  # of every batch, for one of several processes
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, str]:
-        sample = self._large_enough(number)
-        gt, lq = patch(sample, self.task, self.patch_size, stream(self.seed, "patch", number))
-        return gt, lq, sample.name
+        for later in range(len(self.images)):  # the picture of this patch, or the next one that is large enough
+            sample = self.images[self.picture(number + later)]
+            if min(sample.gt.shape[1:]) >= self.patch_size:
+                gt, lq = patch(sample, self.task, self.patch_size, stream(self.seed, "patch", number))
+                return gt, lq, sample.name
+        raise ValueError(f"no picture of {self.images.name} is as large as the patch of {self.patch_size}.")
 
     def picture(self, number: int) -> int:
         """Which picture patch `number` is cut from: a new random order for every pass over the set."""
         turn, place = divmod(number, len(self.images))
         return _order(len(self.images), self.seed, turn)[place]
-
-    def _large_enough(self, number: int) -> Sample:
-        """The picture of patch `number`, or the next in order that a patch fits into."""
-        for later in range(len(self.images)):
-            sample = self.images[self.picture(number + later)]
-            if min(sample.gt.shape[1:]) >= self.patch_size:
-                return sample
-        raise ValueError(f"no picture of {self.images.name} is as large as the patch of {self.patch_size}.")
 
     def batch(self, step: int) -> Batch:
         """The batch of one step (counted from 1): gt (B,3,P,P), lq (B,3,P/scale,P/scale), names."""
@@ -127,15 +121,13 @@ class Patches(torch.utils.data.Dataset):
     def batches(
         self, first_step: int, last_step: int, workers: int | None = None, device: torch.device | None = None
     ) -> Iterator[Batch]:
-        """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1).
+        """Batches (gt, lq, names) of the steps first_step..last_step (counted from 1), in main memory.
 
         Args:
-            first_step, last_step: the first and the last one, included.
             workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a GPU
                 up to 8, for a CPU none (its processors are busy training).
-            device: where the network trains; None: the CPU. The batches themselves come in main memory.
-        Raises:
-            ValueError: naming a file that cannot be used, from whichever process met it.
+            device: where the network trains; None: the CPU.
+        Raises: ValueError naming a file that cannot be used, from whichever process met it.
         """
         cuda = device is not None and device.type == "cuda"
         if workers is None:

@@ -45,25 +45,19 @@ class Layout:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
-def names() -> list[str]:
-    """The names `get` accepts."""
-    return list(LAYOUTS)
-
-
 def table() -> pd.DataFrame:
     """Every set: dataset (the index) | what | tasks | train | test (published pairs; "?": no source says) | where."""
+
+    def published(part: Part) -> str:  # several numbers for several releases, or cut in several ways
+        counts = dict.fromkeys(count for packing in part for count in packing.counts)
+        return " or ".join(f"{count:,}" for count in counts) or "?"
+
     rows = []
     for name, layout in LAYOUTS.items():
-        counts = {split: " + ".join(map(_published, layout.parts(split))) for split in ("train", "test")}
+        counts = {split: " + ".join(map(published, layout.parts(split))) for split in ("train", "test")}
         tasks = ", ".join(layout.tasks) or "any, degraded here"
         rows.append({"dataset": name, "what": layout.title, "tasks": tasks, **counts, "where": layout.where})
     return pd.DataFrame(rows).set_index("dataset")
-
-
-def _published(part: Part) -> str:
-    """The published numbers of pairs of one part: several for several releases, or cut in several ways."""
-    counts = dict.fromkeys(count for packing in part for count in packing.counts)
-    return " or ".join(f"{count:,}" for count in counts) or "?"
 
 
 def get(name: str) -> Layout:

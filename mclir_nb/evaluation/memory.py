@@ -27,10 +27,7 @@ def peak(step: Callable[[], Result], device: torch.device) -> tuple[Result, int]
 
     On CUDA the allocator counts. On a CPU, PyTorch's profiler notes every allocation and release of a tensor, which
     slows the step down; work space inside a kernel is not seen. Other programs, and memory that the C library keeps,
-    do not matter, and nothing outside this function is reset on a CPU.
-
-    Returns:
-        What the step returned, and the bytes.
+    do not matter, and nothing outside this function is reset on a CPU. Returns what the step returned, and the bytes.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -98,10 +98,8 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
         restored, gt: the same size, RGB or grey, uint8 or float in [0, 1] (module docstring).
         protocol: a name in `PROTOCOLS`; it decides colour and rounding.
         crop: pixels removed on each side first; its papers remove the scale for super-resolution, else nothing.
-    Returns:
-        dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
-    Raises:
-        ValueError: for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
+    Returns: dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
+    Raises: ValueError for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
     """
     rules = _rules(protocol)
     x, y = _pair(restored, gt, rules, crop)
@@ -122,19 +120,18 @@ def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     """
     rules = _rules(protocol)
     x, y = _pair(restored, gt, rules, crop)
-    _check_window(x.shape, rules, protocol, crop)
+    need = {"zero": 1, "volume": 1, "uniform": 7}.get(rules.window, 11)  # a pooled picture always has them, see `_pool`
+    if min(x.shape[1:]) < need:
+        found = f"{x.shape[2]}x{x.shape[1]}{f' after the crop of {crop}' if crop else ''}"
+        raise ValueError(
+            f"SSIM under {protocol!r} needs at least {need}x{need} pixels, found {found}; score a larger one"
+        )
     if rules.window == "pooled":
         x, y = _pool(x), _pool(y)
     averages: dict[str, Callable] = {"zero": _blur, "volume": _gaussian_volume, "uniform": _uniform}
     average = averages.get(rules.window, _gaussian)
     unbiased = 49 / 48 if rules.window == "uniform" else 1.0
     return float(_ssim_map(x, y, average, rules.peak, unbiased).mean())
-
-
-def score(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> dict:
-    """Both numbers with what they mean: {"protocol", "crop", "psnr", "ssim"}; arguments as for `psnr`."""
-    values = {"psnr": psnr(restored, gt, protocol, crop), "ssim": ssim(restored, gt, protocol, crop)}
-    return {"protocol": protocol, "crop": crop, **values}
 
 
 def mean_psnr(restored: Iterable, gt: Iterable, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
@@ -144,8 +141,12 @@ def mean_psnr(restored: Iterable, gt: Iterable, protocol: str = "basicsr-rgb", c
 
 def table(restored, gt, crop: int = 0) -> pd.DataFrame:
     """One pair under every protocol (the index), all with one crop: crop | psnr (dB) | ssim | rule (in words)."""
-    rows = [{**score(restored, gt, name, crop), "rule": rules.sentence} for name, rules in PROTOCOLS.items()]
-    return pd.DataFrame(rows).set_index("protocol")
+    columns = ["protocol", "crop", "psnr", "ssim", "rule"]
+    rows = [
+        (name, crop, psnr(restored, gt, name, crop), ssim(restored, gt, name, crop), rules.sentence)
+        for name, rules in PROTOCOLS.items()
+    ]
+    return pd.DataFrame(rows, columns=columns).set_index("protocol")
 
 
 def _rules(protocol: str) -> Protocol:
@@ -214,15 +215,11 @@ def _compared(planes: np.ndarray, rules: Protocol) -> np.ndarray:
         return np.clip(scaled, 0, 1)
     if planes.dtype != np.uint8:
         planes = np.round(np.clip(planes.astype(np.float32), 0, 1) * np.float32(255))
-    if rules.colour != "rgb" and len(planes) == 3:
-        return _luma(planes, rounded=rules.colour == "y-rounded")
-    return planes.astype(np.float64)
-
-
-def _luma(rgb: np.ndarray, rounded: bool) -> np.ndarray:
-    """BT.601 studio-range Y of 0..255 RGB: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, shape (1, H, W)."""
-    y = 16 + np.tensordot([65.481 / 255, 128.553 / 255, 24.966 / 255], rgb.astype(np.float64), 1)[None]
-    return np.floor(y + 0.5) if rounded else y  # MATLAB rounds halves up
+    planes = planes.astype(np.float64)
+    if rules.colour != "rgb" and len(planes) == 3:  # Y of BT.601: 16 + (65.481 R + 128.553 G + 24.966 B) / 255
+        planes = 16 + np.tensordot([65.481 / 255, 128.553 / 255, 24.966 / 255], planes, 1)[None]
+        planes = np.floor(planes + 0.5) if rules.colour == "y-rounded" else planes  # MATLAB rounds halves up
+    return planes
 
 
 def _ssim_map(x, y, average, peak: float, unbiased: float) -> np.ndarray:
@@ -269,16 +266,6 @@ def _pool(planes: np.ndarray) -> np.ndarray:
     ratio = max(1, round(min(height, width) / 256))
     size = (int(height / ratio), int(width / ratio))
     return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(planes), size).numpy()
-
-
-def _check_window(shape: tuple, rules: Protocol, protocol: str, crop: int) -> None:
-    """Windows that must fit need a picture of their size (a pooled picture always has it, see `_pool`)."""
-    need = {"zero": 1, "volume": 1, "uniform": 7}.get(rules.window, 11)
-    if min(shape[1:]) < need:
-        found = f"{shape[2]}x{shape[1]}{f' after the crop of {crop}' if crop else ''}"
-        raise ValueError(
-            f"SSIM under {protocol!r} needs at least {need}x{need} pixels, found {found}; score a larger one"
-        )
 
 
 def _size(shape: tuple) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -29,12 +30,8 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
             a PIL image (one that is neither grey nor RGB comes back as RGB).
             Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
             bilinearly where the network enlarges.
-        tile: side of a tile in pixels (a multiple of 64, at least 256); None: `tiles.TILE`.
-        ensemble: the mean over the eight flips and rotations of the picture; eight times the time.
-        quiet: show no progress.
-
-    Raises:
-        ValueError: for another kind of image, or values out of range; see also `tiles.run`.
+        tile, ensemble, quiet: as in `tiles.run`.
+    Raises: ValueError for another kind of image, or values out of range; see also `tiles.run`.
     """
     options = dict(tile=tile, ensemble=ensemble, quiet=quiet)
     if isinstance(image, Tensor):
@@ -62,13 +59,19 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
             NAME_restored.png, or NAME_restored_2.png and so on when that is taken; the same for a picture that has
             such a name already.
         options: see `restore`.
-
     Returns: the file that was written.
     Raises: ValueError if the file cannot be read or `out` cannot be used, OSError if it cannot be written.
     """
     path = Path(path).expanduser()
     picture = images.read_picture(path, upright=True)
-    _check_out(out)
+    out = path.parent if out is None else Path(out).expanduser()
+    if not out.is_dir():
+        if out.exists():
+            raise ValueError(f"{out} exists and is never overwritten; choose another name.")
+        if out.suffix.lower() != ".png":
+            raise ValueError(f"{out} is neither an existing folder nor a .png file; results are written as PNG.")
+        if not out.parent.is_dir():
+            raise ValueError(f"the folder {out.parent} does not exist; make it first, or choose another.")
     restored = restore(network, picture.layers, **options)
     target = _new_file(path, out)
     try:
@@ -134,32 +137,16 @@ def _check_range(values: Tensor) -> None:
         raise ValueError(f"the picture's values run from {low:g} to {high:g}; floating point must be in [0, 1].")
 
 
-def _check_out(out: str | Path | None) -> None:
-    if out is None or Path(out).expanduser().is_dir():
-        return
-    out = Path(out).expanduser()
-    if out.exists():
-        raise ValueError(f"{out} exists and is never overwritten; choose another name.")
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"{out} is neither an existing folder nor a .png file; results are written as PNG.")
-    if not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} does not exist; make it first, or choose another.")
-
-
-def _new_file(original: Path, out: str | Path | None) -> Path:
+def _new_file(original: Path, out: Path) -> Path:
     """Create an empty file under a name that was free; ValueError if it cannot be made there."""
-    out = original.parent if out is None else Path(out).expanduser()
     stem = re.sub(r"_restored(_\d+)?$", "", original.stem) + "_restored"
-    number = 1
-    while True:
-        ending = "" if number == 1 else f"_{number}"
-        target = out / f"{stem}{ending}.png" if out.is_dir() else out
+    names = (f"{stem}.png" if number == 1 else f"{stem}_{number}.png" for number in itertools.count(1))
+    for target in (out / name for name in names) if out.is_dir() else [out]:
         try:
             target.touch(exist_ok=False)
             return target
         except FileExistsError:
-            if target == out:
-                raise ValueError(f"{out} exists and is never overwritten; choose another name.") from None
-            number += 1
+            continue
         except OSError as error:
             raise ValueError(f"cannot write {target} ({error.strerror}); choose another place with out.") from error
+    raise ValueError(f"{out} exists and is never overwritten; choose another name.")

@@ -43,15 +43,13 @@ def run(
         tile: side of a tile in lq pixels, a multiple of 64 and at least 256; None: `TILE`. A smaller image is not cut.
         ensemble: the mean over the eight flips and rotations; takes eight times as long.
         quiet: show no progress.
-
-    Returns:
-        (1,3,H*scale,W*scale) float32 on the CPU, clamped to [0,1].
-
-    Raises:
-        ValueError: for an impossible tile, a tile that does not fit into memory, or an output that is not finite.
+    Returns: (1,3,H*scale,W*scale) float32 on the CPU, clamped to [0,1].
+    Raises: ValueError for an impossible tile, a tile that does not fit into memory, or an output that is not finite.
     """
     height, width = lq.shape[2:]
-    lq, scale, side = _extended(lq), scale_of(network), checked(tile)
+    rows, columns = (max(0, SMALLEST_IMAGE - side) for side in (height, width))
+    lq = functional.pad(lq, (0, columns, 0, rows), "replicate") if rows or columns else lq
+    scale, side = scale_of(network), checked(tile)
     views = ENSEMBLE if ensemble else ENSEMBLE[:1]
     total = len(views) * count(lq, side)
     bar = iter(Progress(range(total), "restoring", quiet=quiet or total == 1))
@@ -97,11 +95,6 @@ def checked(tile: int | None) -> int:
         better = max(SMALLEST_TILE, round(tile / ALIGN) * ALIGN)
         raise ValueError(f"tile {tile} must be a multiple of {ALIGN} and at least {SMALLEST_TILE}; use {better}.")
     return tile
-
-
-def _extended(lq: Tensor) -> Tensor:
-    rows, columns = (max(0, SMALLEST_IMAGE - side) for side in lq.shape[2:])
-    return functional.pad(lq, (0, columns, 0, rows), "replicate") if rows or columns else lq
 
 
 def _mean_over(views, network: nn.Module, lq: Tensor, tile: int, bar: Iterator) -> Tensor:

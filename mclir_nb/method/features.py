@@ -42,19 +42,13 @@ LITE0_BLOCKS = (
 
 
 class FeatureNetwork(nn.Module):
-    """A network that never trains: no parameter gradients, always in eval mode.
+    """A network that never trains: no parameter gradients, always in eval mode."""
 
-    Attributes:
-        name: as given to `build`.
-        source: where the weights come from, a sentence for records.
-        layer_weights: {layer: its weight in a distance}.
-        pixels_at_once: the SPN loss sends a batch through in passes of at most so many pixels: on a CPU, feature maps
-            that stay in its cache; on a GPU `distances.ON_CUDA` times as many.
-    """
-
-    name: str
-    source: str
-    layer_weights: dict[str, float]
+    name: str  # as given to `build`
+    source: str  # where the weights come from, a sentence for records
+    layer_weights: dict[str, float]  # {layer: its weight in a distance}
+    # The SPN loss sends a batch through in passes of at most so many pixels: on a CPU, feature maps that stay in its
+    # cache; on a GPU `distances.ON_CUDA` times as many.
     pixels_at_once: int
 
     def train(self, mode: bool = True) -> "FeatureNetwork":

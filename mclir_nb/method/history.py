@@ -37,9 +37,6 @@ class HistoryModels:
     Attributes:
         models: the copies, in eval mode and without gradients.
         answering: what computes their outputs: the copies themselves, or compiled forms of them.
-        turn: index of the history that the adaptive rule refreshes next.
-
-    Raises: ValueError if the pairs do not match or a value is out of range.
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class HistoryModels:
     ):
         self.every = tuple(int(e or 0) for e in every)
         self.decay = tuple(float(d) for d in decay)
-        self.start, self.turn = float(start), 0
+        self.start, self.turn = float(start), 0  # turn: which history the adaptive rule refreshes next
         _check(self.every, self.decay, self.start, fresh)
         self.models: list[nn.Module] = []
         for _ in self.every:
@@ -118,10 +115,9 @@ class HistoryModels:
         return [k]
 
     def distances(self, model: nn.Module) -> Tensor:
-        """Relative distance of the weights, |history - model|_2 / |model|_2, one number per history.
+        """Relative distance of the weights, |history - model|_2 / |model|_2, one number per history, on the device.
 
-        Stays on the device: nothing waits until the result is read. A history at distance 0 gives a negative without
-        signal.
+        A history at distance 0 gives a negative without signal.
         """
         own = [p.detach() for p in model.parameters()]
         size = get_total_norm(own)

@@ -6,9 +6,8 @@ Images are (B, 3, H, W), nominally [0, 1], and enter the feature network unclamp
 `restored` receives a gradient; it and negatives of a lower precision are converted to that of `gt` first. Call outside
 autocast, or the features run in low precision too.
 
-Every objective is the mean |restored - gt| (`l_rec`) plus or minus lambda_neg times one further term (`l_neg`). SPN and
-its relatives subtract it; "history-positive" and the rivals add it. An objective names what it reads of the context
-and ignores the rest:
+Every objective is the mean |restored - gt| (`l_rec`) plus or minus lambda_neg times one further term (`l_neg`), and
+names what it reads of the context:
 
     lq           degraded input, (B, 3, h, w)
     best_psnr    best validation PSNR of the model so far, dB
@@ -16,8 +15,7 @@ and ignores the rest:
     averaged     output of the evaluation EMA for lq, (B, 3, H, W)
     generator    source of what is drawn at random, on the CPU
 
-An objective of your own is a function of this call shape that returns `LossParts`, added to `OBJECTIVES`, and to
-`USES_HISTORY` if its negatives come from history models.
+An objective of your own: a function of this call shape in `OBJECTIVES`, and in `USES_HISTORY` if it wants histories.
 """
 
 import functools
@@ -108,9 +106,8 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, **_) -> Lo
 
     L = mean(w |restored - gt|) - lambda_neg * l_neg,  w = (u + mean u + 1e-6) / (2 mean u + 1e-6)
 
-    with u the standard deviation over the negatives, averaged over RGB, per pixel; w has mean 1 and is at least 1/2.
-    `l_rec` is the weighted value. Needs two negatives or more (none: the baseline). This is OURS: an uncertainty-aware
-    loss belongs to the paper's extended version, whose formula is not available.
+    with u the standard deviation over the negatives (two or more), averaged over RGB, per pixel; w has mean 1 and is
+    at least 1/2. OURS: the uncertainty-aware loss of the paper's extended version is not available.
     """
     restored = check_images(restored, gt, negatives, lambda_neg)
     if not negatives:
@@ -128,8 +125,7 @@ def spn_uncertainty(restored, gt, negatives, *, features, lambda_neg, **_) -> Lo
 def history_positive(restored, gt, negatives, *, features, lambda_neg, **_) -> LossParts:
     """The control with the opposite sign: the histories' outputs are targets to stay close to.
 
-    Neighbour: SSC-SR (arXiv:2404.00260), which pulls towards an average of the past through a projection head; here
-    only the sign of SPN changes, so that a comparison isolates it.
+    Only the sign of SPN changes. A neighbour is SSC-SR (arXiv:2404.00260), which pulls towards an average of the past.
     """
     l_rec, l_neg, _total = spn_loss(restored, gt, negatives, features=features, lambda_neg=lambda_neg)
     return LossParts(l_rec, l_neg, l_rec + lambda_neg * l_neg)
@@ -138,10 +134,7 @@ def history_positive(restored, gt, negatives, *, features, lambda_neg, **_) -> L
 def objective(term: Callable[..., Tensor], *, sign: int = 1, past: bool = False) -> Callable[..., LossParts]:
     """The objective |restored - gt|_1 + sign * lambda_neg * term, with a term of `rivals` or `relatives`.
 
-    Args:
-        term: called with restored, gt, negatives, features and the context.
-        sign: -1 subtracts the term, as SPN does.
-        past: the term is about the histories' outputs; without any this is the baseline.
+    `past`: the term is about the histories' outputs; without any this is the baseline.
     """
 
     @functools.wraps(term)

@@ -20,16 +20,13 @@ class Negatives:
 
     Args:
         history: the history models; None for objectives without.
-        seed: of the run. What is drawn in a step depends on the seed and the step alone.
+        seed: of the run; with the step it decides what is drawn.
         draw: one negative per step in place of all.
         precision: of the histories' forward passes, a name of `precision.NAMES`.
         noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
         noise_around: a network around whose output white noise, as far away as each negative, takes its place.
         parts: into which a batch is cut for a history, as it is for the trained network.
-
-    Attributes:
-        thresholds: PSNR in dB of what made each negative, for C2R's curriculum; None: all negatives count alike.
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class Negatives:
     ):
         self.history, self.seed, self.draw, self.parts = history, seed, draw, parts
         self.precision, self.noised, self.synthetic, self.noise_around = precision, noised, synthetic, noise_around
+        # PSNR in dB of what made each negative, for C2R's curriculum; None: all negatives count alike
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:

@@ -39,10 +39,7 @@ def autocast(name: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of float32 numbers in full, without TF32, whatever PyTorch or the user allows.
-
-    For all that is measured, scored or shown. Also a decorator: `@full_float32()`.
-    """
+    """Products of float32 numbers in full, without TF32, for all that is measured or shown; also a decorator."""
     with _products("ieee"):
         yield
 

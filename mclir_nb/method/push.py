@@ -122,22 +122,20 @@ def gradients(
 ) -> Gradients:
     """Gradients of l_rec and of the objective's second term with respect to the weights, from one forward pass.
 
-    Neither the weights of the model nor their gradients are changed.
-
-    Args:
-        gt, negatives, objective, context: as for `image_gradients`.
-        lq: (B, 3, h, w), [0, 1].
+    Neither the weights of the model nor their gradients are changed. Arguments are those of `image_gradients`, and the
+    degraded images lq, (B, 3, h, w) in [0, 1].
     """
     weights = list(model.parameters())
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
         value_ratio, *at_image = image_gradients(restored, gt, negatives, objective, lq=lq, **context)
-        at_weights = []
+        at_weights: list[Gradient] = []
         for upstream in at_image:
             found = torch.autograd.grad(restored, weights, upstream, retain_graph=True, allow_unused=True)
             at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)])
-    pull, push = (gradient.norm().item() for gradient in at_image)
-    return Gradients(*at_weights, value_ratio, push / pull if pull else math.inf)
+    pull, push = at_weights
+    pull_length, push_length = (gradient.norm().item() for gradient in at_image)
+    return Gradients(pull, push, value_ratio, push_length / pull_length if pull_length else math.inf)
 
 
 @full_float32()

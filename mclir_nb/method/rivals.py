@@ -67,13 +67,9 @@ C2R_INDOOR = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
 def curriculum_weights(best_psnr: float, thresholds: Sequence[float] = C2R_INDOOR, step: float = 0.25) -> list[float]:
     """Shares of C2R's negatives and, last, of the degraded input; they add up to 1.
 
-    A negative weighs 1 + step once the model is strictly better than its PSNR, 1 - step before; the degraded input
-    weighs as many as there are negatives (at least 1).
+    A negative weighs 1 + step once the best validation PSNR of the model is strictly above its threshold (both dB),
+    1 - step before; the degraded input weighs as many as there are negatives (at least 1).
 
-    Args:
-        best_psnr: best validation PSNR of the model so far, dB.
-        thresholds: PSNR in dB of what made each negative.
-        step: 0.25 in the official code; 0 weights all negatives alike.
     Source: YuZheng9/C2PNet @ b09e79c, main.py. A quirk there: the PSNR is that of the first test image only.
     """
     raw = [1 + step if best_psnr > threshold else 1 - step for threshold in thresholds]

@@ -49,16 +49,12 @@ def own(
 ) -> Network:
     """A line for the table, of a network that is not in the package: `NETWORKS["mine"] = own(MyClass, width=16)`.
 
-    Networks that were built before stay as they are.
-
     Args:
         core: the class, or a function that returns a module: (B, 3, H, W) in [0, 1] in, the same size times the scale
             out, for any H and W from 16 on.
         restore: (core, lq) -> restored, for a core that wants other input, such as padded sizes; None: core(lq).
         scales: the scales it has. With others than 1 the core is built with `upscale=scale`.
         options: constructor options; every size of a recipe uses them.
-    Returns:
-        The line, to be put into `NETWORKS` under a name.
     """
     family = SimpleNamespace(SIZES=dict.fromkeys(("paper", "demo", "tiny"), options))
     if restore:
@@ -85,9 +81,6 @@ NETWORKS = {
 }
 
 
-_SHAPES: dict[tuple, checkpoints.Shapes] = {}  # what `_shapes` has counted
-
-
 class Restorer(nn.Module):
     """A network as the rest of the workbook sees it; `build(name, scale, **options)` makes one like it.
 
@@ -102,25 +95,17 @@ class Restorer(nn.Module):
         self.core = network.core(**options, **({} if network.scales == X1 else {"upscale": scale}))
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restore a batch of images.
+        """Restore a batch: (B, 3, H, W), floating point, RGB in [0, 1], H and W from 16 -> times scale, not clamped.
 
-        Args:
-            lq: (B, 3, H, W), floating point, RGB in [0, 1], H and W at least 16.
-        Returns:
-            (B, 3, H*scale, W*scale), not clamped.
-        Raises:
-            ValueError: another shape or type, and on the CPU values that are not finite. On a GPU that test would make
-                every step wait; callers at the edge use `check_finite`.
+        Raises: ValueError for another shape or type, and on the CPU for values that are not finite. On a GPU that test
+            would make every step wait; callers at the edge use `check_finite`.
         """
         if lq.ndim != 4 or lq.shape[1] != 3:
             raise ValueError(f"{self.name} needs images of shape (B, 3, H, W), got {tuple(lq.shape)}; add or drop axes")
         if not lq.is_floating_point():
             raise ValueError(f"{self.name} needs floating point RGB in [0, 1], got {lq.dtype}; divide uint8 by 255.0")
         if min(lq.shape[2:]) < SMALLEST:
-            raise ValueError(
-                f"{self.name} needs at least {SMALLEST}x{SMALLEST} pixels, got {lq.shape[2]}x{lq.shape[3]}; "
-                "use a larger image or patch"
-            )
+            raise ValueError(f"{self.name} needs {SMALLEST}x{SMALLEST} pixels or more, got {lq.shape[2]}x{lq.shape[3]}")
         if lq.device.type == "cpu" and not torch.compiler.is_compiling():
             check_finite(lq)
         return self.restore(self.core, lq) if self.restore else self.core(lq)
@@ -156,18 +141,12 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
     Args:
         name: one of `names()`.
         scale: output size / input size: 2, 3 or 4 for super-resolution networks, 1 for all others.
-        overrides: constructor options of the core, as its signature lists them; `nafnet` takes local=True for
-            the official test-time variant.
-    Returns:
-        A `Restorer`.
-    Raises:
-        ValueError: an unknown name, a scale the network does not have, or an unknown option.
+        overrides: constructor options of the core, as its signature lists them.
+    Raises: ValueError for an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
     if scale not in network.scales:
-        *most, last = map(str, network.scales)
-        supported = f"{', '.join(most)} or {last}" if most else last
-        raise ValueError(f"{name} has no scale {scale}; build it with scale={supported}")
+        raise ValueError(f"{name} has no scale {scale}; build it with scale={' or '.join(map(str, network.scales))}")
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
         check_choice(f"option of {name}", option, accepted)
@@ -203,9 +182,8 @@ def load_checkpoint(
 ) -> nn.Module:
     """Copy the weights of an official or own checkpoint into a network; the file is data and never runs.
 
-    Reads PyTorch files and safetensors, in the layouts of FFA-Net, DehazeFormer, IDT, BasicSR, NAFNet and PromptIR and
-    in any other where all names of the network stand together. Names and shapes must match; only SwinIR's masks, which
-    follow from img_size, may differ. Tensors beside the network, such as a profiler's counts, are left out and listed.
+    Reads PyTorch files and safetensors in every layout of `checkpoints`. Names and shapes must match; only SwinIR's
+    masks, which follow from img_size, may differ. Tensors beside the network are left out and listed.
 
     Args:
         network: a `Restorer`, or a bare core; changed in place, and only if the whole file fits.
@@ -214,11 +192,9 @@ def load_checkpoint(
             taken first, as the official test scripts do): the name of a dictionary, or what stands before the names.
         strict: False takes the tensors whose name and shape fit and says which of the network's own are left as they
             are, as from scale 2 to scale 4.
-    Returns:
-        The network.
-    Raises:
-        ValueError: the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
-            network: the sentence says which names or shapes differ and which network would fit.
+    Returns: the network.
+    Raises: ValueError if the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
+        network: the sentence says which names or shapes differ and which network would fit.
     """
     return checkpoints.load(network, path, entry, known=_known, strict=strict)
 
@@ -233,6 +209,9 @@ def _known() -> list[tuple[str, checkpoints.Shapes]]:
                 call += ")" if size == "paper" else f", **options({name!r}, {size!r}))"
                 listing.append((call, _shapes(name, scale, options(name, size))))
     return listing
+
+
+_SHAPES: dict[tuple, checkpoints.Shapes] = {}  # what `_shapes` has counted
 
 
 def _shapes(name: str, scale: int, wanted: dict) -> checkpoints.Shapes:

@@ -183,7 +183,6 @@ def _large(tensors: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:
-    """The first few."""
     names = list(names)
     return "; ".join(names[:most]) + ("; ..." if len(names) > most else "")
 

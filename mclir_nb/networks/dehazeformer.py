@@ -1,8 +1,7 @@
 """DehazeFormer: a five-stage U-shaped transformer for dehazing.
 
 Reference: Song, He, Qian, Du, "Vision Transformers for Single Image Dehazing", arXiv:2204.03883.
-Facts (names, shapes, constants): models/dehazeformer.py of
-IDKiro/DehazeFormer @ 5af7c34d6f8e0784a88a2132a7add296bf99ca9c.
+Facts (names, shapes, constants): IDKiro/DehazeFormer @ 5af7c34, models/dehazeformer.py.
 
 Input convention: the core takes and returns RGB in [-1, 1]; `restore` maps from and to [0, 1].
 
@@ -206,10 +205,7 @@ class SKFusion(nn.Module):
 
 
 class DehazeFormer(nn.Module):
-    """The bare network; five values per list, one for each layer. ValueError for lists that do not fit together.
-
-    Source: IDKiro/DehazeFormer @ 5af7c34, class DehazeFormer (its norm_layer argument is always RLN).
-    """
+    """The bare network; five values per list, one for each layer. The official norm_layer argument is always RLN."""
 
     patch_size = 4  # two halvings
 

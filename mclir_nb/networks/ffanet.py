@@ -55,25 +55,20 @@ class Group(nn.Module):
 
 
 class FFANet(nn.Module):
-    """The bare network: normalised hazy image (B, 3, H, W) in, clear image in [0, 1] out (not clamped).
-
-    Args:
-        gps: number of groups; the official fusion is written for exactly 3.
-        blocks: blocks per group (19 in the released models).
-        dim: feature width, a multiple of 16. Official: fixed at 64; smaller values are ours.
-    Raises:
-        ValueError: another `gps` or `dim`.
-    """
+    """The bare network: normalised hazy image (B, 3, H, W) in, clear image in [0, 1] out (not clamped)."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, gps: int = 3, blocks: int = 19, dim: int = 64):
+    def __init__(
+        self,
+        gps: int = 3,  # groups; the official fusion is written for exactly 3
+        blocks: int = 19,  # per group
+        dim: int = 64,  # feature width, a multiple of 16; officially 64
+    ):
         super().__init__()
-        if gps != 3:
-            raise ValueError(f"FFA-Net fuses exactly 3 groups, got gps={gps}; leave gps at 3 and change blocks or dim")
-        if dim < 16 or dim % 16:
-            raise ValueError(f"FFA-Net's dim must be a multiple of 16, got {dim}; the official width is 64")
+        if gps != 3 or dim < 16 or dim % 16:
+            raise ValueError(f"FFA-Net has gps=3 and a dim that is a multiple of 16, got gps={gps} and dim={dim}")
         self.gps, self.dim = gps, dim
         self.g1, self.g2, self.g3 = Group(dim, blocks), Group(dim, blocks), Group(dim, blocks)
         # the leading Identity keeps the official indices ca.1 and ca.3; the pooling happens in `fuse`

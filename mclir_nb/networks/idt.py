@@ -1,8 +1,7 @@
 """IDT, the image de-raining transformer: windows for detail, attention across windows for reach.
 
 Reference: Xiao, Fu, Liu, Wu, Zha, "Image De-raining Transformer", IEEE TPAMI 2022.
-Facts (names, shapes, constants): model.py and test_full_size.py of
-jiexiaou/IDT @ d72510c53af6d45eac5c22092e7a4dde9c64877f.
+Facts (names, shapes, constants): jiexiaou/IDT @ d72510c, model.py and test_full_size.py.
 
 Input convention: RGB in [0, 1], not normalised, of exactly img_size x img_size pixels (128 in the paper): the
 cross-window attention knows one number of windows. `restore` cuts other images into overlapping tiles.
@@ -155,10 +154,7 @@ class BasicIDTLayer(nn.Module):
 
 
 class IDT(nn.Module):
-    """The bare network. ValueError for a size or a number of heads that cannot be built.
-
-    Source: jiexiaou/IDT @ d72510c, class IDT (without its unused mask, shift and checkpointing options).
-    """
+    """The bare network, without the official class's unused mask, shift and checkpointing options."""
 
     def __init__(
         self,
@@ -257,10 +253,7 @@ def _drop_rates(depths, largest: float) -> list[list[float]]:
 
 
 def tile_origins(height: int, width: int, tile: int) -> list[tuple[int, int]]:
-    """Top left corners of the official tiles by rows: 20 of 128 pixels overlap, the last ends at the edge.
-
-    Source: jiexiaou/IDT @ d72510c, splitimage in test_full_size.py; unlike there, a side of `tile` is fine.
-    """
+    """Top left corners of the official tiles by rows (splitimage): 20 of 128 pixels overlap, the last at the edge."""
     step = tile - 20 * tile // 128
     rows, columns = ([*range(0, side - tile, step), side - tile] for side in (height, width))
     return [(top, left) for top in rows for left in columns]

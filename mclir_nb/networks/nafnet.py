@@ -94,10 +94,7 @@ class Block(nn.Module):
 
 
 class NAFNet(nn.Module):
-    """The network: RGB image (B, img_channel, H, W) in [0, 1] in, the same shape out, not clamped.
-
-    ValueError if the numbers of levels differ.
-    """
+    """The network: RGB image (B, img_channel, H, W) in [0, 1] in, the same shape out, not clamped."""
 
     def __init__(
         self,
@@ -106,10 +103,6 @@ class NAFNet(nn.Module):
         middle_blk_num: int = 1,  # blocks at the lowest resolution
         enc_blk_nums: Sequence[int] = (1, 1, 1, 28),  # blocks per level on the way down; as many as levels
         dec_blk_nums: Sequence[int] = (1, 1, 1, 1),  # and on the way up
-        # The official test-time variant NAFNetLocal: means over windows of 1.5 x train_size, not over the whole image.
-        # The same weights; other numbers only for images larger than that (384 pixels).
-        local: bool = False,
-        train_size: int = 256,  # side of the training patches in pixels
     ):
         super().__init__()
         levels = len(enc_blk_nums)
@@ -124,11 +117,12 @@ class NAFNet(nn.Module):
         ups = (nn.Sequential(nn.Conv2d(d, 2 * d, 1, bias=False), nn.PixelShuffle(2)) for d in dims[:0:-1])
         self.ups = nn.ModuleList(ups)
         self.downs = nn.ModuleList(nn.Conv2d(d, 2 * d, 2, stride=2) for d in dims[:-1])
-        if local:
-            self.pool_locally(train_size)
 
-    def pool_locally(self, train_size: int) -> None:
-        """Fix every pooling window as NAFNetLocal does: 1.5 times a training patch at that level."""
+    def pool_locally(self, train_size: int = 256) -> None:
+        """Become NAFNetLocal, the official test-time variant: means over windows of 1.5 training patches a side.
+
+        The same weights; other numbers only for images larger than that (384 pixels).
+        """
         levels = len(self.encoders)
         padded = -(-train_size // 2**levels) * 2**levels
         stages = [*self.encoders, self.middle_blks, *self.decoders]

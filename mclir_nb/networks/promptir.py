@@ -38,7 +38,7 @@ SIZES: dict[str, dict] = {
 def restore(core: "PromptIR", lq: Tensor) -> Tensor:
     """The core for images (B, 3, H, W) of any size: reflected right and below to multiples of 8, cropped again.
 
-    Source: va1shn9v/PromptIR @ 106159a: demo.py pads like this; its tests crop to multiples of 16 instead.
+    The official demo.py pads like this; the tests beside it crop to multiples of 16 instead.
     """
     height, width = lq.shape[-2:]
     lq = F.pad(lq, (0, -width % 8, 0, -height % 8), "reflect")
@@ -152,10 +152,7 @@ class PromptGenBlock(nn.Module):
 
 
 class PromptIR(nn.Module):
-    """PromptIR with the official argument names, defaults and state_dict; for shapes see the top of the file.
-
-    ValueError where the channels of a block do not split into its heads.
-    """
+    """PromptIR with the official argument names, defaults and state_dict; for shapes see the top of the file."""
 
     def __init__(
         self,

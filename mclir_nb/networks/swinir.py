@@ -142,10 +142,7 @@ class SwinLayer(nn.Module):
 
 
 class SwinIR(nn.Module):
-    """SwinIR with the official state_dict, argument names and, but for `upsampler`, defaults; shapes: top of the file.
-
-    ValueError for sizes, heads or factors that do not fit together.
-    """
+    """SwinIR with the official state_dict, argument names and, but for `upsampler`, defaults; shapes: see the top."""
 
     mean: Tensor
 

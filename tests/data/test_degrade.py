@@ -34,14 +34,6 @@ def test_haze_by_hand():
     assert torch.allclose(coloured.flatten(), torch.tensor([0.75, 0.5, 0.3]))
 
 
-def test_haze_limits_and_direction():
-    gt, depth = picture(), torch.rand(1, 64, 64, generator=seeded(1))
-    assert torch.equal(degrade.haze(gt, depth, 0.0, 0.9), gt)
-    assert torch.allclose(degrade.haze(gt, depth + 1, 1e4, 0.9), torch.full_like(gt, 0.9))
-    thin, thick = (degrade.haze(gt, depth, beta, 0.9) for beta in (0.5, 1.5))
-    assert ((thick - gt).abs() >= (thin - gt).abs() - 1e-6).all()
-
-
 def test_random_depth_is_seeded_normalised_and_steps_at_the_outlines():
     gt = torch.full((3, 60, 80), 0.2)
     gt[:, :, 40:] = 0.9  # two things side by side
@@ -51,17 +43,6 @@ def test_random_depth_is_seeded_normalised_and_steps_at_the_outlines():
     across = torch.stack([(layer[:, 1:] - layer[:, :-1]).abs().mean(0) for layer in layers]).mean(0)
     assert across[36:43].mean() > 2 * across[:30].mean()  # steps at the outline, smooth inside
     assert np.mean([layer[:20].mean() - layer[-20:].mean() for layer in layers]) > 0.05  # on the whole, far is above
-
-
-@needs_data
-def test_outdoor_range_covers_a_real_pair():
-    """SOTS 0001_0.8_0.2 with A = 0.8: the optical depths found in it lie in the range named after the set."""
-    folder = DATA / "sots_sample" / "outdoor"
-    hazy, clear = (pixels(folder / f) / 255 for f in ("hazy/0001_0.8_0.2.jpg", "clear/0001.png"))
-    sure = np.abs(clear - 0.8) > 0.25
-    t = (hazy - 0.8)[sure] / (clear - 0.8)[sure]
-    low, high = np.percentile(-np.log(t.clip(1e-3)), [1, 99])
-    assert 0.4 < low < high < 1.03 * degrade.RESIDE_OUTDOOR["beta"][1]
 
 
 def test_rain_is_seeded_only_brightens_and_stays_in_range():
@@ -103,31 +84,21 @@ def test_sampled_rain_is_as_strong_as_in_the_data_sets():
     assert 20 < np.mean([-10 * float((e**2).mean().log10()) for e in errors]) < 27
 
 
-def test_a_point_of_light_shows_the_kernel():
-    """True convolution: the blurred point is the kernel itself, not its mirror image."""
-    kernel = torch.tensor([[0.1, 0.3, 0.0], [0.0, 0.4, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
-    gt = torch.zeros(3, 9, 11, dtype=torch.float64)
-    gt[:, 4, 5] = 1
-    light = degrade.srgb_to_linear(degrade.motion_blur(gt, kernel))
-    assert torch.allclose(light[:, 3:6, 4:7], kernel.expand(3, 3, 3), atol=1e-6)
-    assert light.sum() == pytest.approx(3, abs=1e-5)
-
-
 def test_blur_equals_a_direct_sum_in_linear_light():
     gt, kernel = picture(20, 17, torch.float64), degrade.camera_shake_kernel(7, generator=seeded()).double()
     kernel = kernel / kernel.sum()
     wide = np.pad(degrade.srgb_to_linear(gt).numpy(), [(0, 0), (3, 3), (3, 3)], mode="reflect")
+    # true convolution: a point of light shows the kernel itself, not its mirror image
     total = sum(float(kernel[i, j]) * wide[:, 6 - i : 26 - i, 6 - j : 23 - j] for i in range(7) for j in range(7))
     lq = degrade.motion_blur(gt, kernel)
     assert torch.allclose(degrade.srgb_to_linear(lq), torch.from_numpy(total), atol=1e-9)
 
 
-def test_blur_of_a_flat_picture_and_the_identity_kernel():
+def test_the_identity_kernel_goes_to_linear_light_and_back():
     assert float(degrade.srgb_to_linear(torch.tensor(0.5))) == pytest.approx(0.2140, abs=1e-4)
-    delta, gt, flat = torch.zeros(5, 5), picture(), torch.full((3, 32, 32), 0.3)
+    delta, gt = torch.zeros(5, 5), picture()
     delta[2, 2] = 1
     assert torch.allclose(degrade.motion_blur(gt, delta), gt, atol=2e-5)
-    assert torch.allclose(degrade.motion_blur(flat, degrade.sample_blur_kernel(seeded())), flat, atol=1e-5)
 
 
 def spread(kernel):
@@ -181,12 +152,9 @@ def test_bicubic_by_hand():
     assert torch.allclose(wide + wide.flip(0), torch.ones(4, dtype=torch.float64))
 
 
-def test_bicubic_keeps_flat_pictures_and_ramps_and_has_exact_sizes():
-    assert torch.allclose(degrade.bicubic(torch.full((3, 31, 45), 0.7), 1 / 3), torch.tensor(0.7))
-    ramp = torch.arange(48.0).expand(1, 8, 48)
+def test_bicubic_keeps_ramps_and_has_exact_sizes():
     for scale in (0.25, 0.5, 2, 3):
-        inner = degrade.bicubic(ramp, scale)[0, 0]
-        steps = inner.diff()[6:-6] if scale > 1 else inner.diff()[2:-2]
+        steps = degrade.bicubic(torch.arange(48.0).expand(1, 8, 48), scale)[0, 0].diff()[6:-6]
         assert torch.allclose(steps, torch.tensor(1 / scale), atol=1e-4)
     for side in range(3, 300, 3):
         assert degrade.bicubic(torch.zeros(1, 1, side), 1 / 3).shape[-1] == side // 3

@@ -91,7 +91,7 @@ def test_published_counts_are_those_of_the_sources():
     """Every number that is promised of a set stands in the notes made from its repositories."""
     text = (SHARED / "data" / "LAYOUTS.md").read_text().replace(",", "")
     computed = {"bsds500": {396}, "airnet": {204}}  # 400 without the 4 shared ones; 68 at three noise levels
-    for name in published.names():
+    for name in published.LAYOUTS:
         layout = published.get(name)
         for part in (*layout.train, *layout.test):
             for count in {count for packing in part for count in packing.counts} - computed.get(name, set()):
@@ -99,12 +99,12 @@ def test_published_counts_are_those_of_the_sources():
 
 
 def test_every_public_set_describes_itself():
-    for name in published.names():
+    for name in published.LAYOUTS:
         layout = published.get(name)
         assert layout.title and layout.where and (layout.train or layout.test)
         text = datasets.tree(layout, task_of(name))
         assert layout.where in text and "{" not in text and "|" not in text
-    assert set(published.table().index) == set(published.names())
+    assert list(published.table().index) == list(published.LAYOUTS)
     for dataset, asked, given in (("rain200l", "deblur", "derain"), ("bsds500", "deblur", "deblur")):
         assert datasets.fitting_task(dataset, asked) == given
 
@@ -119,7 +119,7 @@ def test_pictures_that_sets_share_are_known_by_both_names():
         assert bool(overlaps.overlap_warnings(trained, scored)) == known
     assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
     named = {name for overlap in overlaps.OVERLAPS for name in overlap.trained_on + overlap.scored_on}
-    assert named <= set(published.names())
+    assert named <= set(published.LAYOUTS)
 
 
 @pytest.mark.parametrize("inside", ["", "RESIDE", "RESIDE/SOTS", "RESIDE/SOTS/outdoor"])

@@ -57,10 +57,6 @@ def optimised(network: networks.Restorer) -> dict:
     return optimiser.state_dict()
 
 
-def in_the_middle(word: str, network: networks.Restorer) -> dict:
-    return {k.replace("body.", f"body.{word}."): v for k, v in prefixed("", network).items()}
-
-
 def lightning(network: networks.Restorer) -> dict:
     """A module with a loss of its own, options and callbacks."""
     state = prefixed("model.", network) | {"loss.vgg.0.weight": torch.rand(4, 3, 3, 3), "metric.total": torch.tensor(1)}
@@ -72,18 +68,13 @@ LAYOUTS = {
     "bare": lambda n: prefixed("", n),
     "IDT": lambda n: prefixed("module.", n),
     "DehazeFormer": lambda n: {"state_dict": prefixed("module.", n)},
-    "NAFNet": lambda n: {"params": prefixed("", n)},
     "BasicSR": lambda n: {"params": prefixed("", edsr(5)), "params_ema": prefixed("", n)},
     "PromptIR": lambda n: {"epoch": 3, "state_dict": prefixed("net.", n), "callbacks": {"best": {"k": 3}}},
     "compiled": lambda n: {"model": prefixed("module._orig_mod.", n)},
-    "compiled blocks": lambda n: in_the_middle("_orig_mod", n),
-    "checkpointed blocks": lambda n: in_the_middle("_checkpoint_wrapped_module", n),
+    "compiled blocks": lambda n: {k.replace("body.", "body._orig_mod."): v for k, v in prefixed("", n).items()},
     "whole Restorer": lambda n: n.state_dict(),
     "profiled": profiled,
     "averaged": lambda n: torch.optim.swa_utils.AveragedModel(n.core).state_dict(),
-    "profiled and averaged": lambda n: (
-        {f"module.{k}": v for k, v in profiled(n).items()} | {"n_averaged": torch.ones(())}
-    ),
     "Lightning": lightning,
     "two names deep": lambda n: {
         "ema": {"module": prefixed("netG.", n), "updates": 3},

@@ -38,28 +38,6 @@ def test_agrees_with_the_official_tiling():
     torch.testing.assert_close(out, found["network_merged"], rtol=1e-4, atol=description["recommended_atol"])
 
 
-def test_merging_equal_tiles_gives_the_image_back():
-    picture = image(2, 3, 80, 130)
-    origins = idt.tile_origins(80, 130, 64)
-    tiles = torch.stack([picture[..., top : top + 64, left : left + 64] for top, left in origins])
-    torch.testing.assert_close(idt.merge_tiles(tiles, origins, 80, 130), picture)
-
-
-@torch.no_grad()
-def test_a_small_image_is_mirrored_into_one_tile():
-    core, lq = build().eval(), image(1, 3, 33, 40)
-    mirrored = torch.cat([lq, lq[:, :, 1:-1].flip(2)], 2)[:, :, :64]
-    mirrored = torch.cat([mirrored, mirrored[..., 1:-1].flip(3)], 3)[..., :64]
-    torch.testing.assert_close(core(mirrored)[..., :33, :40], restore(core, lq))
-
-
-def test_a_tile_goes_straight_through(monkeypatch):
-    monkeypatch.setattr(idt, "merge_tiles", None)
-    core, lq = build(), image(2, 3, 64, 64)
-    core.eval()
-    assert torch.equal(restore(core, lq), core(lq))
-
-
 def test_tiles_run_in_bounded_batches(monkeypatch):
     seen = []
 

@@ -31,16 +31,6 @@ PAPER = {  # entry of state_dicts.json: name, scale, overrides
     "nafnet_gopro_width64": ("nafnet-64", 1, {}),
     "promptir": ("promptir", 1, {}),
 }
-COUNTS = {
-    "dehazeformer-t": 687_404,
-    "dehazeformer-s": 1_284_884,
-    "dehazeformer-b": 2_517_612,
-    "dehazeformer-m": 4_635_952,
-    "dehazeformer-l": 25_451_652,
-    "ffanet": 4_455_913,
-    "idt": 16_416_463,
-    "promptir": 35_592_263,
-}
 UNUSED = {"promptir": r"core\.(chnl_reduce|reduce_noise_channel_)[123]\.weight"}  # in the official arithmetic as well
 FAMILIES = {line.family: name for name, line in reversed(networks.NETWORKS.items())}  # one name per family
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -80,10 +70,10 @@ def filler(core: torch.nn.Module, salt: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-def golden_core(fixture: str, dtype: torch.dtype, **extra):
+def golden_core(fixture: str, dtype: torch.dtype):
     """The core of a fixture with its weights, the fixture's tensors, and the tolerances for `dtype`."""
     about, tensors = load(fixture)
-    core = FIXTURES[fixture](**about["constructor"], **extra)
+    core = FIXTURES[fixture](**about["constructor"])
     weights = part(tensors, "weights/") or filler(core, f"shared:{fixture}:")
     for key, start in part(tensors, "filler_probe/").items():
         assert torch.equal(weights[key].flatten()[: len(start)], start)
@@ -117,7 +107,8 @@ def test_a_core_computes_the_official_numbers(fixture, dtype):
 @needs_shared
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_local_pooling_computes_the_official_numbers(dtype):
-    core, tensors, suffix, tolerance = golden_core("nafnet", dtype, local=True, train_size=32)
+    core, tensors, suffix, tolerance = golden_core("nafnet", dtype)
+    core.pool_locally(32)
     about, _ = load("nafnet")
     windows = {k: m.kernel for k, m in core.named_modules() if isinstance(m, nafnet.Pool)}
     assert windows == {k: tuple(v) for k, v in about["local_pooling_TLC"]["kernels_here"].items()}
@@ -146,13 +137,6 @@ def test_paper_size_has_the_official_state_dict(entry):
     assert sum(p.numel() for p in core.parameters()) == wanted["n_parameters"]
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_paper_size_has_the_published_number_of_parameters(name):
-    with torch.device("meta"):
-        network = networks.build(name)
-    assert sum(p.numel() for p in network.parameters()) == COUNTS[name]
-
-
 @pytest.mark.parametrize("size", [(16, 16), (17, 31)])
 def test_any_size_is_restored_at_its_scale(member, size):
     with torch.no_grad():
@@ -161,19 +145,19 @@ def test_any_size_is_restored_at_its_scale(member, size):
     assert torch.isfinite(restored).all()
 
 
+@pytest.mark.parametrize(("name", "multiple"), [("dehazeformer-t", 4), ("promptir", 8), ("swinir", 8), ("idt", 64)])
+def test_a_size_that_does_not_fit_is_reflected_right_and_below(name, multiple):
+    network, lq = small(name).eval(), torch.rand(1, 3, 19, 24)
+    padded = np.pad(lq.numpy(), ((0, 0), (0, 0), (0, -19 % multiple), (0, -24 % multiple)), "reflect")
+    with torch.no_grad():
+        whole, scale = network(torch.from_numpy(padded)), network.scale
+        torch.testing.assert_close(network(lq), whole[..., : 19 * scale, : 24 * scale], atol=1e-6, rtol=1e-5)
+
+
 def test_an_image_does_not_see_its_neighbours_in_the_batch(member):
     network, images = member.eval(), torch.rand(3, 3, 20, 24)
     with torch.no_grad():
         torch.testing.assert_close(network(images)[1:2], network(images[1:2]), atol=2e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_small_members_are_small(name):
-    scale = networks.NETWORKS[name].scales[-1]
-    with torch.device("meta"):
-        sizes = [networks.build(name, scale, **networks.options(name, z)) for z in ("tiny", "demo", "paper")]
-    tiny, demo, paper = (sum(p.numel() for p in network.parameters()) for network in sizes)
-    assert tiny < demo < paper / 5
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -254,27 +238,15 @@ def test_the_table_counts_parameters_and_macs(monkeypatch):
     assert table.loc["edsr", "macs"] == pytest.approx(4.57e9 * (64 / 48) ** 2, rel=2e-3)
 
 
-@pytest.mark.slow
-def test_the_table_has_every_network():
-    table = networks.table()
-    assert list(table["network"]) == networks.names()
-    assert (table["macs"] > 1e9).all() and table.notna().all(axis=None)
-
-
 def test_box_mean_equals_average_pooling():
     x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
     expected = torch.nn.functional.avg_pool2d(x, (4, 12), stride=1)
     torch.testing.assert_close(nafnet.box_mean(x, (4, 12)), expected)
-    half = nafnet.box_mean(x.bfloat16(), (4, 5))
-    assert half.dtype == torch.bfloat16 and half.shape == (2, 3, 6, 8)
 
 
-def test_a_fresh_nafnet_is_nearly_the_identity():
-    network, lq = networks.build("nafnet", **networks.options("nafnet", "tiny")), torch.rand(1, 3, 24, 24)
-    blocks = [m for m in network.modules() if isinstance(m, nafnet.Block)]
-    features = torch.rand(1, blocks[0].conv1.in_channels, 8, 8)
-    assert torch.equal(blocks[0](features), features)
-    assert network(lq).shape == lq.shape
+def test_a_fresh_block_of_nafnet_is_the_identity():
+    features = torch.rand(1, 8, 8, 8)
+    assert torch.equal(nafnet.Block(8)(features), features)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +268,7 @@ def test_a_wrong_image_is_refused(wrong, word):
     ("call", "word"),
     [
         (lambda: networks.build("ffa-net"), "did you mean 'ffanet'"),
-        (lambda: networks.build("edsr"), "scale=2, 3 or 4"),
+        (lambda: networks.build("edsr"), "scale=2 or 3 or 4"),
         (lambda: networks.build("ffanet", 2), "scale=1"),
         (lambda: networks.build("edsr", 2, num_feats=8), "did you mean 'num_feat'"),
         (lambda: networks.options("edsr", "huge"), "huge"),

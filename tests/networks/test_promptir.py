@@ -1,13 +1,12 @@
 """PromptIR: the official numbers of its parts, and its parts by hand."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import load, needs_shared, part
 
 from mclir_nb.networks import promptir
-from mclir_nb.networks.promptir import SIZES, Attention, PromptGenBlock, PromptIR, restore
+from mclir_nb.networks.promptir import SIZES, PromptGenBlock, PromptIR
 
 BLOCKS = {  # name in the fixture: the part, in official argument order
     "Downsample_16": lambda: promptir.downsample(16),
@@ -35,18 +34,6 @@ def test_the_official_numbers_of_each_part(name):
     torch.testing.assert_close(wide, tensors["output_f64"], atol=1e-9, rtol=0)
 
 
-def test_attention_is_its_formula():
-    torch.manual_seed(0)
-    attention, x = Attention(6, 2, True).double(), torch.randn(2, 6, 4, 5).double()
-    with torch.no_grad():
-        attention.temperature.copy_(torch.tensor([0.5, 3.0]).view(2, 1, 1))
-    q, k, v = attention.qkv_dwconv(attention.qkv(x)).view(2, 3, 2, 3, 20).unbind(1)  # (B, heads, d, HW)
-    cosine = torch.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
-    out = (cosine * attention.temperature).softmax(-1) @ v
-    expected = attention.project_out(out.reshape(2, 6, 4, 5))
-    torch.testing.assert_close(attention(x), expected, atol=1e-12, rtol=0)
-
-
 def test_a_prompt_is_a_mixture_of_the_learned_maps():
     block = PromptGenBlock(prompt_dim=4, prompt_len=3, prompt_size=2, lin_dim=6).double()
     assert 0 <= block.prompt_param.min() and block.prompt_param.max() < 1  # official start: uniform
@@ -55,13 +42,6 @@ def test_a_prompt_is_a_mixture_of_the_learned_maps():
         block.linear_layer.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))  # always the second map
     expected = block.conv3x3(F.interpolate(block.prompt_param[:, 1], (5, 7), mode="bilinear"))
     torch.testing.assert_close(block(torch.randn(1, 6, 5, 7).double()), expected, atol=1e-12, rtol=0)
-
-
-def test_padding_by_hand():
-    torch.manual_seed(0)
-    core, lq = PromptIR(**SIZES["tiny"]), torch.rand(1, 3, 19, 24)
-    padded = torch.from_numpy(np.pad(lq.numpy(), ((0, 0), (0, 0), (0, 5), (0, 0)), "reflect"))
-    torch.testing.assert_close(restore(core, lq), core(padded)[..., :19, :], atol=1e-6, rtol=0)
 
 
 def test_a_black_image_has_finite_gradients():
