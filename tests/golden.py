@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="needs ../shared/golden")
+needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 
 
 def load(name: str) -> tuple[dict, dict]:

@@ -70,7 +70,9 @@ def open_set(
     """
     check_choice("split", split, SPLITS)
     if dataset == "embedded":
-        _check_no_root(data_root)
+        if data_root is not None:
+            where = printable(data_root)
+            raise ValueError(f"data_root {where} would not be looked at: dataset 'embedded' is here; choose 'folder'.")
         return embedded(split)
     survey = Survey.of(dataset, task, data_root)
     seen = trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(survey.place)
@@ -86,16 +88,9 @@ def open_splits(
     and errors are those of `open_set`.
     """
     if dataset == "embedded":
-        _check_no_root(data_root)
-        return {split: embedded(split) for split in SPLITS}
+        return {split: open_set(dataset, task, split, data_root) for split in SPLITS}
     survey = Survey.of(dataset, task, data_root)
     return {split: survey.open(split, cache) for split in SPLITS}
-
-
-def _check_no_root(data_root: str | Path | None) -> None:
-    if data_root is not None:
-        where = printable(data_root)
-        raise ValueError(f"data_root {where} would not be looked at: dataset 'embedded' is here; choose 'folder'.")
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ colour or CMYK; with or without transparency. Colour profiles are kept for writi
 Pillow decodes. It gives only the upper byte of 16-bit colour and cannot write it, so that is done here (tifffile reads
 no PNG, and no TIFF with LZW compression unless imagecodecs is installed).
 
-Shapes on the way: file -> `Picture.colour` (H,W,3) -> `read_image` (3,H,W).
+Shapes on the way: file -> `Picture.layers` (H,W,1..4) -> `read_image` (3,H,W).
 """
 
 from __future__ import annotations
@@ -40,26 +40,14 @@ EXIF_ORIENTATION = 0x0112
 class Picture:
     """A decoded file."""
 
-    colour: np.ndarray  # (H,W,3) uint8 or uint16, RGB; three equal channels when the file is grey
-    alpha: np.ndarray | None = None  # (H,W) of the same type, the largest value opaque
-    grey: bool = False  # whether the file holds one channel
+    layers: np.ndarray  # (H,W,1..4) uint8 or uint16: grey, grey and alpha, RGB or RGBA; the largest alpha is opaque
     profile: bytes | None = None  # its ICC profile, where it describes RGB or grey values
     orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
 
-    @classmethod
-    def of(cls, layers: np.ndarray, profile: bytes | None = None, orientation: int = 1) -> Picture:
-        """A picture from (H,W) or (H,W,1..4): grey, grey and alpha, RGB, RGBA."""
-        layers = np.ascontiguousarray(np.atleast_3d(layers))
-        grey = layers.shape[2] <= 2
-        alpha = layers[:, :, -1] if layers.shape[2] in (2, 4) else None
-        colour = np.repeat(layers[:, :, :1], 3, axis=2) if grey else layers[:, :, :3]
-        return cls(np.ascontiguousarray(colour), alpha, grey, profile, orientation)
-
     @property
-    def layers(self) -> np.ndarray:
-        """(H,W,1..4), as `of` takes them."""
-        colour = self.colour[:, :, :1] if self.grey else self.colour
-        return colour if self.alpha is None else np.dstack([colour, self.alpha])
+    def colour(self) -> np.ndarray:
+        """(H,W,3) RGB, three equal channels of a grey file."""
+        return np.repeat(self.layers[:, :, :1], 3, axis=2) if self.layers.shape[2] <= 2 else self.layers[:, :, :3]
 
     def image(self) -> Tensor:
         """The colours as (3,H,W) uint8, full scale on full scale."""
@@ -95,7 +83,8 @@ def read_picture(path: str | Path, upright: bool = False) -> Picture:
         orientation = orientation if orientation in range(1, 9) else 1
         profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
         profile = profile if isinstance(profile, bytes) else None
-        return Picture.of(_turned(values, orientation) if upright else values, profile, orientation)
+        values = _turned(values, orientation) if upright else values
+        return Picture(np.ascontiguousarray(np.atleast_3d(values)), profile, orientation)
 
 
 def read_depth(path: str | Path) -> Tensor:

@@ -6,12 +6,11 @@ number can only be compared with a paper under that paper's protocol, so the pro
 
     psnr(restored, gt, protocol="basicsr-y", crop=4)
 
-Images come as (H, W, 3) or (H, W) numpy arrays, or (3, H, W), (1, H, W) or (H, W) tensors; **RGB**, never
-BGR; uint8, or float in [0, 1]. A float `restored` may overshoot and is clamped, as the official scripts do.
-Then the 8-bit protocols round it to the nearest of 256 levels (in float32, half to even, as BasicSR's
-`tensor2img`), the others keep its fractions. A grey picture is compared as it is, in every protocol.
-Arithmetic is float64; the official float32 scripts (Y of BasicSR, FFA-Net, DehazeFormer, NAFNet's SSIM) stay
-within 1e-6 dB and 1e-5.
+Images come as (H, W, 3) or (H, W) numpy arrays, or (3, H, W), (1, H, W) or (H, W) tensors; **RGB**, never BGR; uint8,
+or float in [0, 1]. A float `restored` may overshoot and is clamped, as the official scripts do. Then the 8-bit
+protocols round it to the nearest of 256 levels (in float32, half to even, as BasicSR's `tensor2img`), the others keep
+its fractions. A grey picture is compared as it is, in every protocol. Arithmetic is float64; the official float32
+scripts (Y of BasicSR, FFA-Net, DehazeFormer, NAFNet's SSIM) stay within 1e-6 dB and 1e-5.
 """
 
 from collections.abc import Callable, Iterable
@@ -110,10 +109,9 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
 def ssim(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
     """Structural similarity of one picture (Wang et al., 2004), K = 0.01 and 0.03, under a named protocol.
 
-    mean of (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)), moments under a sliding window:
-    "valid" 11x11 Gaussian (sigma 1.5) where it fits; "zero" the same over zero padding; "pooled" valid
-    after average pooling of large pictures; "volume" 11x11x11, over the colours, too; "uniform" 7x7 mean with
-    sample covariance.
+    mean of (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2)), moments under a sliding window: "valid"
+    11x11 Gaussian (sigma 1.5) where it fits; "zero" the same over zero padding; "pooled" valid after average pooling of
+    large pictures; "volume" 11x11x11, over the colours, too; "uniform" 7x7 mean with sample covariance.
 
     Arguments are those of `psnr`, and so are errors; a picture smaller than a window that must fit is one more.
     Returns: at most 1; 1 for identical pictures.

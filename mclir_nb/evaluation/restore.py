@@ -75,7 +75,7 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
     restored = restore(network, picture.layers, **options)
     target = _new_file(path, out)
     try:
-        files.write_file(target, images.encode_png(images.Picture.of(restored, picture.profile)))
+        files.write_file(target, images.encode_png(images.Picture(restored, picture.profile)))
     except OSError:
         target.unlink(missing_ok=True)  # the empty file that held its name
         raise

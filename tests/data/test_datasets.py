@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from golden import SHARED
+from golden import SHARED, needs_data
 from pictures import fill, noise, pairs, write
 
 from mclir_nb.data import datasets, published, tasks
@@ -13,7 +13,6 @@ from mclir_nb.data.patches import Benchmark
 
 DEHAZE, DERAIN, DEBLUR, DENOISE = (tasks.get(name) for name in ("dehaze", "derain", "deblur", "denoise"))
 SR2, SR4 = tasks.get("sr", 2), tasks.get("sr", 4)
-needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 
 
 def refusal(*arguments):
@@ -179,18 +178,3 @@ def test_real_pairs(tmp_path, name, task, psnr):
     (tmp_path / "Rain100L").symlink_to(SHARED / "data/rain100l_sample")
     ((_, gt, lq),) = Benchmark(datasets.open_set(name, task, "test", tmp_path), task)
     assert abs(-10 * np.log10(float(((gt - lq) ** 2).mean())) - psnr) < 1e-3
-
-
-@needs_data
-@pytest.mark.parametrize("task", [SR2, SR4])
-@pytest.mark.parametrize(("name", "count"), [("set5", 5), ("set14", 14)])
-def test_real_benchmarks(name, count, task):
-    test = datasets.open_set(name, task, "test", SHARED / "data")
-    assert len(test) == count and test.paired and test[0].gt.shape[1] == test[0].lq.shape[1] * task.scale
-
-
-@needs_data
-def test_real_bsds500():
-    train, val, test = opened("bsds500", DENOISE, SHARED / "data")
-    assert (len(train), len(val), len(test)) == (376, 20, 100)
-    assert {tuple(test[i].gt.shape[1:]) for i in range(10)} <= {(320, 480), (480, 320)}

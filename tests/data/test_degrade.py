@@ -5,13 +5,12 @@ import csv
 import numpy as np
 import pytest
 import torch
-from golden import SHARED, needs_shared
+from golden import SHARED, needs_data, needs_shared
 from PIL import Image
 
 from mclir_nb.data import degrade
 
 DATA = SHARED / "data"
-needs_data = pytest.mark.skipif(not (DATA / "Set5").is_dir(), reason="needs ../shared/data")
 
 
 def seeded(seed=0):

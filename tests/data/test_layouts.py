@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from golden import SHARED
+from golden import SHARED, needs_data
 from pictures import fill, noise, pairs, write
 
 from mclir_nb import files
 from mclir_nb.data import datasets, layouts, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
-
-needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 
 # data set, split, template of the degraded files, of the clean ones. {i} is the scene, {k} one of its several files.
 PACKINGS = """

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from golden import SHARED
+from golden import SHARED, needs_data
 from pictures import write
 from torch import nn
 
@@ -16,8 +16,6 @@ from mclir_nb.data import datasets, degrade, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate, metrics
 from mclir_nb.training import recipes, records
-
-needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 
 
 class Same(nn.Module):

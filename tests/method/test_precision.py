@@ -52,15 +52,16 @@ def test_tf32_is_off_whatever_the_user_set_and_his_setting_comes_back(name, lega
     assert in_force() == before
 
 
-def test_a_setting_made_later_is_followed():
+def test_a_setting_made_later_is_followed_and_a_network_can_be_exported_where_tf32_is_forbidden():
     """In a process of its own: what a switch was before anybody set it cannot be set again."""
     script = (
         "import torch; from mclir_nb.method import precision; b = torch.backends\n"
         "with precision.full_float32(): pass\n"
-        "b.fp32_precision = 'ieee'; print(b.cudnn.conv.fp32_precision, b.cuda.matmul.fp32_precision)"
+        "b.fp32_precision = 'ieee'; print(b.cudnn.conv.fp32_precision, b.cuda.matmul.fp32_precision)\n"
+        "precision.forbid_tf32(); torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["ieee", "ieee"]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.split() == ["ieee", "ieee"] and not found.returncode, found.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,13 +89,3 @@ def test_signal_counts_what_stands_above_rounding():
     coarse = precision.signal(image, [far, near, same], net, precision.ROUNDING["bfloat16"])
     assert coarse[0] > 0.5 and coarse[1] < 0.01
     assert precision.signal(image, [], net).shape == (0,)
-
-
-def test_a_network_can_be_exported_where_tf32_is_forbidden():
-    """In a process of its own, because nothing is put back."""
-    script = (
-        "import torch; from mclir_nb.method import precision; precision.forbid_tf32()\n"
-        "torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert not found.returncode, found.stderr
