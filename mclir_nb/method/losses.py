@@ -6,8 +6,8 @@ Images are (B, 3, H, W), nominally [0, 1], and enter the feature network unclamp
 `restored` receives a gradient; it and negatives of a lower precision are converted to that of `gt` first. Call outside
 autocast, or the features run in low precision too.
 
-Every objective is the mean |restored - gt| (`l_rec`) plus or minus lambda_neg times one further term (`l_neg`), and
-names what it reads of the context:
+Every objective is mean |restored - gt| (`l_rec`) plus or minus lambda_neg times one further term (`l_neg`, which SPN
+subtracts). It names what it reads of the context and ignores the rest:
 
     lq           degraded input, (B, 3, h, w)
     best_psnr    best validation PSNR of the model so far, dB
