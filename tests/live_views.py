@@ -15,12 +15,12 @@ GT = torch.tensor(np.stack([X, 0.5 + 0.4 * np.sin(24 * X * Y), Y])).float()
 DEPTH = torch.tensor(1 - Y).float()
 
 
-def pushes(name: str = "x") -> Pushes:
+def pushes() -> Pushes:
     """Three moments of two histories, of which the first always helps."""
     gt, steps = GT.float(), [3, 10, 20]
     restored = torch.stack([gt * (0.7 + 0.1 * i) for i in range(3)])
     negatives = torch.stack([torch.stack([gt * (0.5 + 0.1 * i), gt * (0.75 + 0.1 * i)]) for i in range(3)])
-    kept = Frames(name, gt * 0.4, gt, steps, restored, negatives, torch.ones(3, 2))
+    kept = Frames("x", gt * 0.4, gt, steps, restored, negatives, torch.ones(3, 2))
     push = torch.randn(restored.shape, generator=torch.Generator().manual_seed(0))
     rows = [
         dict(step=s, history=k, every=5 * k, age=s % (5 * k), progress=3 - k, gap=1.5) for s in steps for k in (1, 2)
@@ -33,5 +33,5 @@ MAKERS = {
     "before_after": lambda: widgets.before_after(GT * 0.5, GT),
     "degradation_explorer": lambda: widgets.degradation_explorer(GT, DEPTH),
     "training_scrubber": lambda: widgets.training_scrubber(pushes()),
-    "spn_playground": lambda: widgets.spn_playground((0.0, 0.1), steps=20),
+    "spn_playground": lambda: widgets.spn_playground((0.0, 0.1), steps=60),
 }

@@ -23,30 +23,16 @@ from mclir_nb.training import paper_recipes, recipes
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.views import embedded
 
-COPIED = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "LICENSE",
-    "CITATION.cff",
-    "docs",
-    "notebooks",
-    "data/README.md",
-)
-COPIED += ("data/records", "data/figures", "tests/README.md")
+COPIED = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs", "notebooks"]
+COPIED += ["data/README.md", "data/records", "data/figures", "tests/README.md"]
 ROOMS = ("method", "networks", "data", "evaluation", "training", "experiments", "views")
 EXTENSIONS = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 
 def build(out: Path, source: Path) -> None:
-    """Write the site.
+    """Write the site into `out`; `source` is a folder for the pages that it is made of, written anew.
 
-    Args:
-        out: its folder; index.html is the first page.
-        source: a folder for the pages that it is made of, written anew.
-
-    Raises:
-        RuntimeError: with the warnings, or the links that lead nowhere.
+    Raises RuntimeError with the warnings, or the links that lead nowhere.
     """
     shutil.rmtree(source, ignore_errors=True)
     for name in COPIED:
@@ -54,7 +40,7 @@ def build(out: Path, source: Path) -> None:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             shutil.copytree(place, source / name, ignore=shutil.ignore_patterns(".*"))
-        elif place.exists():
+        else:
             shutil.copy(place, source / name)
     for notebook in (source / "notebooks").glob("*.ipynb"):
         notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text())))))
@@ -68,7 +54,7 @@ def build(out: Path, source: Path) -> None:
         site.build()
     if found := (source / "warnings.txt").read_text():
         raise RuntimeError(f"the book has warnings:\n{found}")
-    shutil.copy(out / "README.html", out / "index.html")
+    shutil.copy(out / "README.html", out / "index.html")  # the first page
     if lost := broken_links(out):
         raise RuntimeError(f"links that lead nowhere: {'; '.join(lost)}")
 
@@ -169,10 +155,8 @@ def _plain(mark: re.Match) -> str:
 def write_recipes(page: Path) -> None:
     """Every named recipe by task, and what each field means, from the package."""
     fields = Recipe.model_fields
-    text = [
-        "# Recipes",
-        "What each named recipe sets for each task; every other field has the default named at the end.",
-    ]
+    said = "What each named recipe sets for each task; every other field has the default named at the end."
+    text = [f"# Recipes\n\n{said}"]
     for name in recipes.names():
         chosen = pd.DataFrame({task: dict(recipes.get(name, task)) for task in tasks.names()}).drop(["name", "task"])
         own = [field for field, row in chosen.iterrows() if any(value != fields[field].default for value in row)]
@@ -194,9 +178,9 @@ def write_api(folder: Path) -> None:
     folder.mkdir()
     for room in ROOMS:
         modules = sorted(path.stem for path in (root() / "mclir_nb" / room).glob("[a-z]*.py"))
-        blocks = [f"# {room}"]
-        for name in [f"mclir_nb.{room}", *(f"mclir_nb.{room}.{module}" for module in modules)]:
-            blocks.append(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```")
+        names = [f"mclir_nb.{room}", *(f"mclir_nb.{room}.{module}" for module in modules)]
+        section = "## {0}\n\n```{{eval-rst}}\n.. automodule:: {0}\n   :members:\n```"
+        blocks = [f"# {room}", *(section.format(name) for name in names)]
         (folder / f"{room}.md").write_text("\n\n".join(blocks) + "\n")
 
 

@@ -14,6 +14,7 @@ from mclir_nb.views.style import render
 
 BEGIN, END = "<!-- findings: begin, written by python tools/findings.py -->", "<!-- findings: end -->"
 PROBED = ["push", "towards", "push - foreign", "push - noise", "oldest", "smooth", "pull"]
+UNKNOWN = "Not run yet. What is asked, of what and how often is decided in record {}."
 CHANGE = """## What would change our mind
 
 - That SPN helps: an arm that beats plain training *at equal cost*, at equal dose, with an interval without zero
@@ -33,12 +34,9 @@ equal cost; dehazing with FFA-Net of 3 x 6 blocks, patches of 128: the same arms
 
 def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
-    name, table = push_study.NAME, _probed()
-    seen = (
-        "Not run yet."
-        if table is None
-        else (f"Runs looked at: {len(table[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}.")
-    )
+    name, table, seen = push_study.NAME, _probed(), "Not run yet."
+    if table is not None:
+        seen = f"Runs looked at: {len(table[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}."
     lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", evidence.summary()]
     if lent := measure.read():
         lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")
@@ -86,7 +84,7 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
     """What a record says, with its figure; that it is not run yet, if it is not."""
     record, link = evidence.committed(name), f"[{name}](../data/records/{name}/README.md)"
     if record is None:
-        return [f"Not run yet. What is asked, of what and how often is decided in record {link}."]
+        return [UNKNOWN.format(link)]
     question = EXPERIMENTS[name].question
     table = files.as_markdown(evidence.shown(evidence.results(record)))
     return [f"Record {link}: {question} {evidence.state(record)}", _picture(page, name, question, draw(record)), table]
@@ -94,18 +92,18 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
 
 def _probe(page: Path) -> list[str]:
     """The same of record P, which is of another kind."""
-    helps = _probed()
-    link = f"[{push_study.NAME}](../data/records/{push_study.NAME}/README.md)"
+    helps, link = _probed(), f"[{push_study.NAME}](../data/records/{push_study.NAME}/README.md)"
     if helps is None:
-        return [f"Not run yet. What is asked, of what and how often is decided in record {link}."]
+        return [UNKNOWN.format(link)]
     table = push_study.summary(helps)
     figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
-    seeds = " or ".join(map(str, sorted(set(table["seeds"]))))
-    note = f"Record {link}; seeds: {seeds}. With one seed a bar is over the moments of one run and says little of "
-    note += "another run. Right of zero, a small step along the direction, from the network's weights, lowers a "
-    note += "held-out loss. Orange: the push, and what is left of it when its controls, the past of another network "
-    note += "and noise of the same distance, are taken off. Filled: while training plain; hollow: with SPN. The record "
-    note += "has the same at the weights of the EMA."
+    note = (
+        f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. With one seed a bar is over the "
+        "moments of one run and says little of another run. Right of zero, a small step along the direction, from the "
+        "network's weights, lowers a held-out loss. Orange: the push, and what is left of it when its controls, the "
+        "past of another network and noise of the same distance, are taken off. Filled: while training plain; hollow: "
+        "with SPN. The record has the same at the weights of the EMA."
+    )
     return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
 
 
@@ -122,7 +120,6 @@ def _paired(record: evidence.Record) -> Figure:
 
 
 SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
-    ("S", "Does it gain, and does the step at the price of a plain one do the same?", _paired),
     ("D", "How much of it?", lambda record: evidence_figures.dose_response(evidence.results(record))),
     ("V", "Which part does the work, and is there something better?", _paired),
     ("L", "At a small learning rate, and for longer?", _paired),

@@ -21,15 +21,7 @@ LIVE = "application/vnd.jupyter.widget-view+json"
 
 
 def run_notebooks(names=()) -> None:
-    """Run notebooks and keep their outputs.
-
-    Args:
-        names: such as "03_train", "03" or a path; none: all of them.
-
-    Raises:
-        ValueError: for an unknown name.
-        RuntimeError: naming the notebooks that failed, after trying all.
-    """
+    """Run the notebooks of `find_notebooks` and keep their outputs; at the end, RuntimeError names what failed."""
     failed = []
     for path in find_notebooks(names):
         started = time.monotonic()
@@ -51,7 +43,7 @@ def run_notebooks(names=()) -> None:
 
 
 def find_notebooks(names=()) -> list[Path]:
-    """The workbook's notebooks that the names stand for, in order; ValueError for an unknown name."""
+    """The workbook's notebooks in order, those called "03_train", "03" or by a path; ValueError for an unknown name."""
     every = sorted((root() / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for name in names:
@@ -80,17 +72,13 @@ def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.Noteb
     """
     places = {runs: "runs", str(root()): ".", str(Path.home()): "~"}
     places = {path: short for path, short in places.items() if len(path) > 1}  # neither none nor /
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
-        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "alt", "jupyter", "slideshow")}
-        cell.metadata = nbformat.from_dict(kept)
+        for key in set(cell.metadata) - {"tags", "alt", "jupyter", "slideshow"}:
+            del cell.metadata[key]
     for number, cell in enumerate(code, 1):
         cell.execution_count = number
         cell.outputs = _normal_outputs(cell.outputs, number, places)

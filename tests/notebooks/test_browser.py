@@ -34,30 +34,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},  # draw every cell, seen or not
 }
-GALLERY = [
-    """
-import numpy as np, torch
-from mclir_nb.views import widgets
-y, x = np.mgrid[0:96, 0:128] / 128
-gt = torch.tensor(np.stack([x, 0.5 + 0.4 * np.sin(24 * x * y), y])).float()
-widgets.before_after(0.5 * gt + 0.4, gt, names=("hazy <b>", "clear"), width=256)""",
-    "widgets.degradation_explorer(gt, torch.tensor(1 - y).float())",
-    """
-noise = torch.randn(5, 3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-import pandas as pd
-from mclir_nb.experiments.history_analysis import NOISE, Pushes
-from mclir_nb.training import recipes
-from mclir_nb.training.frames import Frames
-size = torch.arange(5, 0, -1).view(5, 1, 1, 1)
-new = gt + 0.01 * size * noise[:, 0]
-old = gt + 0.02 * size[:, None] * noise
-kept = Frames("x", 0.5 * gt + 0.4, gt, [3, 10, 20, 30, 40], new, old, torch.ones(5, 3))
-moments = [(s, k) for s in kept.steps for k in (1, 2, 3)]
-rows = [dict(step=s, history=k, every=9 * k, age=s % (9 * k), progress=0.2 / k, gap=0.1) for s, k in moments]
-found = Pushes(recipes.get("tiny"), kept, [1e-3] * 5, noise[:, 1], {NOISE: noise[:, 2]}, pd.DataFrame(rows))
-widgets.training_scrubber(found)""",
-    "widgets.spn_playground((0.0, 0.1, 0.5), steps=60)",
-]
+GALLERY = ["from live_views import MAKERS", *(f"MAKERS[{name!r}]()" for name in MAKERS)]
 READY = """
 const w = window.jupyterapp?.shell?.currentWidget;
 return w?.context?.isReady && w.sessionContext.session?.kernel?.status === 'idle'"""
@@ -120,7 +97,8 @@ def lab(tmp_path_factory):
     command += [f"--LabApp.user_settings_dir={base / 'settings'}", "--LabApp.expose_app_in_browser=True"]
     command += ["--LabApp.extension_manager=readonly"]
     with open(base / "lab.log", "w") as log:
-        environment = os.environ | folders | {"IPYTHONDIR": str(base / "ipython")}
+        path = os.pathsep.join([str(ROOT / "tests"), os.environ["PYTHONPATH"]])  # of live_views
+        environment = os.environ | folders | {"IPYTHONDIR": str(base / "ipython"), "PYTHONPATH": path}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         _wait_for(server, f"http://127.0.0.1:{port}", base / "lab.log")
@@ -243,9 +221,8 @@ def test_every_widget(lab, browser, tmp_path):
 
 
 def test_play_button(lab, browser, tmp_path):
-    (output,) = run_all(
-        browser, lab, gallery(tmp_path / "play.ipynb", ["from mclir_nb.views import widgets", GALLERY[3]])
-    )
+    cells = [GALLERY[0], "MAKERS['spn_playground']()"]
+    (output,) = run_all(browser, lab, gallery(tmp_path / "play.ipynb", cells))
     picture, seen = output.find_element(By.CSS_SELECTOR, ".mclir-picture"), set()
     output.find_element(By.CSS_SELECTOR, ".widget-play button").send_keys(Keys.ENTER)
     wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)

@@ -1,6 +1,7 @@
 """What a maintainer runs: the committed notebooks at their defaults, and the README's block of findings."""
 
 import textwrap
+from pathlib import Path
 
 import findings
 import nbformat
@@ -31,7 +32,7 @@ def workbook(tmp_path, monkeypatch):
     return write
 
 
-def test_find_notebooks(workbook):
+def test_notebooks_are_found_by_number_name_and_path(workbook):
     paths = [workbook(name) for name in ("00_start", "03_train")]
     assert run_notebooks.find_notebooks() == paths
     for name in ("03", "03_train", "notebooks/03_train.ipynb"):
@@ -105,19 +106,15 @@ def test_a_page_made_of_a_papermill_run_shows_the_still_of_a_widget(workbook, tm
     assert "data:image/jpeg;base64" in page and "model_id" not in page
 
 
-def test_the_readme_says_what_the_records_say(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text((root() / "README.md").read_text())
-    findings.write(page)
-    assert page.read_text() == (root() / "README.md").read_text(), "run python tools/findings.py"
-
-
-def test_the_page_of_findings_is_that_of_the_records(tmp_path):
-    page = root() / "docs" / "findings.md"
-    findings.write_page(tmp_path / "findings.md")
-    assert (tmp_path / "findings.md").read_text() == page.read_text(), "run python tools/findings.py"
-    pictures = {file.name for file in (tmp_path / "findings").glob("*")}
-    assert pictures == {file.name for file in (page.parent / "findings").glob("*")}
+def test_readme_and_the_page_of_findings_say_what_the_records_say(tmp_path):
+    for name, write in (("README.md", findings.write), ("docs/findings.md", findings.write_page)):
+        there = (root() / name).read_text()
+        page = tmp_path / Path(name).name
+        page.write_text(there)
+        write(page)
+        assert page.read_text() == there, "run python tools/findings.py"
+    pictures = [{file.name for file in (place / "findings").glob("*")} for place in (tmp_path, root() / "docs")]
+    assert pictures[0] == pictures[1]
 
 
 def test_a_record_gets_a_figure_and_a_table_on_the_page(tmp_path, monkeypatch):
