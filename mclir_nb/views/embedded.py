@@ -74,7 +74,8 @@ def view(sliders: list[dict], panels: list[dict], wipe: bool = False) -> dict:
     """
     for panel in panels:
         settings = math.prod(len(sliders[s]["labels"]) for s in panel["by"])
-        assert len(panel.get("pictures", panel.get("texts"))) == settings, f"{panel['name']} has not every setting"
+        contents = panel["pictures" if "pictures" in panel else "texts"]
+        assert len(contents) == settings, f"panel {panel['name']!r} has not every setting"
     return {"sliders": sliders, "panels": panels, "wipe": wipe}
 
 

@@ -28,7 +28,7 @@ def image_grid(rows: list[dict], labels=None, *, panel: float = 2.4) -> Figure:
     Raises:
         ValueError: without any picture.
     """
-    cells = [[(name, picture(image, name), {}) for name, image in row.items()] for row in rows]
+    cells: list = [[(name, picture(image, name), {}) for name, image in row.items()] for row in rows]
     return _table(cells, labels, panel=panel)[0]
 
 
@@ -51,7 +51,7 @@ def comparison(rows: list[dict], *, metric=None, width: float = WIDTH) -> Figure
     for row, error in zip(rows, errors, strict=True):
         images = {"lq": row["lq"], "restored": row["restored"]}
         images |= {f"history {k}": image for k, image in enumerate(row.get("negatives") or [], 1)}
-        gt, line = picture(row["gt"], "gt"), []
+        gt, line = picture(row["gt"], "gt"), list[tuple]()
         for name, image in images.items():
             image = picture(image, name)
             fits = metric and image.shape == gt.shape
@@ -82,7 +82,7 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
         ValueError: without any picture, or for a map that is not finite.
     """
     shown = [{name: _map(x, name) if x.ndim == 2 else picture(x, name) for name, x in row.items()} for row in rows]
-    columns = list(max(shown, key=len, default={}))
+    columns = [*max(shown, key=len)] if shown else []
     scales = _scales(shown, columns, limits or {})
     cells = [[(name, row[name], scales.get(name, {})) if name in row else None for name in columns] for row in shown]
     figure, table = _table(cells, labels, bottom=0.3 if scales else 0.0, width=width)
