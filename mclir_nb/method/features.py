@@ -166,8 +166,8 @@ class Lite0(FeatureNetwork):
         """The package's tensors under our names, batch normalisations (eps 1e-3) folded into convolutions."""
         layers = [("stem", "_conv_stem", "_bn0")]
         for i in range(len(LITE0_BLOCKS)):
-            for bn, part in enumerate(("expand", "depthwise", "project")):
-                layers.append((f"blocks.{i}.{part}", f"_blocks.{i}._{part}_conv", f"_blocks.{i}._bn{bn}"))
+            for number, part in enumerate(("expand", "depthwise", "project")):
+                layers.append((f"blocks.{i}.{part}", f"_blocks.{i}._{part}_conv", f"_blocks.{i}._bn{number}"))
         folded = {}
         for ours, conv, bn in layers:
             kinds = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
