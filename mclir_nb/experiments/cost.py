@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -38,11 +39,7 @@ BUSY = 0.6  # of its threads' time; an idle machine gives 0.8 and more: threads 
 
 
 def benchmark_recipe(network: str, **changes) -> Recipe:
-    """A recipe to measure one of the paper's networks with: paper size, one small patch, VGG16 with random weights.
-
-    Raises:
-        ValueError: a network that is not in `PATCHES`.
-    """
+    """A recipe to measure a network of `PATCHES` with: paper size, one small patch, VGG16 with random weights."""
     check_choice("network", network, PATCHES)
     task, patch = PATCHES[network]
     fields = dict(network_size="paper", patch_size=patch, batch_size=1, features="vgg16", features_weights="random")
@@ -53,13 +50,9 @@ def benchmark_recipe(network: str, **changes) -> Recipe:
 def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
     """The cost model for networks at paper size: ratios to a plain step, from MACs counted on small patches.
 
-    Args:
-        names: keys of `PATCHES`.
-        histories: numbers N of history models.
-
     Returns:
-        Columns network, patch, V/F, one column "N = n" per number, and "as released", N = 4 with the features of the
-        output computed once per negative: 1 + N/3 + 3N V / (3F).
+        Columns network (of `PATCHES`), patch, V/F, one column "N = n" per number of history models, and "as released",
+        N = 4 with the features of the output computed once per negative: 1 + N/3 + 3N V / (3F).
     """
     rows = []
     for name in names:
@@ -72,20 +65,24 @@ def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.D
     return pd.DataFrame(rows)
 
 
+def elapsed(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds by the clock until a device is done with a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
 @precision.full_float32()
 def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     """Seconds of a forward and a backward pass of the network for one patch here, the least of a few."""
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).to(device)
     lq = macs.picture(recipe.patch_size // recipe.scale, device).contiguous(memory_format=torch.channels_last)
-    taken = []
-    for _ in range(1 + times):
-        start = time.perf_counter()
-        network(lq).mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    return min([elapsed(lambda: network(lq).mean().backward(), device) for _ in range(1 + times)][1:])
 
 
 def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, float]:
@@ -96,12 +93,9 @@ def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[
         on a CPU where other programs run.
     """
     trainer, seconds, used = Trainer(recipe.at(SOME_LAMBDA), device), [], []
-    for gt, lq, names in trainer.patches.batches(1, steps + 1):
-        start, before = time.perf_counter(), time.process_time()
-        trainer.advance(gt, lq, names)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+    for batch in trainer.patches.batches(1, steps + 1):
+        before = time.process_time()
+        seconds.append(elapsed(partial(trainer.advance, *batch), device))
         used.append(time.process_time() - before)
     return statistics.median(seconds[1:]), sum(used[1:]) / sum(seconds[1:]) / torch.get_num_threads()
 
@@ -128,11 +122,7 @@ def measure_batch(recipe: Recipe, batches: int = 8) -> float:
     task = tasks.get(recipe.task, recipe.scale)
     images = datasets.open_set(recipe.dataset, task, "train", recipe.data_root)
     patches = Patches(images, task, recipe.patch_size, recipe.batch_size, recipe.seed)
-    taken = []
-    for step in range(1, batches + 3):
-        start = time.perf_counter()
-        patches.batch(step)
-        taken.append(time.perf_counter() - start)
+    taken = [elapsed(partial(patches.batch, step), torch.device("cpu")) for step in range(1, batches + 3)]
     return statistics.median(taken[2:])  # the first read files
 
 

@@ -39,8 +39,7 @@ def precisions(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, fea
     """The gradient of l_neg in each of `PRECISIONS` beside float64; the model's own output is float32 in all of them.
 
     Args:
-        model: the trained network, float32.
-        histories: float32 networks, as in training.
+        model, histories: the trained network and its past, float32.
         lq: (B, 3, H, W), a few patches.
         features: the feature network of the loss.
 
@@ -48,15 +47,18 @@ def precisions(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, fea
         Per arm: arm, cosine (with the float64 gradient), l_neg (relative to float64), signal (mean over the histories,
         see `precision.signal`), and distance_K, mean |restored - negative K| in float64.
     """
+
+    def in_float64(network: nn.Module) -> nn.Module:
+        return copy.deepcopy(network).double()
+
+    outputs = {}
     with torch.no_grad():
         restored = model(lq)
-        outputs = {}
-        for name in {p for pair in PRECISIONS.values() for p in pair}:
+        for name in {of_histories for of_histories, _ in PRECISIONS.values()}:
             with precision.autocast(name, lq.device):
                 outputs[name] = [history(lq).float() for history in histories]
-        exact = copy.deepcopy(model).double()(lq.double())
-        exact_negatives = [copy.deepcopy(history).double()(lq.double()) for history in histories]
-    true_features = copy.deepcopy(features).double()
+        exact, *exact_negatives = (in_float64(network)(lq.double()) for network in (model, *histories))
+    true_features = in_float64(features)
     true_value = distances.feature_distance(exact, exact_negatives, true_features)
     true_push = push.image_push(exact, exact_negatives, true_features)
     rows = []
@@ -74,16 +76,11 @@ def precisions(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, fea
 
 
 def precisions_while_training(recipe: Recipe, looks: Sequence[int], device: str = "cpu") -> pd.DataFrame:
-    """Train a recipe with SPN, writing nothing, and look at its `precisions` after each step in `looks`.
-
-    Returns:
-        The rows of `precisions`, with a column step in front.
-    """
-    trainer = _trainer(recipe, device)
+    """Train a recipe with SPN, writing nothing: the rows of `precisions` after each step in `looks`, column step."""
+    trainer, tables = _trainer(recipe, device), []
     history, features = trainer.history, trainer.features
     assert history and features  # the objective is SPN
     _, lq, _ = trainer.patches.batch(recipe.steps + 1)  # patches that are not trained on
-    tables = []
     for batch in trainer.patches.batches(1, max(looks)):
         trainer.advance(*batch)
         if trainer.step in looks:
@@ -149,37 +146,36 @@ def sampling_noise(
     for batch in trainer.patches.batches(1, steps, device=where):
         trainer.advance(*batch)
     pulls, pushes = _gradients_of_patches(trainer, patches)
-    asked = estimates(trainer.recipe)
+    asked, counts = estimates(recipe), macs.count(recipe)
     arms = {(one.histories, one.patches) for one in asked} | {(0, recipe.batch_size)}
     seconds = timing.median_seconds({arm: _step(trainer, *arm) for arm in sorted(arms)}, rounds, where)
-    plain = seconds[0, recipe.batch_size]
-    table = pd.DataFrame(asked)
-    table["counted"] = [1 + _surplus(trainer.recipe, one) / one.every for one in asked]
-    table["measured"] = [1 + (seconds[one.histories, one.patches] / plain - 1) / one.every for one in asked]
+    rows = []
+    for one in asked:
+        passes = one.histories * counts.network + (2 + one.histories) * counts.features  # of one patch
+        surplus = passes * one.patches / recipe.batch_size / (3 * counts.network)
+        measured = seconds[one.histories, one.patches] / seconds[0, recipe.batch_size] - 1
+        rows.append((*one, 1 + surplus / one.every, 1 + measured / one.every))
+    table = pd.DataFrame(rows, columns=[*Estimate._fields, "counted", "measured"])
     noises = [noise(pulls, pushes, one, recipe.batch_size) for one in asked]
     return table.assign(added=[value / noises[0] - 1 for value in noises])
 
 
 def _gradients_of_patches(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]:
     """Of L1, (P, D), and of lambda times the term for each history, (P, N, D), by the weights, in float64."""
-    recipe, pulls, pushes = trainer.recipe.replace(batch_size=1), [], []
-    more = trainer.patches.batches(recipe.steps + 1, recipe.steps + count, device=trainer.device)
-    for gt, lq, _ in more:
+
+    def flat(gradient: push.Gradient) -> Tensor:
+        return torch.cat([part.flatten() for part in gradient]).double()
+
+    recipe, pulls, pushes = trainer.recipe, [], []
+    for gt, lq, _ in trainer.patches.batches(recipe.steps + 1, recipe.steps + count, device=trainer.device):
         gt, lq = gt[:1].to(trainer.device), lq[:1].to(trainer.device)
-        ours = []
-        for negative in trainer.negatives.outputs(lq, gt, 1):
-            found = push.gradients(trainer.model, gt, [negative], trainer.objective, lq=lq, features=trainer.features)
-            ours.append(recipe.weight * torch.cat([g.flatten() for g in found.push]).double())
-        pulls.append(torch.cat([g.flatten() for g in found.pull]).double())
-        pushes.append(torch.stack(ours))
+        found = [
+            push.gradients(trainer.model, gt, [negative], trainer.objective, lq=lq, features=trainer.features)
+            for negative in trainer.negatives.outputs(lq, gt, 1)
+        ]
+        pulls.append(flat(found[-1].pull))
+        pushes.append(torch.stack([recipe.weight * flat(one.push) for one in found]))
     return torch.stack(pulls), torch.stack(pushes)
-
-
-def _surplus(recipe: Recipe, one: Estimate) -> float:
-    """What the term adds to a step that has it, in plain steps, by MACs."""
-    counts, n = macs.count(recipe), one.histories
-    passes = n * counts.network + (2 + n) * counts.features
-    return passes * one.patches / recipe.batch_size / (3 * counts.network)
 
 
 def noise(pulls: Tensor, pushes: Tensor, one: Estimate, batch: int) -> float:
@@ -198,7 +194,7 @@ def noise(pulls: Tensor, pushes: Tensor, one: Estimate, batch: int) -> float:
         return (own.sum(0).square().sum() - own.square().sum()) / (len(own) * (len(own) - 1))
 
     whole = pushes.mean(1)
-    drawn = [pushes[:, k] for k in range(pushes.shape[1])] if one.histories == 1 else [whole]
+    drawn = pushes.unbind(1) if one.histories == 1 else [whole]
     squares = [own.square().sum(1).mean() / one.patches + (1 - 1 / one.patches) * between(own) for own in drawn]
     term = one.every * torch.stack(squares).mean() - between(whole)
     both = ((pulls - pulls.mean(0)) * (whole - whole.mean(0))).sum() / (len(pulls) - 1)

@@ -31,12 +31,7 @@ NOISE, FOREIGN = "push from noise of the same size", "push from another seed's p
 
 
 def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame:
-    """How far each history is from the network at each kept moment, measured three ways.
-
-    Args:
-        kept: S moments of K histories.
-        recipe: of the run, for the K intervals of `history_every`.
-        features: frozen feature network, see `features.build`.
+    """How far each history is from the network at each kept moment (an EMA's: from the EMA's output), three ways.
 
     Returns:
         One row per moment and history:
@@ -47,7 +42,6 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
         features: sum_l w_l mean |phi_l(restored) - phi_l(negative)|, what this history adds to l_neg, before the mean;
         progress, gap and cosine of `push.condition`: moving on from the history helps where progress > gap;
         votes of `push.votes`: the share of feature elements that moving on takes nearer to gt; 0.5 is a coin.
-        Of an EMA's histories all are measured from the EMA's output, not from the network's.
 
     Raises:
         ValueError: another number of histories in the moments than in the recipe.
@@ -73,25 +67,18 @@ def over_time(kept: Frames, recipe: Recipe, features: nn.Module) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class Pushes:
-    """The push of a run at each kept moment, as its optimiser got it: on the run's own features, with its own lambda.
+    """The push of a run at each kept moment, as its optimiser got it: with the run's own features and lambda."""
 
-    Attributes:
-        recipe: of the run.
-        kept: its S moments of one picture, see `frames.Frames`.
-        lambdas: lambda around each moment, from the run's log.
-        push: (S,3,H,W), where a step of descent on lambda times the second term takes each value. The unit is the pull
-            of the L1 loss, which takes every value towards gt with strength 1.
-        controls: the same from negatives that are no past of this network: NOISE, white noise around the present
-            output of each history's rms distance, and FOREIGN, the histories of another run at the same step, if any.
-        table: of `over_time`: per moment and history its age, progress, gap, cosine and votes.
-    """
-
-    recipe: Recipe
-    kept: Frames
-    lambdas: list[float]
+    recipe: Recipe  # of the run
+    kept: Frames  # its S moments of one picture
+    lambdas: list[float]  # lambda around each moment, from the run's log
+    # (S,3,H,W), where a step of descent on lambda times the second term takes each value. The unit is the pull of the
+    # L1 loss, which takes every value towards gt with strength 1.
     push: Tensor
+    # the same from negatives that are no past of this network: NOISE, white noise around the present output of each
+    # history's rms distance, and FOREIGN, the histories of another run at the same step, if any
     controls: dict[str, Tensor]
-    table: pd.DataFrame
+    table: pd.DataFrame  # of `over_time`: per moment and history its age, progress, gap, cosine and votes
 
     @property
     def moved(self) -> Tensor:
@@ -110,13 +97,14 @@ class Pushes:
             towards gt (0.5 is a coin); net, how much faster |restored - gt| falls with it, where the pull alone is 1
             (NaN for the movement, which is no force).
         """
-        rows: list[tuple] = []
+        parts = []
         for name, direction in {PUSH: self.push, **self.controls, MOVED: self.moved}.items():
             towards = direction * (self.kept.gt - self.kept.restored).sign()
             share = towards.clamp(min=0).sum(dim=(1, 2, 3)) / towards.abs().sum(dim=(1, 2, 3)).clamp(min=1e-30)
-            net = towards.mean(dim=(1, 2, 3)) if name != MOVED else torch.full_like(share, math.nan)
-            rows += zip(self.kept.steps, [name] * len(share), share.tolist(), net.tolist(), strict=True)
-        return pd.DataFrame(rows, columns=["step", "direction", "share", "net"])
+            net = towards.mean(dim=(1, 2, 3)).tolist() if name != MOVED else math.nan
+            part = {"step": self.kept.steps, "direction": name, "share": share.tolist(), "net": net}
+            parts.append(pd.DataFrame(part))
+        return pd.concat(parts, ignore_index=True)
 
 
 def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
@@ -131,64 +119,52 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
             kept other moments or another picture.
     """
     run, kept = records.Run(Path(run_dir).expanduser()), frames.read(run_dir)
-    others = None if foreign is None else _same_moments(frames.read(foreign), kept)
-    recipe = run.recipe
+    recipe, log = run.recipe, run.log
     features = build.make_features(recipe, torch.device("cpu"))
     assert features  # a plain run keeps no moments
-    log = run.log
     after = [log[log["step"] >= step].head(1) for step in kept.steps]
     lambdas = [float(np.nan_to_num((row if len(row) else log.tail(1))["lambda_neg"].iloc[0])) for row in after]
-
-    def push_from(s: int, negatives: Tensor) -> Tensor:
-        """(3,H,W), the push of these negatives (K,3,H,W) at the moment s."""
-        gradient = push.image_gradients(
-            kept.restored[s][None],
-            kept.gt[None],
-            list(negatives[:, None]),
-            losses.OBJECTIVES[recipe.objective],
-            features=features,
-            lq=kept.lq[None],
-            averaged=kept.present[s][None],
-            thresholds=None,
-            best_psnr=0.0,
-            generator=stream(recipe.seed, "objective", kept.steps[s]),
-        )[2]
-        return -lambdas[s] * kept.gt.numel() * gradient[0]
-
     sizes = (kept.present[:, None] - kept.negatives).square().mean(dim=(2, 3, 4), keepdim=True).sqrt()
     noise = torch.randn(kept.negatives.shape, generator=stream(recipe.seed, "noise around the present"))
     candidates = {PUSH: kept.negatives, NOISE: kept.present[:, None] + sizes * noise}
-    candidates |= {FOREIGN: others.negatives} if others else {}
-    found = {n: torch.stack([push_from(s, x) for s, x in enumerate(old)]) for n, old in candidates.items()}
-    own = found.pop(PUSH)
-    return Pushes(recipe, kept, lambdas, own, found, over_time(kept, recipe, features))
-
-
-def _same_moments(others: Frames, kept: Frames) -> Frames:
-    """The moments of a foreign run, if they can stand beside those of this one."""
-    if others.steps != kept.steps or others.name != kept.name or others.negatives.shape != kept.negatives.shape:
-        raise ValueError(
-            f"the foreign run kept {len(others.steps)} moments of {others.name!r} up to step {others.steps[-1]}, this "
-            f"one {len(kept.steps)} of {kept.name!r} up to step {kept.steps[-1]}; train it with the same recipe and "
-            "another seed"
-        )
-    return others
+    if foreign is not None:
+        others = frames.read(foreign)
+        facts = [(x.name, x.steps, x.negatives.shape) for x in (others, kept)]
+        if facts[0] != facts[1]:
+            told = [f"{len(steps)} moments of {name!r} up to step {steps[-1]}" for name, steps, _ in facts]
+            raise ValueError(
+                f"the foreign run kept {told[0]}, this one {told[1]}; train it with the same recipe and another seed"
+            )
+        candidates[FOREIGN] = others.negatives
+    found: dict[str, Tensor] = {}
+    for name, pasts in candidates.items():
+        asked = []
+        for s, step in enumerate(kept.steps):
+            gradient = push.image_gradients(
+                kept.restored[s][None],
+                kept.gt[None],
+                list(pasts[s][:, None]),
+                losses.OBJECTIVES[recipe.objective],
+                features=features,
+                lq=kept.lq[None],
+                averaged=kept.present[s][None],
+                thresholds=None,
+                best_psnr=0.0,
+                generator=stream(recipe.seed, "objective", step),
+            )[2]
+            asked.append(-lambdas[s] * kept.gt.numel() * gradient[0])
+        found[name] = torch.stack(asked)
+    return Pushes(recipe, kept, lambdas, found.pop(PUSH), found, over_time(kept, recipe, features))
 
 
 def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:
-    """How old each history model is, on average over the weights it is mixed from, at every step.
+    """How old each history model is, on average over the weights it is mixed from, along so many steps.
 
     The package's own `HistoryModels` on a model whose only weight is the number of the step: a history's weight is
     then the mean birthday of what is in it.
 
-    Args:
-        every: steps between refreshes, one per history.
-        decay: weight that a history keeps of itself at a refresh, one per history.
-        steps: to follow the schedule for.
-        record: steps between rows.
-
     Returns:
-        One row per recorded step: `step` and one column per history, its age in steps.
+        A row every `record` steps: `step` and one column per history, its age in steps.
     """
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64).requires_grad_(False)
     model.weight.zero_()
@@ -209,22 +185,17 @@ def mistakes(restored: Tensor, negatives: Sequence[Tensor], gt: Tensor) -> pd.Da
         error (image - gt) and that of the network: 1 where they are wrong in the same way.
     """
     named = {"restored": restored} | {f"history {k}": n for k, n in enumerate(negatives, 1)}
-    return pd.DataFrame(
-        {
-            "image": list(named),
-            "error": [float((image - gt).abs().mean()) for image in named.values()],
-            "same": [push.cosine([image - gt], [restored - gt]) for image in named.values()],
-        }
-    )
+    rows = [
+        (name, float((image - gt).abs().mean()), push.cosine([image - gt], [restored - gt]))
+        for name, image in named.items()
+    ]
+    return pd.DataFrame(rows, columns=["image", "error", "same"])
 
 
 def spread(negatives: Sequence[Tensor]) -> Tensor:
-    """Standard deviation over the negatives, averaged over R, G, B: (H,W), 0 where all histories agree.
+    """Standard deviation over two negatives or more, averaged over R, G, B: (H,W), 0 where all histories agree.
 
     The map that "spn-uncertainty" weighs with.
-
-    Raises:
-        ValueError: fewer than two negatives.
     """
     if len(negatives) < 2:
         raise ValueError(f"a spread needs 2 history models or more, got {len(negatives)}")
@@ -257,19 +228,12 @@ def spread_against_error(restored: Tensor, negatives: Sequence[Tensor], gt: Tens
     Raises:
         ValueError: the histories agree everywhere, or another map is constant.
     """
-    maps = {
-        "error": (restored - gt).abs().mean(dim=0),
-        "spread": spread(negatives),
-        "edges": edges(restored),
-        "change": (restored - enlarge(lq, gt)).abs().mean(dim=0),
-    }
-    for name, values in maps.items():
-        if float(values.max() - values.min()) == 0:
-            raise ValueError(f"the {name} is the same at every pixel, so it has no ranks; take another step")
+    maps = {"error": (restored - gt).abs().mean(dim=0), "spread": spread(negatives), "edges": edges(restored)}
+    maps["change"] = (restored - enlarge(lq, gt)).abs().mean(dim=0)
+    if constant := [name for name, values in maps.items() if values.max() == values.min()]:
+        raise ValueError(f"the {constant[0]} is the same at every pixel, so it has no ranks; take another step")
     ranks = {name: stats.rankdata(values.flatten().double().numpy()) for name, values in maps.items()}
-    found = {
-        name: float(stats.spearmanr(ranks[name], ranks["error"]).statistic) for name in ("spread", "edges", "change")
-    }
+    found = {name: float(np.corrcoef(ranks[name], ranks["error"])[0, 1]) for name in ("spread", "edges", "change")}
     rivals = np.stack([np.ones_like(ranks["error"]), ranks["edges"], ranks["change"]], axis=1)
     left = [ranks[name] - rivals @ np.linalg.lstsq(rivals, ranks[name])[0] for name in ("spread", "error")]
     return found | {"spread_beyond": float(np.corrcoef(*left)[0, 1])}
@@ -287,17 +251,11 @@ def spread_over_time(kept: Frames) -> pd.DataFrame:
 def grouped(by: Tensor, values: Tensor, groups: int = 10) -> pd.DataFrame:
     """Means over equal groups of pixels, from the least `by` to the greatest: error by spread, gain by degradation.
 
-    Args:
-        by, values: (H,W).
-        groups: how many.
-
     Returns:
-        Columns by and mean, `groups` rows: the means of `by` and of `values` in each group.
+        Columns by and mean, `groups` rows: the means of `by` and of `values`, both (H,W), in each group.
     """
-    order = by.flatten().argsort(stable=True)
-    means = [
-        [float(by.flatten()[part].mean()), float(values.flatten()[part].mean())] for part in order.tensor_split(groups)
-    ]
+    order = by.flatten().argsort(stable=True).tensor_split(groups)
+    means = [[float(part.flatten()[group].mean()) for part in (by, values)] for group in order]
     return pd.DataFrame(means, columns=["by", "mean"])
 
 

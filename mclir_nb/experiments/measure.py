@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _thread
 import ast
-import hashlib
 import importlib
 import json
 import statistics
@@ -34,13 +33,14 @@ import torch
 from torch import Tensor
 
 from mclir_nb import files, networks, root
-from mclir_nb.experiments import ablations, compare, cost, evidence, run_tables, timing, trajectory
-from mclir_nb.method import precision
+from mclir_nb.experiments import ablations, compare, cost, evidence, run_tables, timing
+from mclir_nb.method import precision, push
 from mclir_nb.training import machine, recipes, run_folder, train
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
 TABLES = ("checks", "price", "notebooks")
+NOTEBOOKS = ("01_explain", "03_train", "04_history", "05_compare", "07_ablate")  # those that train
 UNTIL = {"checks": 0.25, "price": 0.7, "notebooks": 0.85, "seeds": 1.0}  # share of the minutes at which a part ends
 # relative errors that are let pass: of the output; of the gradient of all weights, by its length or by its direction
 LIMITS = {"float32": (1e-4, 1e-3), "tf32": (1e-2, 1e-2), "bfloat16": (5e-2, 1e-2)}
@@ -50,21 +50,13 @@ COMPILED = ("default", "reduce-overhead")  # modes of torch.compile; the second 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the measured things are; the device does not decide it.
+    """How large the measured things are; the device does not decide it."""
 
-    Attributes:
-        network: size of the networks that are checked.
-        recipe: whose patch and batch the price is of.
-        rounds: steps per arm that count.
-        steps: of the tiny training, and of notebooks' runs; None: their own.
-        changes: recipe fields of the price.
-    """
-
-    network: str = "paper"
-    recipe: str = "gpu"
-    rounds: int = 8
-    steps: int | None = None
-    changes: dict = field(default_factory=dict)
+    network: str = "paper"  # size of the networks that are checked
+    recipe: str = "gpu"  # whose patch and batch the price is of
+    rounds: int = 8  # steps per arm that count
+    steps: int | None = None  # of the tiny training, and of notebooks' runs; None: their own
+    changes: dict = field(default_factory=dict)  # recipe fields of the price
 
 
 REHEARSAL = Sizes("tiny", "tiny", 2, 60, dict(patch_size=64, batch_size=1))
@@ -99,24 +91,6 @@ class Clock:
         finally:
             timer.cancel()
             timer.join()  # an interrupt that is on its way arrives here, not later
-
-
-class Table:
-    """A CSV file whose rows are written as they come; rows of an earlier call count as done, failed ones do not."""
-
-    def __init__(self, file: Path):
-        self.file, self.rows = file, []
-        if file.exists():
-            there = files.read_table(file)
-            self.rows = there[there["error"].isna()].to_dict("records")
-
-    def holds(self, key: dict) -> bool:
-        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
-
-    def add(self, rows: Iterable[dict]) -> None:
-        self.rows += rows
-        table = pd.DataFrame(self.rows)
-        files.write_file(self.file, table.to_csv(index=False, float_format=evidence.DIGITS))
 
 
 Items = Iterable[tuple[dict, Callable[[], list[dict]]]]  # what names a row, and what measures the rows of that name
@@ -156,13 +130,9 @@ def measure(
     _begin(folder, place, sizes, proceed)
     importlib.import_module("torch._dynamo")  # torch does when it is needed, and an import bears no interrupt
     clock = Clock(minutes)
-    parts = {
-        "checks": _checks(folder, sizes, place),
-        "price": _price(sizes, place),
-        "notebooks": _notebooks(sizes, place),
-    }
-    for name, items in parts.items():
-        _fill(Table(folder / f"{name}.csv"), name, items, clock)
+    parts = (_checks(folder, sizes, place), _price(sizes, place), _notebooks(sizes, place))
+    for name, items in zip(TABLES, parts, strict=True):
+        _fill(folder / f"{name}.csv", name, items, clock)
     _seeds(chosen, data_root, folder, place, clock)
     found = read(folder)
     assert found  # `_begin` has made it
@@ -184,17 +154,20 @@ def _begin(folder: Path, device: torch.device, sizes: Sizes, proceed: bool) -> N
     if not proceed:
         raise ValueError(f"{folder} holds measurements already; use --continue {folder}, or another folder.")
     there = files.read_json(file)
-    differing = [name for name in ("device", "torch", "sizes") if there.get(name) != facts[name]]
-    other = [f"{name}: {there.get(name)!r} there, {facts[name]!r} now" for name in differing]
-    if other:
+    same = ("device", "torch", "sizes")
+    if other := [f"{n}: {there.get(n)!r} there, {facts[n]!r} now" for n in same if there.get(n) != facts[n]]:
         raise ValueError(f"{folder} was begun with something else ({'; '.join(other)}); use another folder.")
 
 
-def _fill(table: Table, part: str, items: Items, clock: Clock) -> None:
-    """Measure what the table does not hold yet, as long as the part has time. What fails is a row that says why."""
-    left_out = 0
+def _fill(file: Path, part: str, items: Items, clock: Clock) -> None:
+    """Measure what the table does not hold yet, as long as the part has time; each result is written as it comes.
+
+    What fails is a row that says why, and is tried again by the next call.
+    """
+    there, left_out = files.read_table(file) if file.exists() else pd.DataFrame({"error": []}), 0
+    done = there[there["error"].isna()].to_dict("records")
     for key, make in items:
-        if table.holds(key):
+        if any(key.items() <= row.items() for row in done):
             continue
         if clock.left(part) <= 0:
             left_out += 1
@@ -210,17 +183,13 @@ def _fill(table: Table, part: str, items: Items, clock: Clock) -> None:
             continue
         except Exception as error:  # the next measurements do not depend on this one, and the machine is lent
             rows = [{"error": f"{type(error).__name__}: {error}"[:500]}]
-        taken = time.monotonic() - started
-        rows = [key | row | {"took": taken, "error": row.get("error")} for row in rows]
-        table.add(rows)
         for row in rows:
-            print(f"{part}: " + ", ".join(f"{k} {_short(v)}" for k, v in row.items() if v is not None), flush=True)
+            done.append(key | row | {"took": time.monotonic() - started, "error": row.get("error")})
+            told = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in done[-1].items() if v is not None}
+            print(f"{part}: " + ", ".join(f"{k} {v}" for k, v in told.items()), flush=True)
+        files.write_file(file, pd.DataFrame(done).to_csv(index=False, float_format=evidence.DIGITS))
     if left_out:
         print(f"{part}: {left_out} left out for lack of time; --continue does them", flush=True)
-
-
-def _short(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 # Checks
@@ -230,7 +199,6 @@ def _checks(folder: Path, sizes: Sizes, device: torch.device) -> Items:
     for name in networks.names():
         yield {"check": "network", "subject": name}, partial(check_network, name, sizes.network, device)
     yield {"check": "training", "subject": "tiny derain"}, partial(_check_training, folder, sizes.steps, device)
-    yield {"check": "same files", "subject": "tiny derain"}, partial(_check_same_files, folder, sizes.steps, device)
 
 
 def check_network(name: str, size: str, device: torch.device, side: int = 64) -> list[dict]:
@@ -240,19 +208,21 @@ def check_network(name: str, size: str, device: torch.device, side: int = 64) ->
         Rows with precision, what, found (relative error by L2; of gradients in less than float32: 1 - cosine), limit
         and ok.
     """
+
+    def error(found: Tensor, exact: Tensor) -> float:
+        return ((found - exact).norm() / exact.norm()).item()
+
     exact, exact_gradient = _outcome(name, size, side, torch.device("cpu"), torch.float64, "float32")
     rows = []
-    for format_name, (output_limit, gradient_limit) in LIMITS.items():
+    for format_name, limits in LIMITS.items():
         if format_name == "tf32" and device.type != "cuda":
             continue
         output, gradient = _outcome(name, size, side, device, torch.float32, format_name)
-        if format_name == "float32":
-            what, distance = "gradient, error", _relative_error(gradient, exact_gradient)
-        else:
-            cosine = torch.nn.functional.cosine_similarity(gradient, exact_gradient, dim=0).item()
-            what, distance = "gradient, 1 - cosine", 1 - cosine
-        found = {"output, error": (_relative_error(output, exact), output_limit), what: (distance, gradient_limit)}
-        for part, (value, limit) in found.items():
+        found = {"output, error": error(output, exact), "gradient, error": error(gradient, exact_gradient)}
+        if format_name != "float32":
+            del found["gradient, error"]
+            found["gradient, 1 - cosine"] = 1 - push.cosine([gradient], [exact_gradient])
+        for (part, value), limit in zip(found.items(), limits, strict=True):
             facts = {"precision": format_name, "what": part, "found": value, "limit": limit}
             rows.append(facts | {"ok": value <= limit})
     return rows
@@ -282,32 +252,17 @@ def _outcome(
     return output.detach().double().cpu().flatten(), torch.cat(gradients).double().cpu()
 
 
-def _relative_error(found: Tensor, exact: Tensor) -> float:
-    return ((found - exact).norm() / exact.norm()).item()
-
-
-def _tiny(steps: int | None) -> Recipe:
-    return recipes.get("tiny", "derain", **({} if steps is None else {"steps": steps}))
-
-
 def _check_training(folder: Path, steps: int | None, device: torch.device) -> list[dict]:
-    """A tiny network learns to take rain away, in the deterministic mode."""
-    run = train.train(_tiny(steps), folder / "runs" / "first", device=str(device), quiet=True, deterministic=True)
-    gain = (run.scores["psnr_ema"] - run.scores["psnr_input"]).mean()
-    return [{"what": "PSNR gained, dB", "found": gain, "limit": 0.0, "ok": bool(gain > 0)}]
-
-
-def _check_same_files(folder: Path, steps: int | None, device: torch.device) -> list[dict]:
-    """The same training once more gives the same files, byte for byte."""
-    train.train(_tiny(steps), folder / "runs" / "second", device=str(device), quiet=True, deterministic=True)
-    first, second = (_digests(folder / "runs" / name) for name in ("first", "second"))
-    differing = sorted(name for name in first | second if first.get(name) != second.get(name))
-    what = f"{len(first)} files, differing"
-    return [{"what": what, "found": float(len(differing)), "limit": 0.0, "ok": not differing}]
-
-
-def _digests(run_dir: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in run_dir.glob("*.safetensors")}
+    """A tiny network learns to take rain away, in the deterministic mode; once more it writes the same bytes."""
+    recipe, runs = recipes.get("tiny", "derain", steps=steps), []
+    for name in ("first", "second"):
+        runs.append(train.train(recipe, folder / "runs" / name, device=str(device), quiet=True, deterministic=True))
+    gain = (runs[0].scores["psnr_ema"] - runs[0].scores["psnr_input"]).mean()
+    first, second = ({file.name: file.read_bytes() for file in run.dir.glob("*.safetensors")} for run in runs)
+    differing = float(sum(first.get(name) != second.get(name) for name in first | second))
+    same = {"check": "same files", "what": f"{len(first)} files, differing", "found": differing, "ok": not differing}
+    learnt = {"what": "PSNR gained, dB", "found": gain, "ok": bool(gain > 0)}
+    return [row | {"limit": 0.0} for row in (learnt, same)]
 
 
 # The price of a step
@@ -375,16 +330,35 @@ def _waiting(trainer: Trainer, steps: int) -> float:
 
 
 def _notebooks(sizes: Sizes, device: torch.device) -> Items:
-    for name, work in WORK.items():
-        yield {"notebook": name}, partial(_seconds, name, work, sizes, device)
+    for name in NOTEBOOKS:
+        yield {"notebook": name}, partial(_seconds, name, sizes, device)
 
 
-def _seconds(name: str, work: Callable, sizes: Sizes, device: torch.device) -> list[dict]:
-    asked = parameters(name) | ({"recipe": "tiny", "steps": sizes.steps, "seeds": [0]} if sizes.steps else {})
+def _seconds(name: str, sizes: Sizes, device: torch.device) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        work(asked, Path(folder), str(device))
+        for number, recipe in enumerate(trainings(name, sizes.steps)):
+            train.train(recipe, Path(folder) / str(number), device=str(device), quiet=True)
         return [{"seconds": time.perf_counter() - started}]
+
+
+def trainings(notebook: str, steps: int | None = None) -> list[Recipe]:
+    """What a committed notebook trains at its own parameters; `steps`: tiny runs of so many, of one seed, instead."""
+    asked = parameters(notebook) | ({"recipe": "tiny", "steps": steps, "seeds": [0]} if steps else {})
+    fields = {name: asked.get(name) for name in ("steps", "network", "scale")}
+    fields |= {"val_side": 192} if notebook in ("01_explain", "03_train", "04_history") else {}
+    if notebook == "01_explain":
+        return [recipes.get("tiny", "dehaze", **fields | dict(network="nafnet", learning_rate=1e-3))]
+    recipe = recipes.get(asked["recipe"], asked["task"], **fields)
+    if notebook == "04_history":  # the run, the stranger with the next seed, and the plain twin
+        return [recipe, recipe.replace(seed=recipe.seed + 1), recipe.replace(objective="plain")]
+    if notebook == "05_compare":
+        arms = compare.arms(asked["objectives"], dose=asked["dose"])
+    elif notebook == "07_ablate":
+        arms = ablations.arms(asked["sweep"], recipe, asked["dose"])
+    else:
+        return [recipe]
+    return [job.recipe for job in compare.plan(recipe, arms, asked["seeds"])]
 
 
 def parameters(notebook: str) -> dict:
@@ -393,48 +367,6 @@ def parameters(notebook: str) -> dict:
     (cell,) = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", [])]
     lines = [line for line in ast.parse("".join(cell["source"])).body if isinstance(line, ast.Assign)]
     return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
-
-
-def _recipe(asked: dict, **changes) -> Recipe:
-    given = {name: asked[name] for name in ("steps", "network", "scale", "val_side") if asked.get(name) is not None}
-    return recipes.get(asked["recipe"], asked["task"], **given | changes)
-
-
-def _explain(asked: dict, folder: Path, device: str) -> None:
-    asked = asked | {"recipe": "tiny", "task": "dehaze"}
-    recipe = _recipe(asked, network="nafnet", learning_rate=1e-3, val_side=192)
-    trajectory.watch(recipe, looks=recipe.steps // 10, device=machine.pick_device(device))
-
-
-def _train(asked: dict, folder: Path, device: str) -> None:
-    train.train(_recipe(asked), folder, device=device, quiet=True)
-
-
-def _history(asked: dict, folder: Path, device: str) -> None:
-    """The run, the stranger with the next seed, and the plain twin."""
-    own = _recipe(asked, seed=asked["seed"], val_side=192)
-    for number, run in enumerate((own, own.replace(seed=own.seed + 1), own.replace(objective="plain"))):
-        train.train(run, folder / str(number), device=device, quiet=True)
-
-
-def _compare(asked: dict, folder: Path, device: str) -> None:
-    arms = compare.arms(asked["objectives"], dose=asked["dose"])
-    compare.run(compare.plan(_recipe(asked), arms, asked["seeds"]), folder, device=device, quiet=True)
-
-
-def _ablate(asked: dict, folder: Path, device: str) -> None:
-    recipe = _recipe(asked)
-    jobs = compare.plan(recipe, ablations.arms(asked["sweep"], recipe), asked["seeds"])
-    compare.run(jobs, folder, device=device, quiet=True)
-
-
-WORK = {
-    "01_explain": _explain,
-    "03_train": _train,
-    "04_history": _history,
-    "05_compare": _compare,
-    "07_ablate": _ablate,
-}
 
 
 # Further seeds
@@ -446,8 +378,7 @@ def _seeds(
     """Run after run of decided experiments, until the time is over; a seed enters the record when it is whole."""
     for experiment in chosen:
         out_dir, record = folder / "runs" / (experiment.runs or experiment.name), folder / "records" / experiment.name
-        jobs = experiment.plan(data_root=data_root)
-        for job in jobs:
+        for job in experiment.plan(data_root=data_root):
             if run_tables.is_finished(out_dir / job.name) or clock.left("seeds") <= 0:
                 continue
             evidence.begin(experiment, record)
@@ -459,10 +390,7 @@ def _seeds(
                     raise
                 return
             print(f"seeds: {experiment.name}, {job.name} finished", flush=True)
-            own = (job.recipe.task, job.recipe.seed)
-            seed = [other.name for other in jobs if (other.recipe.task, other.recipe.seed) == own]
-            if all(run_tables.is_finished(out_dir / name) for name in seed):
-                evidence.write_record(experiment, out_dir, record)
+            evidence.write_record(experiment, out_dir, record)
 
 
 # Reading it back

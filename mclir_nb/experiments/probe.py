@@ -3,8 +3,7 @@
 Training goes through a few moments and keeps its state at each of them. `look` then asks there, of held-out patches:
 does a small step of the weights along a direction lower the L1 loss (`push.helps`), at the network's weights and at
 their evaluation EMA? And is a history worse than the network by more than its squared distance (`push.condition`)?
-Nothing of the run is changed by a look. `probe` does one run, moment by moment, and goes on where it was stopped;
-`branch` goes on from one moment with other terms, for as many steps as one asks.
+Nothing of the run is changed by a look. `probe` does one run, moment by moment, and goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mclir_nb.method import losses, push
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.progress import Progress
 from mclir_nb.seeds import stream
-from mclir_nb.training import checkpoint, distributed, frames
+from mclir_nb.training import checkpoint, frames
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -39,17 +38,16 @@ Pair = tuple[Tensor, Tensor]  # lq and gt of a batch
 
 
 class Moment(NamedTuple):
-    """A run at one of its steps.
+    """A run at one of its steps."""
 
-    Attributes:
-        trainer: its state; the histories are the network's own past.
-        slow: histories of the evaluation EMA, with the same intervals.
-        foreign: histories of another run at the same step.
-    """
+    trainer: Trainer  # its state; the histories are the network's own past
+    slow: HistoryModels  # of the evaluation EMA, with the same intervals
+    foreign: HistoryModels  # of another run at the same step
 
-    trainer: Trainer
-    slow: HistoryModels
-    foreign: HistoryModels
+    @property
+    def pasts(self) -> dict[str, HistoryModels]:
+        assert self.trainer.history
+        return {"own": self.trainer.history, "foreign": self.foreign, "slow": self.slow}
 
 
 def moments(steps: int, count: int = MOMENTS) -> list[int]:
@@ -58,16 +56,13 @@ def moments(steps: int, count: int = MOMENTS) -> list[int]:
 
 
 def train_through(recipe: Recipe, folder: Path, count: int = MOMENTS, quiet: bool = False) -> None:
-    """Train up to the last moment, keeping the state at each of them; goes on from the last one that was kept.
+    """Train up to the last of `count` moments, keeping the state at each; goes on from the last one that was kept.
 
     Args:
         recipe: of an objective with history models; lambda 0 for a plain run with its histories beside it.
         folder: of the run; made if needed. Each moment lies in a folder of its own.
         count: how many moments.
         quiet: print nothing.
-
-    Raises:
-        ValueError: an objective without history models.
     """
     if not recipe.uses_history:
         raise ValueError(f"objective {recipe.objective} has no histories to look at; take spn, with lambda 0 for plain")
@@ -78,14 +73,13 @@ def train_through(recipe: Recipe, folder: Path, count: int = MOMENTS, quiet: boo
             _load(slow, _place(folder, step), SLOW)
             break
     steps = trainer.patches.batches(trainer.step + 1, wanted[-1])
-    bar = Progress(steps, f"train {folder.name}", wanted[-1], start=trainer.step, quiet=quiet)
-    for batch in bar:
+    for batch in Progress(steps, f"train {folder.name}", wanted[-1], start=trainer.step, quiet=quiet):
         trainer.advance(*batch)
         slow.update(trainer.ema, trainer.step)
         if trainer.step in wanted:
-            _place(folder, trainer.step).mkdir(parents=True, exist_ok=True)
-            states = nn.ModuleList(slow.models).state_dict()
-            checkpoint.save(_place(folder, trainer.step), trainer.state_dict() | {SLOW: states})
+            place = _place(folder, trainer.step)
+            place.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(place, trainer.state_dict() | {SLOW: nn.ModuleList(slow.models).state_dict()})
 
 
 def open_moment(recipe: Recipe, folder: Path, step: int, foreign: Path) -> Moment:
@@ -124,21 +118,20 @@ def probe(
         batches: of training patches, and as many held-out ones.
         quiet: print nothing.
     """
-    wanted = moments(recipe.steps, count)
-    there = {name: files.read_table(folder / name) for name in (HELPS, PASTS) if (folder / name).exists()}
-    tables = {name: there.get(name, pd.DataFrame({"step": []})) for name in (HELPS, PASTS)}
-    done = set(tables[HELPS]["step"])
-    bar = Progress([step for step in wanted if step not in done], f"look {folder.name}", quiet=quiet)
-    for step in bar:
-        moment = open_moment(recipe, folder, step, foreign)
-        for name, found in zip((PASTS, HELPS), look(moment, batches), strict=True):  # helps last: it says what is done
+    there = {name: folder / name for name in (PASTS, HELPS)}  # helps last: it says what is done
+    tables = {n: files.read_table(f) if f.exists() else pd.DataFrame({"step": []}) for n, f in there.items()}
+    left = [step for step in moments(recipe.steps, count) if step not in set(tables[HELPS]["step"])]
+    for step in Progress(left, f"look {folder.name}", quiet=quiet):
+        for (name, file), found in zip(
+            there.items(), look(open_moment(recipe, folder, step, foreign), batches), strict=True
+        ):
             before = tables[name][tables[name]["step"] != step]
-            tables[name] = pd.concat([before, found.assign(step=step)] if len(before) else [found.assign(step=step)])
-            files.write_file(folder / name, tables[name].to_csv(index=False))
+            tables[name] = pd.concat([*([before] if len(before) else []), found.assign(step=step)])
+            files.write_file(file, tables[name].to_csv(index=False))
 
 
 def look(moment: Moment, batches: int = BATCHES) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What every direction and every past is good for at a moment.
+    """What every past and every direction is good for at a moment.
 
     Args:
         moment: of a run.
@@ -159,21 +152,23 @@ def look(moment: Moment, batches: int = BATCHES) -> tuple[pd.DataFrame, pd.DataF
         gt, lq, _ = trainer.patches.batch(number)
         with torch.no_grad():
             averaged = trainer.ema(lq)
-        negatives = {name: one.negatives(lq) for name, one in _pasts(moment).items()}
+        negatives = {name: one.negatives(lq) for name, one in moment.pasts.items()}
         chance = stream(trainer.recipe.seed, "probe", number)
         found = directions(trainer.model, lq, gt, negatives, averaged, trainer.features, chance)
         for name, step in found.items():
             steps.setdefault(name, []).append(step)
-    ema = copy.deepcopy(trainer.ema).requires_grad_(True)
-    uphill = {"weights": _uphill(trainer.model, held), "ema": _uphill(ema, held)}
+    uphill = {}
+    for place, network in (("weights", trainer.model), ("ema", copy.deepcopy(trainer.ema).requires_grad_(True))):
+        weights = list(network.parameters())
+        uphill[place] = [list(torch.autograd.grad(F.l1_loss(network(lq), gt), weights)) for lq, gt in held]
+    adam = {n: [push.preconditioned(s, trainer.optimiser) for s in part] for n, part in steps.items()}
     rows = []
-    for form in ("plain", "adam"):
-        if form == "adam":
-            steps = {n: [push.preconditioned(s, trainer.optimiser) for s in part] for n, part in steps.items()}
-        lengths = {name: push.length(_mean(part)) for name, part in steps.items()}
+    for form, asked in (("plain", steps), ("adam", adam)):
+        means = {n: [torch.stack(w).mean(dim=0) for w in zip(*part, strict=True)] for n, part in asked.items()}
+        lengths = {name: push.length(step) for name, step in means.items()}
         for place, gradients in uphill.items():
-            table = push.helps(gradients, steps).assign(form=form, place=place)
-            table["relative"] = [lengths[name] / lengths["pull"] for name in table["direction"]]
+            table = push.helps(gradients, asked).assign(form=form, place=place)
+            table["relative"] = table["direction"].map(lengths) / lengths["pull"]
             back = table[table["direction"] == "push"].assign(direction="towards")
             back = back.assign(help_cos=-back["help_cos"], low=-back["high"], high=-back["low"])
             rows += [table, back]
@@ -185,12 +180,6 @@ def held_out(trainer: Trainer, batches: int) -> list[Pair]:
     recipe, task = trainer.recipe, trainer.task
     patches = Patches(trainer.data.sets["val"], task, recipe.patch_size, recipe.batch_size, HELD_OUT)
     return [(lq, gt) for gt, lq, _ in map(patches.batch, range(1, batches + 1))]
-
-
-def _uphill(model: nn.Module, batches: Sequence[Pair]) -> list[push.Gradient]:
-    """The gradient of the mean |model(lq) - gt| for each batch."""
-    weights = list(model.parameters())
-    return [list(torch.autograd.grad(F.l1_loss(model(lq), gt), weights)) for lq, gt in batches]
 
 
 def directions(
@@ -221,26 +210,15 @@ def directions(
     weights = list(model.parameters())
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
-    at, own = restored.detach(), negatives["own"]
-
-    def away(*pasts: Tensor) -> Tensor:
-        return push.image_push(at, pasts, features)
-
-    def smooth(*pasts: Tensor) -> Tensor:
+    at, own, slow = restored.detach(), negatives["own"], negatives["slow"]
+    white = [torch.randn(at.shape, generator=chance) for _ in own]
+    noise = [at + (n - at).square().mean().sqrt() * x for n, x in zip(own, white, strict=True)]
+    wanted = {"pull": (gt - at).sign() / gt.numel()}
+    away = {"push": own, "oldest": own[:1], "foreign": negatives["foreign"], "noise": noise, "lq": [enlarge(lq, gt)]}
+    wanted |= {name: push.image_push(at, pasts, features) for name, pasts in away.items()}
+    for name, pasts in (("smooth", slow), ("smooth-oldest", slow[:1])):
         objective = losses.OBJECTIVES["spn-smooth"]
-        return -push.image_gradients(at, gt, pasts, objective, features=features, averaged=averaged)[2]
-
-    noise = [torch.randn(at.shape, generator=chance) for _ in own]
-    wanted = {
-        "pull": (gt - at).sign() / gt.numel(),
-        "push": away(*own),
-        "oldest": away(own[0]),
-        "foreign": away(*negatives["foreign"]),
-        "noise": away(*(at + (n - at).square().mean().sqrt() * white for n, white in zip(own, noise, strict=True))),
-        "lq": away(enlarge(lq, gt)),
-        "smooth": smooth(*negatives["slow"]),
-        "smooth-oldest": smooth(negatives["slow"][0]),
-    }
+        wanted[name] = -push.image_gradients(at, gt, pasts, objective, features=features, averaged=averaged)[2]
     steps = {name: list(torch.autograd.grad(restored, weights, way, retain_graph=True)) for name, way in wanted.items()}
     return steps | {"random": [torch.randn(weight.shape, generator=chance) for weight in weights]}
 
@@ -251,13 +229,12 @@ def pasts(moment: Moment, batches: Sequence[Pair]) -> pd.DataFrame:
     trainer, rows = moment.trainer, []
     assert trainer.features
     truth = torch.cat([gt for _, gt in batches])
-    for past, histories in _pasts(moment).items():
+    for past, histories in moment.pasts.items():
         network = trainer.ema if past == "slow" else trainer.model
         restored = [network(lq) for lq, _ in batches]
         present = torch.cat(restored)
         for k, (every, history) in enumerate(zip(histories.every, histories.models, strict=True)):
             outputs = [history(lq) for lq, _ in batches]
-            condition = push.condition(present, torch.cat(outputs), truth)
             right = [
                 push.votes(ours, gt, [theirs], trainer.features)
                 for ours, (_, gt), theirs in zip(restored, batches, outputs, strict=True)
@@ -265,68 +242,6 @@ def pasts(moment: Moment, batches: Sequence[Pair]) -> pd.DataFrame:
             first = not every or trainer.step < every
             row = {"past": past, "history": k + 1, "age": trainer.step if first else trainer.step % every}
             row |= {"first": first, "mse": (present - truth).square().mean().item()}
-            rows.append(row | condition._asdict() | {"votes": float(np.mean(right))})
-    return pd.DataFrame(rows)
-
-
-def _pasts(moment: Moment) -> dict[str, HistoryModels]:
-    assert moment.trainer.history
-    return {"own": moment.trainer.history, "foreign": moment.foreign, "slow": moment.slow}
-
-
-def _mean(gradients: Sequence[push.Gradient]) -> push.Gradient:
-    return [torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)]
-
-
-def branch(
-    trainer: Trainer,
-    batches: Sequence[Pair],
-    arms: Mapping[str, Mapping],
-    *,
-    steps: int = 20,
-    repeats: int = 4,
-    quiet: bool = False,
-) -> pd.DataFrame:
-    """Go on from one moment with other terms, on the same training patches: what becomes of the held-out L1 loss?
-
-    Args:
-        trainer: at the moment, see `open_moment`; it stays as it is.
-        batches: held-out ones, see `held_out`.
-        arms: {name: recipe fields in which it goes on}, such as {"spn": {"lambda_neg": 5e-4}}.
-        steps: how many, at least 2.
-        repeats: each on other training patches.
-        quiet: print nothing.
-
-    Returns:
-        One row per repeat and arm: repeat, arm; and, in percent of going on with lambda 0, by how much the held-out L1
-        is higher, with the last weights (last), the mean of the weights of the second half of the steps (mean), and
-        the evaluation EMA (ema). Below 0 the arm is better.
-    """
-    distributed.require_one_process("a branch")
-    state, recipe, rows = copy.deepcopy(trainer.state_dict()), trainer.recipe, []
-    without: dict[str, Mapping] = {"without": {"lambda_neg": 0.0, "dose": None, "lambda_ratio": None}}
-    for repeat in Progress(range(repeats), "branches", repeats, quiet=quiet):
-        base = {}
-        for name, changes in (without | dict(arms)).items():
-            arm = Trainer(Recipe(**dict(recipe) | dict(changes)), trainer.device, trainer.data)
-            arm.load_state_dict(copy.deepcopy(state))
-            mean, seen = copy.deepcopy(arm.model), 0
-            for step in range(steps):
-                arm.advance(*trainer.patches.batch(recipe.steps + 1 + repeat * steps + step))
-                if step >= steps // 2:
-                    seen += 1
-                    with torch.no_grad():
-                        for kept, new in zip(mean.parameters(), arm.model.parameters(), strict=True):
-                            kept.lerp_(new, 1 / seen)
-            networks = {"last": arm.model, "mean": mean, "ema": arm.ema}
-            with torch.no_grad():
-                found = {
-                    place: float(np.mean([F.l1_loss(network(lq), gt).item() for lq, gt in batches]))
-                    for place, network in networks.items()
-                }
-            if name == "without":
-                base = found
-            else:
-                percent = {place: 100 * (value / base[place] - 1) for place, value in found.items()}
-                rows.append({"repeat": repeat, "arm": name} | percent)
+            row |= push.condition(present, torch.cat(outputs), truth)._asdict()
+            rows.append(row | {"votes": float(np.mean(right))})
     return pd.DataFrame(rows)

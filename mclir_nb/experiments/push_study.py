@@ -24,12 +24,10 @@ from mclir_nb.training.recipes import Recipe
 
 NAME, QUESTION = "P", "Does the push help where it is applied?"
 TASKS, TERMS, SEEDS, DOSE = ("sr", "derain", "dehaze"), ("plain", "spn"), (0, 1, 2), 0.1
-RATES = {
-    "demo": (1, 1),
-    "eighth": (8, 4),
-}  # by how much the rate is divided; by how much steps and intervals are longer
+RATES = {"demo": (1, 1), "eighth": (8, 4)}  # by how much the rate is divided; steps and intervals are longer
 HAZE = "dehaze-any"  # dehazing of photographs without a depth layer
 CELL = ["task", "rate", "term", "seed"]
+RECORD = root() / "data" / "records" / NAME
 
 DECISION = f"""# {NAME}: {QUESTION}
 
@@ -111,20 +109,17 @@ def run(out: Path, data_root: str, folder: Path | None = None, quiet: bool = Fal
         folder: of the record; None: data/records/P.
         quiet: print nothing.
     """
-    steps = _recorded(folder)[0].groupby(CELL)["step"].nunique()
+    steps = _recorded(folder or RECORD)[0].groupby(CELL)["step"].nunique()
     done = set(steps.index[steps == probe.MOMENTS])
     for cell in cells():
         if astuple(cell) not in done:
             run_cell(cell, out, data_root, quiet=quiet)
 
 
-def _recorded(folder: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of the record as it stands; without rows where there is none yet."""
-    folder = folder or root() / "data" / "records" / NAME
-    empty = pd.DataFrame(columns=[*CELL, "step"])
+def _recorded(folder: Path) -> list[pd.DataFrame]:
+    """`probe.HELPS` and `probe.PASTS` of the record as it stands; without rows where there is none yet."""
     there = [folder / name for name in (probe.HELPS, probe.PASTS)]
-    helps, pasts = (files.read_table(file) if file.exists() else empty for file in there)
-    return helps, pasts
+    return [files.read_table(file) if file.exists() else pd.DataFrame(columns=[*CELL, "step"]) for file in there]
 
 
 def run_cell(
@@ -133,19 +128,18 @@ def run_cell(
     """Train one cell and the one whose past is foreign to it, then look at its moments; `changes` are for tests."""
     lambda_neg = 0.0
     if cell.term == "spn":
-        kept = out / f"lambda-{cell.task}-{cell.rate}"
+        kept, recipe = out / f"lambda-{cell.task}-{cell.rate}", cell.recipe(data_root, **changes)
         kept.mkdir(parents=True, exist_ok=True)
-        recipe = cell.recipe(data_root, **changes)
         chosen = dose.choose(recipe.replace(lambda_neg=None, dose=DOSE), kept, torch.device("cpu"), quiet)
         dose.keep(kept, chosen)
         lambda_neg = dose.with_lambda(recipe, chosen).weight
-    for one in (cell, cell.foreign):
-        probe.train_through(one.recipe(data_root, lambda_neg, **changes), out / one.name, count, quiet)
-    recipe = cell.recipe(data_root, lambda_neg, **changes)
+    for one in (cell.foreign, cell):
+        recipe = one.recipe(data_root, lambda_neg, **changes)
+        probe.train_through(recipe, out / one.name, count, quiet)
     probe.probe(recipe, out / cell.name, out / cell.foreign.name, count=count, quiet=quiet)
 
 
-def read(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(out: Path) -> list[pd.DataFrame]:
     """What was looked at so far: `probe.HELPS`, wide, with a row per direction and moment, and `probe.PASTS`.
 
     Raises:
@@ -153,21 +147,20 @@ def read(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     found: dict[str, list[pd.DataFrame]] = {probe.HELPS: [], probe.PASTS: []}
     for cell in cells():
-        if (out / cell.name / probe.HELPS).exists():
-            tables = {name: files.read_table(out / cell.name / name) for name in found}
+        place, own = out / cell.name, dict(zip(CELL, astuple(cell), strict=True))
+        if (place / probe.HELPS).exists():
+            tables = {name: files.read_table(place / name).assign(**own) for name in found}
             seen = set(tables[probe.HELPS]["step"])
             for name, table in tables.items():
-                own = {name: getattr(cell, name) for name in CELL}
-                found[name].append(table[table["step"].isin(seen)].assign(**own))
+                found[name].append(table[table["step"].isin(seen)])
     if not found[probe.HELPS]:
         raise ValueError(f"{out} holds no moment that was looked at yet; give --data-root to begin")
     helps, pasts = (pd.concat(tables, ignore_index=True) for tables in found.values())
     wide = helps.pivot(index=[*CELL, "step", "direction"], columns=["form", "place"], values=["help_cos", "relative"])
-    wide.columns = [
-        f"{what}_{form}_{place}" for what, form, place in wide.columns.set_levels(["help", "relative"], level=0)
-    ]
+    wide.columns = [f"{what.removesuffix('_cos')}_{form}_{place}" for what, form, place in wide.columns]
     wide = wide.drop(columns=["relative_plain_ema", "relative_adam_ema"])  # they are those at the weights
-    return wide.reset_index(), pasts[[*CELL, "step", *(name for name in pasts if name not in (*CELL, "step"))]]
+    first = [*CELL, "step"]
+    return [wide.reset_index(), pasts[[*first, *pasts.columns.drop(first)]]]
 
 
 def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFrame:
@@ -185,22 +178,21 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
     for other in ("foreign", "noise"):
         wide[f"push - {other}"] = wide["push"] - wide[other]
     rows = []
-    for (task, rate, term), part in wide.groupby(level=["task", "rate", "term"], sort=False):
+    for key, part in wide.groupby(level=["task", "rate", "term"], sort=False):
         seeds = part.groupby(level="seed").mean()
-        values = seeds if len(seeds) > 1 else part
-        for name in part:
-            found = intervals.t_interval(values[name].to_numpy())
-            rows.append([task, rate, term, name, len(seeds), *(found[key] for key in ("mean", "low", "high"))])
+        for name, values in (seeds if len(seeds) > 1 else part).items():
+            found = intervals.t_interval(values.to_numpy())
+            rows.append([*key, name, len(seeds), found["mean"], found["low"], found["high"]])
     return pd.DataFrame(rows, columns=["task", "rate", "term", "direction", "seeds", "mean", "low", "high"])
 
 
 def write_record(out: Path, folder: Path | None = None) -> Path:
     """Add what was looked at to the record; without anything yet, write the decision alone. Returns its folder."""
-    folder = folder or root() / "data" / "records" / NAME
+    folder = folder or RECORD
     folder.mkdir(parents=True, exist_ok=True)
     page, tables = DECISION, _recorded(folder)
     if any((out / cell.name / probe.HELPS).exists() for cell in cells()):
-        tables = tuple(_merged(old, new) for old, new in zip(tables, read(out), strict=True))
+        tables = [_merged(old, new) for old, new in zip(tables, read(out), strict=True)]
         for name, table in zip((probe.HELPS, probe.PASTS), tables, strict=True):
             files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
     if len(tables[0]):
@@ -222,24 +214,20 @@ def _merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     """The second half of the page, computed."""
     looked = helps.groupby(CELL, sort=False)["step"].nunique()
-    own = pasts.assign(holds=pasts["progress"] > pasts["gap"], voted=pasts["votes"] > 0.5)
-    held = own.groupby(["task", "rate", "term", "past"], sort=False)[["holds", "voted"]].agg(["sum", "size"])
-    shares = held.reset_index()[["task", "rate", "term", "past"]]
-    shares.columns = shares.columns.get_level_values(0)
-    for column, title in (("holds", "progress > gap"), ("voted", "votes > 0.5")):
-        shares[title] = [f"{a} of {b}" for a, b in held[column].itertuples(index=False)]
-    sides = {}
+    cells_of = ["task", "rate", "term", "past"]
+    own = pasts.assign(**{"progress > gap": pasts["progress"] > pasts["gap"], "votes > 0.5": pasts["votes"] > 0.5})
+    held = own.groupby(cells_of, sort=False)[["progress > gap", "votes > 0.5"]]
+    shares = held.agg(lambda yes: f"{yes.sum()} of {len(yes)}").reset_index()
+    sides = []
     for place in ("weights", "ema"):
         table = summary(helps, f"help_plain_{place}")
-        cell = [f"{m:+.3f} [{a:+.3f}, {b:+.3f}]" for m, a, b in table[["mean", "low", "high"]].itertuples(index=False)]
-        sides[place] = table.assign(**{place: cell}).drop(columns=["mean", "low", "high"])
-    both = sides["weights"].merge(sides["ema"])
-    table = summary(helps)
+        numbers = table[["mean", "low", "high"]].itertuples(index=False)
+        table[place] = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in numbers]
+        sides.append(table.drop(columns=["mean", "low", "high"]))
+    both, table = sides[0].merge(sides[1]), summary(helps)
     table = table[table["seeds"] > 1]
-    pushes = table[table["direction"] == "push"]
-    harms, gains = int((pushes["high"] < 0).sum()), int((pushes["low"] > 0).sum())
-    controls = table[table["direction"].isin(["push - foreign", "push - noise"])]
-    better, worse = int((controls["low"] > 0).sum()), int((controls["high"] < 0).sum())
+    pushes, controls = (table[table["direction"].isin(d)] for d in (["push"], ["push - foreign", "push - noise"]))
+    (harms, gains), (worse, better) = (((t["high"] < 0).sum(), (t["low"] > 0).sum()) for t in (pushes, controls))
     return f"""
 ## Outcome
 

@@ -36,15 +36,11 @@ PIECES = ("forward", "history models", "features and losses", "backward", "optim
 
 def seconds(step: Step, device: torch.device) -> float:
     """How long one step takes: processor time on a CPU, elapsed time until the device is done elsewhere."""
-    if device.type == "cpu":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    if device.type != "cpu":
+        return cost.elapsed(step, device)
+    start = time.process_time()
     step()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def median_seconds(
@@ -54,31 +50,26 @@ def median_seconds(
 
     Args:
         arms: what is compared, {name: step}.
-        rounds: steps of each arm that count.
+        rounds, warm_up: steps of each arm.
         device: where the steps run.
-        warm_up: steps of each arm before the first that counts.
         in_a_row: steps of an arm before the next has its turn. Of several, one more comes first and does not count:
             in training a step follows a step of its own kind, and finds memory as that one left it.
     """
     taken: dict[Any, list[float]] = {name: [] for name in arms}
-    for _ in range(warm_up):
-        for step in arms.values():
-            step()
+    for step in [*arms.values()] * warm_up:
+        step()
     for done in range(0, rounds, in_a_row):
         for name, step in arms.items():
             if in_a_row > 1:
                 step()
-            for _ in range(min(in_a_row, rounds - done)):
-                taken[name].append(seconds(step, device))
+            taken[name] += [seconds(step, device) for _ in range(min(in_a_row, rounds - done))]
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
 class OurSteps:
     """The package's step of one recipe, with as many of its history models as an arm asks for.
 
-    Attributes:
-        trainer: trains the recipe with SPN; all arms share its weights, which no measurement looks at.
-        batch: the patches of every step.
+    All arms share the weights of `trainer`, which no measurement looks at, and the patches of `batch`.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device):
@@ -91,10 +82,9 @@ class OurSteps:
 
     def __call__(self, histories: int) -> None:
         """One step against the first `histories` history models; 0 is the plain step."""
-        trainer = self.trainer
-        trainer.objective = losses.OBJECTIVES["spn" if histories else "plain"]
-        trainer.negatives = self.terms[histories]
-        trainer.advance(*self.batch)
+        self.trainer.objective = losses.OBJECTIVES["spn" if histories else "plain"]
+        self.trainer.negatives = self.terms[histories]
+        self.trainer.advance(*self.batch)
 
 
 def reference(ours: OurSteps) -> SimpleNamespace:
@@ -111,15 +101,12 @@ def reference(ours: OurSteps) -> SimpleNamespace:
         return twin
 
     trainer = ours.trainer
-    model = plain_copy(trainer.model)
+    model, ema, features = map(plain_copy, (trainer.model, trainer.ema, ours.features))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.9), weight_decay=0)
+    gt, lq = (image.to(trainer.device) for image in ours.batch[:2])
+    histories = [plain_copy(history) for history in ours.history.models]
     return SimpleNamespace(
-        model=model,
-        ema=plain_copy(trainer.ema),
-        histories=[plain_copy(history) for history in ours.history.models],
-        features=plain_copy(ours.features),
-        optimiser=torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.9), weight_decay=0),
-        gt=ours.batch[0].to(trainer.device),
-        lq=ours.batch[1].to(trainer.device),
+        model=model, ema=ema, histories=histories, features=features, optimiser=optimiser, gt=gt, lq=lq
     )
 
 
@@ -162,33 +149,19 @@ def compare(
 def _sampled(ours: OurSteps, rounds: int, device: torch.device) -> dict:
     """The step of `sampling="sampled"` beside the plain one: a row of `sampled_prices`."""
     recipe = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
-    every = recipe.period
     # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
     turn: dict[str, Step] = {"plain": partial(ours, 0), "with": partial(ours, 1), "after": partial(ours, 0)}
-    taken = median_seconds(turn, rounds, device)
+    taken, every = median_seconds(turn, rounds, device), recipe.period
     first, after = (taken[name] / taken["plain"] for name in ("with", "after"))
-    return {
-        "network": recipe.network,
-        "patch": recipe.patch_size,
-        "batch": recipe.batch_size,
-        "threads": torch.get_num_threads(),
-        "every": every,
-        "counted": 1 + macs.count(recipe).surplus / every,
-        "sampled": 1 + (first + after - 2) / every,
-        "with_term": first,
-        "after": after,
-        "plain_seconds": taken["plain"],
-    }
+    row = {"network": recipe.network, "patch": recipe.patch_size, "batch": recipe.batch_size}
+    row |= {"threads": torch.get_num_threads(), "every": every, "counted": 1 + macs.count(recipe).surplus / every}
+    row |= {"sampled": 1 + (first + after - 2) / every, "with_term": first, "after": after}
+    return row | {"plain_seconds": taken["plain"]}
 
 
 @precision.full_float32()
 def sampled_prices(names: Sequence[str], rounds: int = 5, device: str = "cpu") -> pd.DataFrame:
-    """What a step of `sampling="sampled"` costs on average, for networks at paper size.
-
-    Args:
-        names: keys of `cost.PATCHES`.
-        rounds: steps of each kind that count.
-        device: where they run.
+    """What a step of `sampling="sampled"` costs on average, for networks (of `cost.PATCHES`) at paper size.
 
     Returns:
         Columns network, patch, batch, threads, every (k), counted and sampled (price by MACs and by the clock, plain
@@ -225,24 +198,24 @@ def pieces(recipe: Recipe, rounds: int = 5, device: str = "cpu") -> pd.Series:
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
-    trainer, state = ours.trainer, {}
+    trainer, weight = ours.trainer, ours.trainer.recipe.weight
     gt, lq = (image.to(where, memory_format=torch.channels_last) for image in ours.batch[:2])
+    state: dict[str, Any] = {}
 
-    def forward():
-        state["restored"] = trainer.model(lq)
+    def loss() -> losses.LossParts:
+        return losses.spn_loss(state["forward"], gt, state["histories"], features=ours.features, lambda_neg=weight)
 
-    def histories():
-        state["negatives"] = trainer.history.negatives(lq)
-
-    def loss():
-        weights = dict(features=trainer.features, lambda_neg=trainer.recipe.weight)
-        state["parts"] = losses.spn_loss(state["restored"], gt, state["negatives"], **weights)
-
-    def backward():
+    def backward() -> None:
         trainer.optimiser.zero_grad()
-        state["parts"].total.backward()
+        state["loss"].total.backward()
 
-    steps = (forward, histories, loss, backward, lambda: ours(COUNTS[-1]))
+    steps: tuple[Step, ...] = (
+        lambda: state.update(forward=trainer.model(lq)),
+        lambda: state.update(histories=ours.history.negatives(lq)),
+        lambda: state.update(loss=loss()),
+        backward,
+        lambda: ours(COUNTS[-1]),
+    )
     taken = pd.Series(median_seconds(dict(zip(PIECES, steps, strict=True)), rounds, where))
     taken.iloc[-1] = max(0.0, taken.iloc[-1] - taken.iloc[:-1].sum())
     return (taken / taken.sum()).rename(recipe.network)

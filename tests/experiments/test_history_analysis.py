@@ -11,6 +11,7 @@ from mclir_nb.training import frames as moments
 from mclir_nb.training import recipes, train
 from mclir_nb.training.frames import Frames
 
+SMALL = dict(steps=8, batch_size=1, patch_size=32, log_every=4, val_every=0, val_side=64, lambda_neg=1e-3)
 GRADIENT = torch.linspace(0, 1, 32).expand(3, 32, 32).contiguous()
 
 
@@ -27,15 +28,9 @@ def schedule(*every, **changes):
 def kept(restored, negatives, gt, steps=(30, 40)) -> Frames:
     """Moments with the same outputs at every step."""
     count = len(steps)
-    return Frames(
-        "x",
-        gt,
-        gt,
-        list(steps),
-        restored.expand(count, -1, -1, -1),
-        torch.stack(negatives).expand(count, -1, -1, -1, -1),
-        torch.full((count, len(negatives)), 0.5),
-    )
+    pasts = torch.stack(negatives).expand(count, -1, -1, -1, -1)
+    gaps = torch.full((count, len(negatives)), 0.5)
+    return Frames("x", gt, gt, list(steps), restored.expand(count, -1, -1, -1), pasts, gaps)
 
 
 def test_lags_are_those_of_a_picture_made_by_hand(lite0):
@@ -62,23 +57,15 @@ def test_the_features_are_those_of_the_loss(lite0):
 
 @pytest.mark.parametrize("objective", ["spn", "history-positive", "spn-smooth"])
 def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, objective):
-    fields = dict(steps=8, batch_size=1, patch_size=32, log_every=4, val_every=0, val_side=64, lambda_neg=1e-3)
-    changes = dict(history_every=(4, 2), history_decay=(0.1, 0.1), objective=objective)
-    run = train.train(recipes.get("tiny", "derain", **fields | changes), tmp_path / "run", quiet=True)
+    recipe = recipes.get("tiny", "derain", **SMALL, history_every=(4, 2), history_decay=(0.1, 0.1), objective=objective)
+    run = train.train(recipe, tmp_path / "run", quiet=True)
     found, kept = history_analysis.pushes(run.dir), moments.read(run.dir)
-    assert found.push.shape == kept.restored.shape and found.lambdas == pytest.approx(
-        [1e-3] * len(kept.steps), rel=0.01
-    )
+    assert found.push.shape == kept.restored.shape
+    assert found.lambdas == pytest.approx([1e-3] * len(kept.steps), rel=0.01)
     assert len(found.table) == 2 * len(kept.steps) and (kept.averaged is not None) == (objective == "spn-smooth")
-    image, gt = kept.restored[-1][None].requires_grad_(), kept.gt[None]
-    parts = losses.OBJECTIVES[objective](
-        image,
-        gt,
-        list(kept.negatives[-1][:, None]),
-        features=lite0,
-        lambda_neg=found.lambdas[-1],
-        averaged=kept.present[-1][None],
-    )
+    image, pasts = kept.restored[-1][None].requires_grad_(), list(kept.negatives[-1][:, None])
+    context = dict(features=lite0, lambda_neg=found.lambdas[-1], averaged=kept.present[-1][None])
+    parts = losses.OBJECTIVES[objective](image, kept.gt[None], pasts, **context)
     pull, whole = (torch.autograd.grad(part, image, retain_graph=True)[0] for part in (parts.l_rec, parts.total))
     torch.testing.assert_close(found.push[-1], (pull - whole)[0] * image.numel(), rtol=1e-3, atol=1e-4)
     towards = (-pull * (pull - whole))[0].mean(0) * image.numel() ** 2
@@ -86,8 +73,7 @@ def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, obje
 
 
 def test_the_push_has_controls_and_its_aim_is_counted(tmp_path):
-    fields = dict(steps=8, batch_size=1, patch_size=32, log_every=4, val_every=0, val_side=64, lambda_neg=1e-3)
-    recipe = recipes.get("tiny", "derain", history_every=(4,), history_decay=(0.1,), **fields)
+    recipe = recipes.get("tiny", "derain", history_every=(4,), history_decay=(0.1,), **SMALL)
     own, other = (train.train(recipe.replace(seed=k), tmp_path / str(k), quiet=True) for k in (0, 1))
     found = history_analysis.pushes(own.dir, foreign=other.dir)
     assert set(found.controls) == {history_analysis.NOISE, history_analysis.FOREIGN}
@@ -104,15 +90,12 @@ def test_the_push_has_controls_and_its_aim_is_counted(tmp_path):
         history_analysis.pushes(own.dir, foreign=shorter.dir)
 
 
-def test_under_the_adaptive_rule_no_age_is_invented(lite0):
-    adaptive = schedule(20, 7, history_threshold=0.02)
-    table = history_analysis.over_time(kept(GRADIENT * 0.5, [GRADIENT, GRADIENT], GRADIENT), adaptive, lite0)
+def test_under_the_adaptive_rule_no_age_is_invented_and_the_recipe_must_fit(lite0):
+    moments = kept(GRADIENT * 0.5, [GRADIENT, GRADIENT], GRADIENT)
+    table = history_analysis.over_time(moments, schedule(20, 7, history_threshold=0.02), lite0)
     assert table.age.isna().all() and table.pixels.notna().all()
-
-
-def test_the_recipe_must_fit_the_moments(lite0):
     with pytest.raises(ValueError, match="1 histories .* 2"):
-        history_analysis.over_time(kept(GRADIENT, [GRADIENT, GRADIENT], GRADIENT), schedule(5), lite0)
+        history_analysis.over_time(moments, schedule(5), lite0)
 
 
 def test_a_mistake_shared_and_a_mistake_of_its_own():
@@ -164,33 +147,19 @@ def test_maps_without_ranks_are_refused():
         history_analysis.spread([GRADIENT])
 
 
-def test_the_spread_is_that_of_the_weighted_objective():
-    one, two = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
-    assert torch.equal(history_analysis.spread([one, two]), torch.full((2, 2), 0.5))
-
-
-def test_groups_go_from_little_to_much():
-    by = torch.arange(100.0).view(10, 10)
+def test_maps_and_groups_by_hand():
+    zeros, ones, by = torch.zeros(3, 2, 2), torch.ones(3, 2, 2), torch.arange(100.0).view(10, 10)
+    assert torch.equal(history_analysis.spread([zeros, ones]), torch.full((2, 2), 0.5))
+    nearer = history_analysis.improvement(0.4 * ones, 0.1 * ones, zeros)  # above 0 where the second is
+    assert torch.allclose(nearer, torch.full((2, 2), 0.3))
     table = history_analysis.grouped(by, by * 2, groups=4)
-    assert table.by.tolist() == pytest.approx([12, 37, 62, 87]) and table["mean"].tolist() == pytest.approx(
-        [24, 74, 124, 174]
-    )
-
-
-def test_an_improvement_is_positive_where_the_second_is_nearer():
-    gt = torch.zeros(3, 2, 2)
-    before, after = torch.full((3, 2, 2), 0.4), torch.full((3, 2, 2), 0.1)
-    assert torch.allclose(history_analysis.improvement(before, after, gt), torch.full((2, 2), 0.3))
-    assert torch.allclose(history_analysis.improvement(after, before, gt), torch.full((2, 2), -0.3))
-
-
-def test_ages_by_hand():
-    table = history_analysis.ages((2,), (0.25,), 4)
-    assert table["every 2"].tolist() == [1, 2, 3 - 1.5, 4 - 1.5]
+    assert table.by.tolist() == pytest.approx([12, 37, 62, 87])
+    assert table["mean"].tolist() == pytest.approx([24, 74, 124, 174])
 
 
 def test_a_history_is_on_average_as_old_as_its_formula_says():
     """Refreshed every s steps with decay d: s / 2 + s d / (1 - d), as seen by the loss; a slow average stays behind."""
+    assert history_analysis.ages((2,), (0.25,), 4)["every 2"].tolist() == [1, 2, 3 - 1.5, 4 - 1.5]
     table = history_analysis.ages((100, 10), (0.1, 0.5), 3000)
     later = table[table.step > 2000]
     assert later["every 100"].mean() == pytest.approx(100 / 2 + 100 * 0.1 / 0.9, abs=1)

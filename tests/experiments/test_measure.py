@@ -12,22 +12,13 @@ import torch
 from mclir_nb import networks
 from mclir_nb.__main__ import main
 from mclir_nb.experiments import compare, cost, evidence, measure, plans
-from mclir_nb.training import recipes
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 FEW = measure.Sizes("tiny", "tiny", 1, 4, dict(patch_size=64, batch_size=1))
 # imported from what the notebooks need and a borrowed machine need not have
-NOTEBOOK_STACK = [
-    "IPython",
-    "ipykernel",
-    "ipywidgets",
-    "jupyter_client",
-    "jupyter_core",
-    "jupyterlab",
-    "matplotlib_inline",
-]
-NOTEBOOK_STACK += ["nbclient", "nbconvert", "nbformat", "papermill", "psutil", "traitlets", "zmq"]
+NOTEBOOK_STACK = "IPython ipykernel ipywidgets jupyter_client jupyter_core jupyterlab matplotlib_inline nbclient "
+NOTEBOOK_STACK += "nbconvert nbformat papermill psutil traitlets zmq"
 
 
 @pytest.fixture
@@ -35,28 +26,21 @@ def small_house(monkeypatch):
     """One network, one notebook and one experiment, so that a whole round takes seconds."""
     monkeypatch.setattr(networks, "names", lambda: ["edsr"])
     monkeypatch.setattr(cost, "PATCHES", {"edsr": cost.PATCHES["edsr"]})
-    monkeypatch.setattr(measure, "WORK", {"03_train": measure.WORK["03_train"]})
+    monkeypatch.setattr(measure, "NOTEBOOKS", ("03_train",))
     arms = (compare.Arm("plain", {"objective": "plain"}), compare.Arm("spn"))
     decided = plans.Experiment("X1", "?", "tiny", ("derain",), arms, (0,), dict(steps=3))
     monkeypatch.setattr(measure, "COMPILED", ())
     monkeypatch.setitem(plans.EXPERIMENTS, "X1", decided)
 
 
-def tables(folder):
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in measure.TABLES if (folder / f"{name}.csv").exists()}
-
-
 def test_a_whole_round(tmp_path, small_house, capsys):
-    fine = measure.measure(tmp_path, 10, sizes=FEW, device="cpu", experiments=["X1"])
+    fine = measure.measure(tmp_path, 60, sizes=FEW, device="cpu", experiments=["X1"])
     found = measure.read(tmp_path)
     assert set(found.checks.check) == {"network", "training", "same files"}
     assert found.checks[found.checks.check != "training"].ok.all()  # four steps need not gain anything
     assert fine == bool(found.checks.ok.all()) == (not measure.failures(found))
-    assert set(found.price.precision) == {"float32", "bfloat16"} and set(found.price.step) == {
-        "plain",
-        "exact",
-        "sampled",
-    }
+    assert set(found.price.precision) == {"float32", "bfloat16"}
+    assert set(found.price.step) == {"plain", "exact", "sampled"}
     ratio = found.price[found.price.precision == "float32"].set_index("step").ratio
     assert ratio.exact > 1.2 and ratio.sampled < ratio.exact and (found.price.peak_mb > 0).all()
     assert found.notebooks.seconds.gt(0).all()
@@ -64,10 +48,8 @@ def test_a_whole_round(tmp_path, small_house, capsys):
     assert f"{found.checks.ok.sum()} of {len(found.checks)} checks" in measure.summary(found)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     capsys.readouterr()
-    measure.measure(tmp_path, 10, proceed=True, sizes=FEW, device="cpu", experiments=["X1"])
-    assert before == {
-        file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
-    }  # nothing was left to do
+    measure.measure(tmp_path, 60, proceed=True, sizes=FEW, device="cpu", experiments=["X1"])  # nothing is left to do
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert not re.search("took|finished", capsys.readouterr().out)
 
 
@@ -75,9 +57,9 @@ def test_a_rehearsal_ends_in_time_and_goes_on(tmp_path, capsys):
     out, rest = tmp_path / "out", ["--rehearsal", "--device", "cpu", "--experiments", "A1"]
     assert main(["measure", "--minutes", "0.1", "--out", str(out), *rest]) == 0
     assert "left out for lack of time" in capsys.readouterr().out
-    first = tables(out)
+    first = {file: pd.read_csv(file) for file in out.glob("*.csv")}
     assert main(["measure", "--minutes", "0.4", "--continue", str(out), *rest]) == 0
-    later = tables(out)
+    later = {file: pd.read_csv(file) for file in out.glob("*.csv")}
     assert sum(map(len, later.values())) > sum(map(len, first.values())) > 0
     for name, table in first.items():
         pd.testing.assert_frame_equal(later[name].head(len(table)), table, check_dtype=False)
@@ -94,10 +76,10 @@ def test_a_failure_is_written_named_and_tried_again(tmp_path, small_house, monke
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(cost, "PATCHES", {})
-    monkeypatch.setattr(measure, "WORK", {"03_train": broken})
+    monkeypatch.setattr(measure, "trainings", broken)
     assert not measure.measure(tmp_path, 10, sizes=FEW, device="cpu", experiments=[])
     assert any("03_train" in line and "no kernel image" in line for line in measure.failures(measure.read(tmp_path)))
-    monkeypatch.setattr(measure, "WORK", {"03_train": lambda *_: None})
+    monkeypatch.setattr(measure, "trainings", lambda *_: [])
     measure.measure(tmp_path, 10, proceed=True, sizes=FEW, device="cpu", experiments=[])
     assert measure.read(tmp_path).notebooks.error.isna().all()
 
@@ -117,12 +99,12 @@ def test_a_network_that_computes_something_else_is_found(wrong, monkeypatch):
     assert not rows["float32", "output"] and rows["bfloat16", "output"]
 
 
-@pytest.mark.parametrize("notebook", measure.WORK)
-def test_what_a_notebook_computes_follows_its_parameters(notebook):
-    asked = measure.parameters(notebook)
-    assert {"recipe", "task"} <= set(asked) or notebook == "01_explain"
-    if "task" in asked:
-        assert recipes.get(asked["recipe"], asked["task"])
+@pytest.mark.parametrize("notebook", measure.NOTEBOOKS)
+def test_what_a_notebook_trains_follows_its_parameters(notebook):
+    asked, runs = measure.parameters(notebook), measure.trainings(notebook)
+    assert len(set(runs)) == len(runs) == {"04_history": 3, "05_compare": 18, "07_ablate": 8}.get(notebook, 1)
+    assert {run.task for run in runs} == {asked.get("task", "dehaze")}
+    assert {run.seed for run in runs} == {*asked.get("seeds", [0]), *([1] if notebook == "04_history" else [])}
 
 
 def test_nothing_is_read_where_nothing_was_measured(tmp_path):
@@ -142,7 +124,7 @@ def test_no_notebook_stack_is_needed(tmp_path):
 import sys
 class Absent:
     def find_spec(self, name, *_):
-        if name.partition(".")[0] in {NOTEBOOK_STACK!r}:
+        if name.partition(".")[0] in {NOTEBOOK_STACK.split()!r}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 from mclir_nb.__main__ import main

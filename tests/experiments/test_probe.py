@@ -37,15 +37,14 @@ def ones(value=1.0):
     return torch.full((1, 3, 4, 4), float(value))
 
 
-def asked(**negatives):
-    """What each direction asks of the one weight, 0.5 where gt needs 1."""
-    past = dict(own=[ones(0.2), ones(0.7)], foreign=[ones(0.9)], slow=[ones(0.3)]) | negatives
-    found = probe.directions(Scale(0.5), ones(), ones(), past, ones(0.4), Pixels(), stream(0, "test"))
-    return {name: step[0].item() for name, step in found.items()}
-
-
 def test_directions_of_a_linear_model():
-    """A push goes away from its past, whichever side it is on; the pull goes to the truth."""
+    """What each direction asks of the one weight, 0.5 where gt needs 1: away from its past, or to the truth."""
+
+    def asked(**negatives):
+        past = dict(own=[ones(0.2), ones(0.7)], foreign=[ones(0.9)], slow=[ones(0.3)]) | negatives
+        found = probe.directions(Scale(0.5), ones(), ones(), past, ones(0.4), Pixels(), stream(0, "test"))
+        return {name: step[0].item() for name, step in found.items()}
+
     found = asked()
     assert found["pull"] == pytest.approx(1) and found["push"] == pytest.approx(0)  # one history on either side
     assert found["oldest"] == pytest.approx(1)  # it is behind
@@ -54,22 +53,10 @@ def test_directions_of_a_linear_model():
     assert abs(found["noise"]) < 0.5 and asked(slow=[ones(0.6)])["smooth"] == pytest.approx(-1)
 
 
-def moment(now, past, other, average, earlier):
-    """A trained network of one weight, and its pasts."""
-    trainer = types.SimpleNamespace(
-        model=Scale(now),
-        ema=Scale(average),
-        step=7,
-        features=Pixels(),
-        history=HistoryModels(Scale(past), (10, 5), (0.1, 0.1)),
-    )
-    return probe.Moment(
-        trainer, HistoryModels(Scale(earlier), (10, 5), (0.1, 0.1)), HistoryModels(Scale(other), (10, 5), (0.1, 0.1))
-    )
-
-
 def test_a_past_that_is_worse_by_construction():
-    table = probe.pasts(moment(0.8, 0.5, 1.1, 0.7, 0.4), [(ones(), ones()), (ones(), ones())])
+    own, other, earlier = (HistoryModels(Scale(w), (10, 5), (0.1, 0.1)) for w in (0.5, 1.1, 0.4))
+    trainer = types.SimpleNamespace(model=Scale(0.8), ema=Scale(0.7), step=7, features=Pixels(), history=own)
+    table = probe.pasts(probe.Moment(trainer, earlier, other), [(ones(), ones()), (ones(), ones())])
     own, foreign, slow = (table[table.past == past].iloc[1] for past in ("own", "foreign", "slow"))
     assert (own.progress, own.gap) == pytest.approx((0.25 - 0.04, 0.09)) and own.votes == 1
     assert foreign.progress < 0 < foreign.gap and foreign.votes == 0  # past the truth, and nearer to it
@@ -124,24 +111,9 @@ def test_a_probe_that_is_stopped_goes_on_to_the_same_rows(folder, tmp_path, monk
         assert (tmp_path / "run" / name).read_bytes() == (folder / "0" / name).read_bytes()
 
 
-def test_a_branch_without_a_term_changes_nothing_and_a_strong_push_harms(folder):
-    trainer = probe.open_moment(watched(), folder / "0", probe.moments(12, 2)[1], folder / "1").trainer
-    arms = {"same": {}, "push": {"lambda_neg": 0.1}, "towards": {"lambda_neg": 0.1, "objective": "history-positive"}}
-    before = [weight.clone() for weight in trainer.model.parameters()]
-    held = probe.held_out(trainer, 2)
-    table = probe.branch(trainer, held, arms, steps=4, repeats=2, quiet=True).set_index("arm")
-    places = ["last", "mean", "ema"]
-    assert (table.loc["same", places] == 0).all(axis=None) and (table.loc["push", places] > 0).all(axis=None)
-    assert not table.loc["towards", places].eq(table.loc["push", places]).any(axis=None)
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
-
-
-def test_a_moment_that_is_not_there_is_named(folder):
+def test_a_moment_that_is_not_there_and_a_run_without_histories_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="step 11"):
         probe.open_moment(watched(), folder / "0", 11, folder / "1")
-
-
-def test_a_run_without_histories_is_refused(tmp_path):
     with pytest.raises(ValueError, match="plain"):
         probe.train_through(recipes.get("tiny", "derain", objective="plain"), tmp_path)
 
@@ -150,42 +122,36 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     cells = list(push_study.cells())
     assert len(cells) == len(set(cells)) == 36 and cells[0] == push_study.Cell("sr", "demo", "plain", 0)
     assert [cell.rate for cell in cells] == ["demo"] * 18 + ["eighth"] * 18
-    assert push_study.write_record(tmp_path / "runs", tmp_path / "record") and "Outcome" not in page(tmp_path)
+    record = tmp_path / "record"
+    page = push_study.write_record(tmp_path / "runs", record) / "README.md"
+    assert "Outcome" not in page.read_text()
     with pytest.raises(ValueError, match="data-root"):
         push_study.read(tmp_path / "runs")
-    monkeypatch.setattr(probe, "BATCHES", 1)
     small = dict(steps=12, batch_size=1, patch_size=64, history_every=(4, 2), history_decay=(0.1, 0.1))
     small |= dict(network_size="tiny", dataset="embedded")
     for term in push_study.TERMS:
         cell = push_study.Cell("sr", "demo", term, 2)
         push_study.run_cell(cell, tmp_path / "runs", None, count=2, quiet=True, **small)
-    push_study.write_record(tmp_path / "runs", tmp_path / "record")
-    helps, pasts = (pd.read_csv(tmp_path / "record" / name) for name in (probe.HELPS, probe.PASTS))
-    assert (
-        len(helps) == 2 * 2 * 10 and set(pasts.past) == {"own", "foreign", "slow"} and "2 of 36 runs" in page(tmp_path)
-    )
+    push_study.write_record(tmp_path / "runs", record)
+    helps, pasts = (pd.read_csv(record / name) for name in (probe.HELPS, probe.PASTS))
+    assert len(helps) == 2 * 2 * 10 and set(pasts.past) == {"own", "foreign", "slow"}
+    assert "2 of 36 runs" in page.read_text()
     found = push_study.summary(helps).set_index(["term", "direction"])
     pushes = helps[(helps.term == "plain") & (helps.direction == "push")].help_plain_weights
     assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
     assert not helps[helps.term == "spn"].equals(helps[helps.term == "plain"])
 
-    before = (tmp_path / "record" / probe.HELPS).read_bytes()  # the runs are lost, the record is not
-    push_study.write_record(tmp_path / "none", tmp_path / "record")
-    other = push_study.Cell("sr", "demo", "plain", 1)
+    other = push_study.Cell("sr", "demo", "plain", 1)  # the runs are lost, the record is not
     push_study.run_cell(other, tmp_path / "fresh", None, count=2, quiet=True, **small)
-    push_study.write_record(tmp_path / "fresh", tmp_path / "record")
-    assert (tmp_path / "record" / probe.HELPS).read_bytes() != before and "3 of 36 runs" in page(tmp_path)
-    grown = pd.read_csv(tmp_path / "record" / probe.HELPS)
+    push_study.write_record(tmp_path / "fresh", record)
+    grown = pd.read_csv(record / probe.HELPS)
     assert grown[grown.seed == 2].reset_index(drop=True).equals(helps) and grown.seed[0] == 1
+    assert "3 of 36 runs" in page.read_text()
     begun = []
     monkeypatch.setattr(probe, "MOMENTS", 2)
     monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
-    push_study.run(tmp_path / "fresh", "", tmp_path / "record", quiet=True)
+    push_study.run(tmp_path / "fresh", "", record, quiet=True)
     assert len(begun) == 33 and not {other, cell} & set(begun)
-
-
-def page(folder):
-    return (folder / "record" / "README.md").read_text()
 
 
 def test_the_slow_run_is_the_same_in_slow_motion(monkeypatch):
