@@ -38,6 +38,7 @@ book: .venv/.ok
 	$(BIN)/python tools/book.py
 
 slides: .venv/.ok
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book]'
 	$(BIN)/python tools/slides.py
 
 carry:

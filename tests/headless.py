@@ -1,6 +1,10 @@
-"""A headless Chromium for the tests marked `browser`."""
+"""A headless Chromium without a network, for the tests marked `browser`."""
 
+import contextlib
+import functools
+import http.server
 import shutil
+import threading
 
 import pytest
 
@@ -18,15 +22,48 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1500,1800""".split()
 
 
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+
+
 def chromium(profile):
-    """A driver with a profile of its own; `quit` it."""
+    """A driver with a profile of its own that reaches this machine only; `quit` it."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+    for flag in [*FLAGS, OFFLINE, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.set_script_timeout(400)
     return driver
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Nothing about each file."""
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a folder on the loopback interface."""
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def typeset(browser) -> list:
+    """Wait for MathJax; the size in pixels of every formula of the page."""
+    browser.set_script_timeout(120)
+    browser.execute_async_script("MathJax.Hub.Queue(arguments[0])")
+    sizes = "return [...document.querySelectorAll('.MathJax')].map(m => [m.offsetWidth, m.offsetHeight])"
+    assert not browser.find_elements(By.CSS_SELECTOR, ".MathJax_Error, .merror")
+    return browser.execute_script(sizes)
+
+
+def asked_elsewhere(browser) -> list:
+    """What the page asked other machines for."""
+    script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    return [name for name in browser.execute_script(script) if not name.startswith(("http://127.0.0.1:", "data:"))]
 
 
 def move_embedded(browser) -> int:

@@ -1,8 +1,8 @@
 """The workbook as a site: `make book`, or `python tools/book.py` where the extra `book` is installed.
 
-It is made of what is committed: nothing is executed, nothing is fetched. Chapters are the executed notebooks; pages are
-README, docs/ and the records; the API comes from the docstrings, the recipes from the package. Every warning is an
-error, and so is a link that leads nowhere.
+It is made of what is committed: nothing is executed, nothing is fetched, neither here nor by its pages. Chapters are
+the executed notebooks; pages are README, docs/ and the records; the API comes from the docstrings, the recipes from the
+package. Every warning is an error, and so is a link that leads nowhere.
 """
 
 import json
@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
+import page_scripts
 import pandas as pd
 from sphinx.application import Sphinx
 
@@ -44,6 +45,7 @@ def build(out: Path, source: Path) -> None:
             shutil.copy(place, source / name)
     for notebook in (source / "notebooks").glob("*.ipynb"):
         notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text())))))
+    page_scripts.copy_mathjax(source / "static")
     write_recipes(source / "recipes.md")
     write_api(source / "api")
     readme = source / "README.md"
@@ -57,6 +59,8 @@ def build(out: Path, source: Path) -> None:
     shutil.copy(out / "README.html", out / "index.html")  # the first page
     if lost := broken_links(out):
         raise RuntimeError(f"links that lead nowhere: {'; '.join(lost)}")
+    if fetched := from_elsewhere(out):
+        raise RuntimeError(f"fetched from another machine: {'; '.join(fetched)}")
 
 
 def fold(notebook: dict) -> dict:
@@ -79,6 +83,18 @@ def broken_links(site: Path) -> list[str]:
     ]
 
 
+def from_elsewhere(site: Path) -> list[str]:
+    """Scripts, style sheets, fonts and pictures that a site's pages would fetch from another machine."""
+    tags = r"""<(?:(?:script|img|iframe|source|video)\b[^>]*?\ssrc|link\b[^>]*?\shref)=["']((?:https?:)?//[^"']+)"""
+    urls = r"""(?:@import\s+["']|url\(\s*["']?)((?:https?:)?//[^"')\s]+)"""
+    return [
+        f"{page.relative_to(site)}: {address}"
+        for kind, pattern in (("html", tags), ("css", urls))
+        for page in sorted(site.rglob(f"*.{kind}"))
+        for address in re.findall(pattern, page.read_text())
+    ]
+
+
 def settings() -> dict:
     """Sphinx's configuration."""
     theme: dict = {"show_navbar_depth": 1, "home_page_in_toc": True}
@@ -93,6 +109,9 @@ def settings() -> dict:
         "root_doc": "README",
         "nb_execution_mode": "off",
         "myst_enable_extensions": ["dollarmath"],
+        "html_static_path": ["static"],
+        "mathjax_path": "mathjax/MathJax.js",
+        "mathjax2_config": page_scripts.MATHJAX | {"tex2jax": {"processClass": "math"}},
         "myst_heading_anchors": 4,
         "html_theme": "sphinx_book_theme",
         "html_theme_options": theme,

@@ -1,12 +1,10 @@
 """The site: built from what is committed, small, whole, and alive in a browser without a kernel."""
 
-import functools
-import http.server
-import threading
+import json
 import time
 
 import pytest
-from headless import chromium, move_embedded, needs_chromium
+from headless import asked_elsewhere, chromium, move_embedded, needs_chromium, served, typeset
 
 pytest.importorskip("sphinx_book_theme", reason="needs the extra `book`")
 pytest.importorskip("myst_nb", reason="needs the extra `book`")
@@ -30,16 +28,8 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(site):
     """The book on the loopback interface."""
-    handler = functools.partial(Quiet, directory=site[0])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Nothing about each file."""
+    with served(site[0]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +48,23 @@ def test_the_book_is_whole_and_small(site):
     api = (folder / "api" / "method.html").read_text()
     assert "spn_loss" in api and "HistoryModels" in api
     assert "learning_rate" in (folder / "recipes.html").read_text()
-    assert not book.broken_links(folder)
+    assert not book.broken_links(folder) and not book.from_elsewhere(folder)
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="b.html#x">b</a> <a href="https://x.org">x</a> <img src="c.png">')
     (tmp_path / "b.html").write_text("")
     assert book.broken_links(tmp_path) == ["a.html: c.png"]
+
+
+def test_what_is_fetched_from_elsewhere_is_found(tmp_path):
+    away, local = "//cdn.org/x", "static/x"
+    page = '<script defer src="{0}.js"></script><a href="{0}.html">x</a><img alt="" src=\'{0}.png\'>'
+    page += '<link rel="stylesheet" href="{0}.css">'
+    (tmp_path / "a.html").write_text(page.format(f"https:{away}") + page.format(local))
+    (tmp_path / "b.css").write_text(f"@import url({away}.css); a {{ background: url('{local}.png') }}")
+    found = [f"a.html: https:{away}.{kind}" for kind in ("js", "png", "css")] + [f"b.css: {away}.css"]
+    assert book.from_elsewhere(tmp_path) == found
 
 
 def test_search_finds_a_page(browser, address):
@@ -83,6 +83,12 @@ def test_every_chapter_opens(browser, address, site):
         assert browser.execute_script(broken) == 0
         embedded = page.read_text().count('class="mclir-embedded"')
         assert move_embedded(browser) >= embedded
+        notebook = json.loads((root() / "notebooks" / f"{page.stem}.ipynb").read_text())
+        text = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        formulas = typeset(browser) if "$" in text else []
+        assert len(formulas) == len(browser.find_elements(By.CSS_SELECTOR, "article .math.notranslate"))
+        assert bool(formulas) == ("$" in text) and all(width > 5 and height > 5 for width, height in formulas)
+        assert asked_elsewhere(browser) == []
 
 
 def test_colab_where_there_is_an_address(monkeypatch):

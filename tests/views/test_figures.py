@@ -212,6 +212,18 @@ def test_curves_draw_what_was_measured_and_leave_the_rest_out():
         figures.curves(log(l_rec=nothing))
 
 
+def test_the_names_beside_the_push_cover_no_line():
+    figure = figures.curves(
+        log(r=[0.02, 0.04, 0.03, 0.01, 0.004], image_ratio=[0.3, 0.8, 0.5, 0.9, 1.1], dose=[0.1] * 5)
+    )
+    figure.draw_without_rendering()
+    (push,) = figure.axes
+    names = push.get_legend().get_window_extent()
+    for line in push.lines:
+        assert not any(names.contains(*push.transData.transform(point)) for point in line.get_xydata())
+    assert push.get_window_extent().x0 <= names.x0 and names.x1 <= push.get_window_extent().x1
+
+
 def test_paired_differences_write_mean_and_interval():
     frame = pd.DataFrame({"arm": ["spn"] * 3 + ["cr"], "seed": [0, 1, 2, 0], "difference": [0.1, 0.2, 0.3, -0.1]})
     (axes,) = evidence_figures.paired_differences(frame).axes
