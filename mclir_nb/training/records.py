@@ -36,7 +36,7 @@ FILES = {
 # fields of a recipe that say where something lies; those of a start, and the file that counts in a run folder
 STARTS = {"initial_weights": "model.safetensors", "continues": checkpoint.FILE}
 PLACES = ("data_root", "features_weights", *STARTS)
-RETIRED = dict(history_draw=False, negatives_every=1, features_crop=None)  # of older recipes; what meant nothing
+RETIRED = dict(negatives_every=1, features_crop=None)  # of older recipes; what meant nothing
 
 
 def different_fields(old: Recipe, new: Recipe, places: Sequence[str] = ()) -> str:
@@ -64,6 +64,8 @@ def read_recipe(run_dir: Path) -> Recipe:
     if not file.exists():
         raise ValueError(f"{run_dir} is not a run folder: it has no recipe.json.")
     fields = files.read_json(file)
+    if fields.pop("history_draw", False):  # the former name
+        fields |= {"sampling": "sampled", "sampled_every": fields.pop("negatives_every", None)}
     fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
     if unknown := sorted(set(fields) - set(Recipe.model_fields)):
         raise ValueError(f"{file} is not a recipe of this version: it has the fields {', '.join(unknown)}.")

@@ -73,6 +73,9 @@ def test_an_old_recipe_is_read_where_what_is_gone_meant_nothing(tmp_path):
     idle = {"history_draw": False, "negatives_every": 1, "features_crop": None}
     (tmp_path / "recipe.json").write_text(json.dumps(fields | idle))
     assert records.read_recipe(tmp_path) == recipe
+    drawn = json.dumps(dict(recipes.get("tiny")) | {"history_draw": True, "negatives_every": 4})
+    (tmp_path / "recipe.json").write_text(drawn)
+    assert records.read_recipe(tmp_path) == recipes.get("tiny", sampling="sampled", sampled_every=4)
     (tmp_path / "recipe.json").write_text(json.dumps(fields | {"features_crop": 32}))
     with pytest.raises(ValueError, match="features_crop"):
         records.read_recipe(tmp_path)
