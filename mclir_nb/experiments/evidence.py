@@ -200,8 +200,8 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     runs = runs.assign(**{column: values for column, values in later.items() if column not in runs})
     taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
     runs = runs.assign(**dict.fromkeys(taken.get("columns", []), float("nan")))
-    tables = (table[~table["arm"].isin(taken.get("arms", []))] for table in (runs, images, curves))
-    return Record(name, files.read_json(folder / "decision.json"), *tables, taken.get("why", ""))
+    runs, images, curves = (table[~table["arm"].isin(taken.get("arms", []))] for table in (runs, images, curves))
+    return Record(name, files.read_json(folder / "decision.json"), runs, images, curves, taken.get("why", ""))
 
 
 def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:

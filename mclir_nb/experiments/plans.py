@@ -102,7 +102,7 @@ UNDOSED = Arm("spn", {"objective": "spn"})  # of the older experiments: lambda 0
 _BSDS: dict = dict(dataset="bsds500", log_every=40, val_every=400)
 _DEMO: dict = dict(recipe="demo", tasks=("sr", "derain"), seeds=tuple(range(8)), changes=_BSDS, runs="demo-bsds500")
 _DEMO |= dict(by_task={"derain": dict(dataset="bsds500-test")})
-_FIVE = dict(seeds=tuple(range(5)))
+_FIVE: dict = dict(seeds=tuple(range(5)))
 _LONG: dict = dict(steps=10_000, learning_rate=4e-4, ema_decay=0.998, log_every=100, val_every=2000)
 _LONG |= dict(history_every=(1000, 500, 200, 100))
 
