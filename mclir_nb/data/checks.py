@@ -197,7 +197,9 @@ def check_data(
         task: what the files are for; None: what the set is published for ("denoise" for clean pictures).
         patch_size: gt pixels of a training patch; smaller training pictures are listed.
         quiet: show no progress.
-    Raises: ValueError if nothing of the set is there, with the tree that is expected.
+
+    Raises:
+        ValueError: nothing of the set is there, with the tree that is expected.
     """
     if name == "embedded":
         raise ValueError("the embedded photographs need no check; their checksums are in data/samples/index.csv.")

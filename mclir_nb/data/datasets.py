@@ -65,8 +65,12 @@ def open_set(
             GiB) are kept in `cache.default_folder()`, unless they would take half of its free space.
         trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
             "test" is only what was held out then.
-    Returns: the pictures; `note` says where they are and what is missing.
-    Raises: ValueError saying what was found, what is expected and where it is published. Nothing is downloaded.
+
+    Returns:
+        The pictures; `note` says where they are and what is missing.
+
+    Raises:
+        ValueError: saying what was found, what is expected and where it is published. Nothing is downloaded.
     """
     check_choice("split", split, SPLITS)
     if dataset == "embedded":

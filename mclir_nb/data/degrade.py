@@ -59,7 +59,9 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
         depth: (H, W) or (1, H, W), >= 0; normalised to [0, 1] in this workbook.
         beta: >= 0, optical depth of the point at depth 1.
         airlight: A, one value or one per channel (three), in [0, 1].
-    Source: Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded values:
+
+    Source:
+        Li et al., RESIDE, TIP 2019 (arXiv:1712.04143). Like RESIDE it works on the stored, gamma encoded values:
         there the channels of a SOTS-outdoor pair agree on t to 0.01, in linear light only to 0.03.
     """
     _check_image(gt)
@@ -122,8 +124,12 @@ def rain(
         brightness: opacity of the strongest streak, 0 to 1 (drops show the bright sky, so they are white).
         width: full width at half maximum of the nearest streaks in pixels, 0.2 to 20.
         generator: source of positions, strengths and the curtains' small differences in angle.
-    Returns: (3, H, W) in [0, 1], nowhere darker than gt.
-    Source: the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
+
+    Returns:
+        (3, H, W) in [0, 1], nowhere darker than gt.
+
+    Source:
+        the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
         synthesise streaks. The curtains and their constants are ours.
     """
     _check_image(gt)
@@ -190,7 +196,9 @@ def motion_blur(gt: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     Args:
         gt: (3, H, W) in [0, 1], sRGB.
         kernel: (k, k), k odd, >= 0, sum 1 (within 1e-3); k // 2 smaller than H and W.
-    Source: the uniform-blur model of Levin et al., CVPR 2009; the transfer curve is IEC 61966-2-1.
+
+    Source:
+        the uniform-blur model of Levin et al., CVPR 2009; the transfer curve is IEC 61966-2-1.
     """
     _check_image(gt)
     shape, size = tuple(kernel.shape), tuple(gt.shape[1:])
@@ -267,9 +275,13 @@ def bicubic(
             and B100 files of SelfExSR).
         round_between: round uint8 images between the two passes too, as MATLAB does. False: at the end only (BasicSR,
             then saved).
-    Returns: the same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images
+
+    Returns:
+        The same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images
         are rounded half up and clipped.
-    Source: MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
+
+    Source:
+        MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
         utils/matlab_functions.py; uint8 results equal the shipped files of Set5, Set14, B100 in every pixel.
     """
     if not isinstance(image, torch.Tensor) or image.dtype not in (torch.uint8, torch.float32, torch.float64):

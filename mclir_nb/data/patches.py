@@ -127,7 +127,9 @@ class Patches(torch.utils.data.Dataset):
             workers: processes that prepare batches ahead of their use; the batches do not depend on it. None: for a GPU
                 up to 8, for a CPU none (its processors are busy training).
             device: where the network trains; None: the CPU.
-        Raises: ValueError naming a file that cannot be used, from whichever process met it.
+
+        Raises:
+            ValueError: naming a file that cannot be used, from whichever process met it.
         """
         cuda = device is not None and device.type == "cuda"
         if workers is None:

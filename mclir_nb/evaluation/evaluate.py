@@ -43,11 +43,14 @@ def evaluate(
         quiet: show no progress.
         tile, ensemble: as in `tiles.run`.
 
-    Returns: columns image, psnr_input, ssim_input, psnr_restored, ssim_restored (dB and 1), seconds (of the network),
+    Returns:
+        Columns image, psnr_input, ssim_input, psnr_restored, ssim_restored (dB and 1), seconds (of the network),
         memory_mb (peak of `memory.peak`; NaN on a CPU, where measuring it would slow the network), tiles (1: the
         picture as a whole). For super-resolution the input is the bicubic enlargement of lq. `attrs` holds protocol,
         crop, ensemble and network (its name and number of parameters).
-    Raises: ValueError for an empty benchmark, a network of another scale, an impossible protocol, crop or tile.
+
+    Raises:
+        ValueError: an empty benchmark, a network of another scale, an impossible protocol, crop or tile.
     """
     task: Task | None = getattr(benchmark, "task", None)
     protocol = protocol or (task.protocol if task else "basicsr-rgb")
@@ -145,7 +148,9 @@ def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.Data
     Args:
         scores: as `evaluate` returns it.
         draws: resampled sets of pictures; `seed` is theirs, so that the same table gives the same numbers.
-    Returns: index `SCORES`; columns mean, low, high (95 %, percentiles of the resampled means; NaN for one picture, or
+
+    Returns:
+        Index `SCORES`; columns mean, low, high (95 %, percentiles of the resampled means; NaN for one picture, or
         where a PSNR is infinite), pictures.
     """
     table = scores.assign(

@@ -97,8 +97,12 @@ def psnr(restored, gt, protocol: str = "basicsr-rgb", crop: int = 0) -> float:
         restored, gt: the same size, RGB or grey, uint8 or float in [0, 1] (module docstring).
         protocol: a name in `PROTOCOLS`; it decides colour and rounding.
         crop: pixels removed on each side first; its papers remove the scale for super-resolution, else nothing.
-    Returns: dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
-    Raises: ValueError for an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
+
+    Returns:
+        dB; for identical pictures what the official script prints (inf, or 100 under "ffanet").
+
+    Raises:
+        ValueError: an unknown protocol, odd or unequal shapes, NaN, values off the range, a bad crop.
     """
     rules = _rules(protocol)
     x, y = _pair(restored, gt, rules, crop)

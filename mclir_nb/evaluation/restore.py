@@ -31,7 +31,9 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
             Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
             bilinearly where the network enlarges.
         tile, ensemble, quiet: as in `tiles.run`.
-    Raises: ValueError for another kind of image, or values out of range; see also `tiles.run`.
+
+    Raises:
+        ValueError: another kind of image, or values out of range; see also `tiles.run`.
     """
     options = dict(tile=tile, ensemble=ensemble, quiet=quiet)
     if isinstance(image, Tensor):
@@ -59,8 +61,13 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
             NAME_restored.png, or NAME_restored_2.png and so on when that is taken; the same for a picture that has
             such a name already.
         options: see `restore`.
-    Returns: the file that was written.
-    Raises: ValueError if the file cannot be read or `out` cannot be used, OSError if it cannot be written.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: the file cannot be read or `out` cannot be used.
+        OSError: it cannot be written.
     """
     path = Path(path).expanduser()
     picture = images.read_picture(path, upright=True)

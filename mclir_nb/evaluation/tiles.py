@@ -43,8 +43,12 @@ def run(
         tile: side of a tile in lq pixels, a multiple of 64 and at least 256; None: `TILE`. A smaller image is not cut.
         ensemble: the mean over the eight flips and rotations; takes eight times as long.
         quiet: show no progress.
-    Returns: (1,3,H*scale,W*scale) float32 on the CPU, clamped to [0,1].
-    Raises: ValueError for an impossible tile, a tile that does not fit into memory, or an output that is not finite.
+
+    Returns:
+        (1,3,H*scale,W*scale) float32 on the CPU, clamped to [0,1].
+
+    Raises:
+        ValueError: an impossible tile, a tile that does not fit into memory, or an output that is not finite.
     """
     height, width = lq.shape[2:]
     rows, columns = (max(0, SMALLEST_IMAGE - side) for side in (height, width))

@@ -42,7 +42,9 @@ def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Mo
         others: one such tensor per image to compare with.
         features: the feature network; phi_l are its maps, w_l its layer weights.
         distance: a key of `DISTANCES`, which gives what takes the place of |.|.
-    Returns: a scalar >= 0.
+
+    Returns:
+        A scalar >= 0.
     """
     others = [other.to(restored.dtype) for other in others]
     return _FeatureDistance.apply(restored, others, features, DISTANCES[distance])

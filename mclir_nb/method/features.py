@@ -191,10 +191,16 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
             torchvision's file once and checks its SHA-256; "random" gives untrained He-normal weights of a fixed seed.
             None: lite0's embedded weights; the VGGs need one of the three choices above.
 
-    Returns: a module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and the
+    Returns:
+        A module with `forward((B, 3, H, W) RGB in [0, 1]) -> {layer: feature map}` in order of depth, and the
         attributes `layer_weights`, `name` and `source` (a sentence for records, with the checksum of the weights).
-    Raises: ValueError for an unknown name and for missing, unreadable or unfitting weights; ConnectionError.
-    Source: Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
+
+    Raises:
+        ValueError: an unknown name, or missing, unreadable or unfitting weights.
+        ConnectionError: they cannot be downloaded.
+
+    Source:
+        Aitical/MCLIR @ e42fb40, basicsr/losses and options/FFANet_RESIDE_IN_fromScratch.yml (VGG16);
         GlassyWu/AECR-Net @ d046d0f, models/CR.py (VGG19).
     """
     check_choice("feature network", name, NAMES)

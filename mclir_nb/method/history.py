@@ -68,7 +68,9 @@ class HistoryModels:
             lq: (B, 3, H, W) degraded images, as given to the model.
             only: index of the single history to ask; the mean over a uniformly drawn index is the mean over all.
             parts: into which the batch is cut, as the model gets it: a history that equals it then gives equal bits.
-        Returns: one (B, 3, scale * H, scale * W) tensor per history asked.
+
+        Returns:
+            One (B, 3, scale * H, scale * W) tensor per history asked.
         """
         asked = self.answering if only is None else [self.answering[only]]
         with torch.no_grad():  # not inference_mode: its tensors cannot be saved for a backward pass
@@ -105,8 +107,12 @@ class HistoryModels:
             spread: `error_spread` of this step.
             threshold: spread above which a history is refreshed (the default is official).
             decay: weight kept from the old copy (the default is official): nearly an exact copy.
-        Returns: the index of the refreshed history in a list, or an empty list.
-        Source: Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
+
+        Returns:
+            The index of the refreshed history in a list, or an empty list.
+
+        Source:
+            Aitical/MCLIR @ e42fb40, the Adaptive_DDP model class.
         """
         if not self.models or spread <= threshold:
             return []

@@ -62,9 +62,14 @@ def spn_loss(
         lambda_neg: weight >= 0; 0.001 in the official dehazing recipe with ImageNet-trained VGG16.
         distance: a key of `distances.DISTANCES`; "l1" is the method, the others are ours.
 
-    Returns: the parts `l_rec`, `l_neg` (before lambda, both >= 0) and `total`.
-    Raises: ValueError if shapes differ, a negative carries a gradient or lambda is negative.
-    Source: arXiv:2309.06023; Aitical/MCLIR @ e42fb40, basicsr/losses/basic_loss.py (PerceptualLoss) and
+    Returns:
+        The parts `l_rec`, `l_neg` (before lambda, both >= 0) and `total`.
+
+    Raises:
+        ValueError: shapes differ, a negative carries a gradient or lambda is negative.
+
+    Source:
+        arXiv:2309.06023; Aitical/MCLIR @ e42fb40, basicsr/losses/basic_loss.py (PerceptualLoss) and
         basicsr/models/image_restoration_ffanet_neg_model.py. Differs in: the features of `restored` are computed once
         instead of once per negative; same numbers.
     """

@@ -53,7 +53,9 @@ class Negatives:
             lq, gt: (B, 3, h, w) and (B, 3, H, W), [0, 1].
             step: decides what is drawn.
             weight: what will multiply the term; where it is 0 no network is asked.
-        Returns: (B, 3, H, W) tensors: one per history model or synthetic restorer, or the one that was drawn, or none.
+
+        Returns:
+            (B, 3, H, W) tensors: one per history model or synthetic restorer, or the one that was drawn, or none.
         """
         if not weight:
             return []

@@ -100,7 +100,9 @@ def signal(
         restored, negatives, features: as given to the loss.
         rounding: relative error of the precision that computed them, see `ROUNDING`; 8 of them are roughly what a
             result carries after many layers.
-    Returns: shape (number of negatives,), each from 0 to 1.
+
+    Returns:
+        Shape (number of negatives,), each from 0 to 1.
     """
     own = features(restored)
     weights, shares = layer_weights(features, own), []

@@ -149,8 +149,12 @@ def image_gradients(
         negatives: one such tensor per history model.
         objective: one of `losses.OBJECTIVES`.
         context: what the objective is called with beside these, `features` above all.
-    Returns: l_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
-    Raises: ValueError if the objective has no second term on these images (plain, no negatives), or is not finite.
+
+    Returns:
+        L_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
+
+    Raises:
+        ValueError: the objective has no second term on these images (plain, no negatives), or is not finite.
     """
     image = restored.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -205,7 +209,9 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
         batches: `gradients` of each batch, all at the same weights; taken one at a time.
         lambda_neg: the weight of the term, >= 0.
         optimiser: the optimiser of the run at that moment, see `preconditioned`.
-    Raises: ValueError if there is no batch, a gradient is not finite, or the pull has length 0.
+
+    Raises:
+        ValueError: there is no batch, a gradient is not finite, or the pull has length 0.
     """
     ratios, pull, push = [], None, None
     for batch in batches:
@@ -243,8 +249,12 @@ def helps(
         directions: {name: steps u, one per training batch}; their mean is the direction. A push asks for u = -gradient
             of the signed term, or -`preconditioned` of it.
         draws, seed: of the bootstrap over held-out and training batches.
-    Returns: one row per direction: direction, help_cos, low, high (95 %).
-    Raises: ValueError if there is no held-out batch, a direction without steps, or a number that is not finite.
+
+    Returns:
+        One row per direction: direction, help_cos, low, high (95 %).
+
+    Raises:
+        ValueError: there is no held-out batch, a direction without steps, or a number that is not finite.
     """
     if not held_out or not all(directions.values()):
         raise ValueError("helps needs at least one held-out batch and one step per direction")

@@ -142,7 +142,9 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         name: one of `names()`.
         scale: output size / input size: 2, 3 or 4 for super-resolution networks, 1 for all others.
         overrides: constructor options of the core, as its signature lists them.
-    Raises: ValueError for an unknown name, a scale the network does not have, or an unknown option.
+
+    Raises:
+        ValueError: an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
     if scale not in network.scales:
@@ -192,8 +194,12 @@ def load_checkpoint(
             taken first, as the official test scripts do): the name of a dictionary, or what stands before the names.
         strict: False takes the tensors whose name and shape fit and says which of the network's own are left as they
             are, as from scale 2 to scale 4.
-    Returns: the network.
-    Raises: ValueError if the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: the file is missing, damaged, asks to run code, holds no such entry, or belongs to another
         network: the sentence says which names or shapes differ and which network would fit.
     """
     return checkpoints.load(network, path, entry, known=_known, strict=strict)

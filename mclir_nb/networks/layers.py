@@ -61,7 +61,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Ten
         query, key, value: (windows, heads, N, d), the windows of an image one after the other.
         bias: added to the scores of all windows, (heads, N, N).
         mask: added to the scores of all heads, (n, N, N), the same for every image of n windows; a constant.
-    Returns: (windows, N, heads * d).
+
+    Returns:
+        (windows, N, heads * d).
     """
     windows, heads = query.shape[:2]
     bias = bias.to(query.dtype)

@@ -163,7 +163,8 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
         place: the run folder, or a file in it.
         benchmark: the data set to score on, in `data_root`; None: where that of the run is, if it is the same set.
 
-    Returns: data_root and trained_on of `datasets.open_set`.
+    Returns:
+        Data_root and trained_on of `datasets.open_set`.
 
     Raises:
         ValueError: the run's folder is no longer there, and no other was given.

@@ -33,7 +33,8 @@ def behind_shrinking(lq: Tensor, starts: Sequence[Tensor], rounds: int = 40) -> 
         starts: pictures (3, H, W) to begin from, s a whole factor; what comes of them can leave [0, 1] a little.
         rounds: each leaves a small part of the difference.
 
-    Source: Irani and Peleg, Improving resolution by image registration, 1991.
+    Source:
+        Irani and Peleg, Improving resolution by image registration, 1991.
     """
     pictures = []
     for start in starts:
