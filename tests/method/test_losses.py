@@ -113,6 +113,7 @@ def test_validation_needs_no_gradient():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_answers_the_same_call(name):
     """Only `restored` is trained, half precision is lifted and total = l_rec -/+ lambda * l_neg."""
+    torch.manual_seed(0)  # of the features: with some, every negative is farther than margin asks
     network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.5}, imagenet_input=True)
     restored, gt, lq = photo(1).half().requires_grad_(), photo(2), photo(5)
     options = dict(
