@@ -134,14 +134,16 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     whole = [name for name in jobs if seed_of[name] not in open_seeds]
     waiting = [name for name in jobs if seed_of[name] in open_seeds]
     for name, make in MAKERS.items():
-        table = pd.concat([tables[name], make(out_dir, new)] if new else [tables[name]], ignore_index=True)
+        made = [
+            run for run in new if name != "images" or (out_dir / run / "scores.csv").is_file()
+        ]  # not if it diverged
+        table = pd.concat([tables[name], make(out_dir, made)] if made else [tables[name]], ignore_index=True)
         if name == "images":
             table = table[PICTURE].round(dict.fromkeys(PICTURE[2:], 4))
         for column in PATHS & set(table):
             table[column] = table[column].map(lambda path: Path(path).name, na_action="ignore")
         for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
-            part = table[table["run"].isin(wanted)]
-            part = part.sort_values("run", key=lambda runs: runs.map(wanted.index), kind="stable")  # noqa: B023
+            part = pd.concat([table[:0], *(table[table["run"] == run] for run in wanted)])
             if len(part):
                 place.mkdir(exist_ok=True)
                 files.write_file(place / f"{name}.csv", part.to_csv(index=False, float_format=DIGITS))

@@ -126,6 +126,17 @@ def test_a_record_may_begin_with_a_part_of_a_seed(runs_copy, tmp_path, monkeypat
         evidence.read_record("X1", tmp_path / "X1")
 
 
+def test_a_run_that_diverged_alone_is_recorded(runs_copy, made, tmp_path):
+    """Collected after the others of its seed were: it has no scores of pictures, and counts all the same."""
+    folder, run = tmp_path / "record", runs_copy / "sr-x2-edsr-spn-1"
+    (run / "scores.csv").unlink()
+    evidence.write_record(SMALL, runs_copy, folder)
+    files.write_json(run / "arm.json", {"arm": "spn", "stopped": "step 2: the loss is not finite"})
+    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, folder))
+    assert (record.runs["stopped"] != "").sum() == 1 and set(record.runs["seed"]) == {0, 1}
+    assert set(record.runs["run"]) - set(record.images["run"]) == {run.name}
+
+
 def test_a_record_uses_runs_of_another_with_the_same_setting(made, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "root", lambda: tmp_path)
     first, second = (dataclasses.replace(SMALL, name=name, runs="shared", seeds=(0, 1)) for name in ("X1", "X2"))
