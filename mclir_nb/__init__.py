@@ -1,6 +1,19 @@
-"""Learning from history: a workbook on the self-prior guided negative (SPN) loss for image restoration."""
+"""Learning from history: a workbook on the self-prior guided negative (SPN) loss for image restoration.
 
+Here is what every room uses and no room owns: where the workbook lies, a name against the names that are accepted, and
+the one source of randomness.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __version__ = "0.1.0"
 
@@ -18,3 +31,29 @@ def root() -> Path:
         "cannot find the workbook's folder (one with environment.yml and notebooks/); "
         "clone the whole repository and install it with `pip install -e .`"
     )
+
+
+def did_you_mean(word: object, accepted: Iterable[str]) -> str:
+    """' (did you mean ...?)' if an accepted name is close to `word`, else nothing."""
+    known = {name.lower(): name for name in accepted if isinstance(name, str)}
+    near = difflib.get_close_matches(str(word).lower(), known, n=1)
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""
+
+
+def check_choice(what: str, word: object, accepted: Iterable[str]) -> None:
+    """Raise ValueError unless `word` is one of the accepted names; `what` says whose name it is, such as "network"."""
+    known = list(accepted)
+    if word not in known:
+        raise ValueError(f"unknown {what} {word!r}{did_you_mean(word, known)}; choose one of {', '.join(known)}.")
+
+
+def stream(seed: int, *key) -> torch.Generator:
+    """A CPU generator for one purpose: equal (seed, key) give equal numbers, other keys unrelated ones.
+
+    Every consumer of randomness has one of its own, so nothing depends on how many workers load, on what was drawn
+    before, or on where a run was interrupted.
+    """
+    import torch  # here, so that the package alone is imported at once
+
+    digest = hashlib.sha256(repr((int(seed), *key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -23,8 +23,7 @@ import torch
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from mclir_nb import __version__, root
-from mclir_nb.choices import did_you_mean
+from mclir_nb import __version__, did_you_mean, root
 from mclir_nb.method import precision
 from mclir_nb.views import style
 

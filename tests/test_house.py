@@ -19,7 +19,7 @@ FLOORS = {
     "data": set(),
 }
 # root modules every room may use; they use each other at most
-GROUND = {"files", "weight_files", "progress", "seeds", "choices"}
+GROUND = {"files", "weight_files", "progress"}
 TOP = {"notebook", "__main__"}
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mclir_nb import root
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice, root
 from mclir_nb.data import published
 from mclir_nb.data.cache import Cache, default_folder, predicted_bytes
 from mclir_nb.data.image_set import MEMORY, ImageSet

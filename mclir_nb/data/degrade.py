@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 
 CURTAINS = (1.0, 0.6, 0.35)  # image scale of the near, middle and far curtain of rain
 

@@ -14,11 +14,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mclir_nb import stream
 from mclir_nb.data import degrade
 from mclir_nb.data.image_set import ImageSet, Sample
 from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.tasks import Task, to_uint8
-from mclir_nb.seeds import stream
 
 Batch = tuple[Tensor, Tensor, list[str]]
 

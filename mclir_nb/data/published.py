@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.data.layouts import Packing
 from mclir_nb.data.tasks import Task
 

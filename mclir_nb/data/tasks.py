@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.data import degrade
 
 SCALES = (2, 3, 4)

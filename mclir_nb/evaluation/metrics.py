@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import correlate1d, uniform_filter1d
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 
 
 @dataclass(frozen=True)

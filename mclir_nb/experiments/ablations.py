@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.experiments.compare import Arm
 from mclir_nb.training.recipes import Recipe
 

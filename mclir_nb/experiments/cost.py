@@ -13,7 +13,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation import memory

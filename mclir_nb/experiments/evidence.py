@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mclir_nb import files, root
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice, files, root
 from mclir_nb.experiments import compare, intervals, run_tables
 from mclir_nb.experiments.plans import EXPERIMENTS, Experiment
 from mclir_nb.training.records import runs_dir

@@ -18,10 +18,10 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mclir_nb import stream
 from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.method import distances, losses, push
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.seeds import stream
 from mclir_nb.training import build, frames, records
 from mclir_nb.training.frames import Frames
 from mclir_nb.training.recipes import Recipe

@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import files
+from mclir_nb import files, stream
 from mclir_nb.data.patches import Patches
 from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.method import losses, push
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.progress import Progress
-from mclir_nb.seeds import stream
 from mclir_nb.training import checkpoint, frames
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mclir_nb import stream
 from mclir_nb.evaluation import metrics
 from mclir_nb.method import losses, precision, push
-from mclir_nb.seeds import stream
 from mclir_nb.training import dose, frames, train
 from mclir_nb.training.recipes import Recipe
 

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import weight_files
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice, weight_files
 
 NAMES = ("vgg16", "vgg19", "lite0")
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mclir_nb import stream
 from mclir_nb.method import precision
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.method.rivals import C2R_INDOOR, at_size
-from mclir_nb.seeds import stream
 
 
 class Negatives:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.method.distances import layer_weights
 
 NAMES = ("float32", "tf32", "bfloat16", "float16")

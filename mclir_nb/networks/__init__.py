@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb.choices import check_choice
+from mclir_nb import check_choice
 from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "own", "table"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import networks
+from mclir_nb import networks, stream
 from mclir_nb.data import checks, datasets, tasks
 from mclir_nb.data.image_set import ImageSet
 from mclir_nb.data.patches import Benchmark, Patches
@@ -16,7 +16,6 @@ from mclir_nb.data.tasks import Task
 from mclir_nb.method import features, precision
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.method.negatives import Negatives
-from mclir_nb.seeds import stream
 from mclir_nb.training import checkpoint, distributed, records
 from mclir_nb.training.recipes import Recipe
 

@@ -10,11 +10,9 @@ import pydantic
 import torch
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo
 
-from mclir_nb import networks
-from mclir_nb.choices import check_choice, did_you_mean
+from mclir_nb import check_choice, did_you_mean, networks, stream
 from mclir_nb.data import datasets, tasks
 from mclir_nb.method import losses, precision
-from mclir_nb.seeds import stream
 from mclir_nb.training import paper_recipes
 
 PRECISIONS, COMPILE = precision.NAMES, ("none", "default", "reduce-overhead")

@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from mclir_nb import files, networks, root
-from mclir_nb.choices import did_you_mean
+from mclir_nb import did_you_mean, files, networks, root
 from mclir_nb.data import datasets, tasks
 from mclir_nb.training import checkpoint
 from mclir_nb.training.recipes import Recipe

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mclir_nb import stream
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
-from mclir_nb.seeds import stream
 from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard

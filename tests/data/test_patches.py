@@ -6,12 +6,12 @@ import pytest
 import torch
 from pictures import write
 
+from mclir_nb import stream
 from mclir_nb.data import checks, datasets, degrade, images, tasks
 from mclir_nb.data.image_set import ImageSet
 from mclir_nb.data.layouts import Entry
 from mclir_nb.data.patches import Benchmark, Patches, patch
 from mclir_nb.data.tasks import to_uint8
-from mclir_nb.seeds import stream
 
 DENOISE = tasks.get("denoise")
 

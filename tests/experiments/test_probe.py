@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from mclir_nb import stream
 from mclir_nb.data import tasks
 from mclir_nb.experiments import probe, push_study
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.seeds import stream
 from mclir_nb.training import dose, recipes
 from mclir_nb.training.recipes import Recipe
 

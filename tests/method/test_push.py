@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from mclir_nb import stream
 from mclir_nb.method import losses, push
-from mclir_nb.seeds import stream
 
 
 class Pixels(nn.Module):
