@@ -131,23 +131,23 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     seed_of = {name: (job.recipe.task, job.recipe.seed) for name, job in jobs.items()}
     open_seeds = {seed_of[name] for name in set(jobs) - known.union(new)}
     whole = [name for name in jobs if seed_of[name] not in open_seeds]
-    waiting = [name for name in jobs if seed_of[name] in open_seeds]
+    waiting = [name for name in jobs if seed_of[name] in open_seeds and name in known.union(new)]
+    scored = [name for name in new if (out_dir / name / "scores.csv").is_file()]  # the others diverged
     for name, make in MAKERS.items():
-        made = [
-            run for run in new if name != "images" or (out_dir / run / "scores.csv").is_file()
-        ]  # not if it diverged
+        made = scored if name == "images" else new
         table = pd.concat([tables[name], make(out_dir, made)] if made else [tables[name]], ignore_index=True)
         if name == "images":
-            table = table[PICTURE].round(dict.fromkeys(PICTURE[2:], 4))
+            table = table.reindex(columns=PICTURE).round(dict.fromkeys(PICTURE[2:], 4))
         for column in PATHS & set(table):
             table[column] = table[column].map(lambda path: Path(path).name, na_action="ignore")
         for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
-            part = pd.concat([table[:0], *(table[table["run"] == run] for run in wanted)])
-            if len(part):
+            file = place / f"{name}.csv"
+            if wanted:
                 place.mkdir(exist_ok=True)
-                files.write_file(place / f"{name}.csv", part.to_csv(index=False, float_format=DIGITS))
+                part = pd.concat([table[:0], *(table[table["run"] == run] for run in wanted)])
+                files.write_file(file, part.to_csv(index=False, float_format=DIGITS))
             else:
-                (place / f"{name}.csv").unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
     if whole:
         write_page(experiment.name, folder)
     return folder

@@ -126,15 +126,21 @@ def test_a_record_may_begin_with_a_part_of_a_seed(runs_copy, tmp_path, monkeypat
         evidence.read_record("X1", tmp_path / "X1")
 
 
-def test_a_run_that_diverged_alone_is_recorded(runs_copy, made, tmp_path):
-    """Collected after the others of its seed were: it has no scores of pictures, and counts all the same."""
-    folder, run = tmp_path / "record", runs_copy / "sr-x2-edsr-spn-1"
-    (run / "scores.csv").unlink()
+def test_runs_that_diverged_are_recorded_as_they_come(runs_copy, tmp_path):
+    """They have no scores of pictures, and count all the same, the first of a seed as well as the last."""
+    folder = tmp_path / "record"
+    of_seed = [runs_copy / f"sr-x2-edsr-{arm}-1" for arm in ("spn", "plain", "plain-at-equal-cost")]
+    kept = {run: (run / "scores.csv").read_bytes() for run in of_seed}
+    for run in of_seed:
+        (run / "scores.csv").unlink()
+    files.write_json(of_seed[0] / "arm.json", {"arm": "spn", "stopped": "step 2: the loss is not finite"})
     evidence.write_record(SMALL, runs_copy, folder)
-    files.write_json(run / "arm.json", {"arm": "spn", "stopped": "step 2: the loss is not finite"})
+    assert list(files.read_table(folder / "unfinished" / "runs.csv")["run"]) == [of_seed[0].name]
+    for run in of_seed[1:]:
+        (run / "scores.csv").write_bytes(kept[run])
     record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, folder))
     assert (record.runs["stopped"] != "").sum() == 1 and set(record.runs["seed"]) == {0, 1}
-    assert set(record.runs["run"]) - set(record.images["run"]) == {run.name}
+    assert set(record.runs["run"]) - set(record.images["run"]) == {of_seed[0].name}
 
 
 def test_a_record_uses_runs_of_another_with_the_same_setting(made, tmp_path, monkeypatch):
