@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,6 @@ from torch import Tensor
 
 from mclir_nb import files
 from mclir_nb.data.images import read_image, read_size
-
-RESERVE = 2 << 30  # bytes of disk that are left free
 
 
 def default_folder() -> Path | None:
@@ -34,10 +33,10 @@ def default_folder() -> Path | None:
 
 
 class Cache:
-    """Pictures decoded once. Without room or permission (`full`) they are decoded again each time."""
+    """Pictures decoded once. Without room or permission they are decoded again each time."""
 
-    def __init__(self, folder: str | Path):
-        self.folder, self.full = Path(folder).expanduser(), False
+    def __init__(self, folder: Path):
+        self.folder = folder
 
     def read(self, path: Path) -> Tensor:
         """As `images.read_image`: (3,H,W) uint8, here a view of the mapped file. Raises: ValueError as there."""
@@ -46,32 +45,33 @@ class Cache:
         except OSError:
             return read_image(path)  # which says what is wrong
         times = f"|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}"  # a replaced file may keep its mtime
-        identity = os.fsencode(os.path.abspath(path)) + times.encode()
-        key = hashlib.sha256(identity).hexdigest()[:32]
+        key = hashlib.sha256(os.fsencode(os.path.abspath(path)) + times.encode()).hexdigest()[:32]
         place = self.folder / key[:2] / f"{key}.npy"
         try:
             # copy on write: torch wants memory it could write to, and the file must not change
             return torch.from_numpy(np.lib.format.open_memmap(place, mode="c")).permute(2, 0, 1)
         except (OSError, ValueError):  # not there, or damaged
-            image = read_image(path)
-            self._store(place, image)
-            return image
-
-    def _store(self, place: Path, image: Tensor) -> None:
-        if self.full:
-            return
-        content = io.BytesIO()
+            image, content = read_image(path), io.BytesIO()
         np.save(content, image.permute(1, 2, 0).numpy())
-        try:
+        with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            self.full = shutil.disk_usage(place.parent).free < RESERVE + content.tell()
-            if not self.full:
-                files.write_file(place, content.getvalue())
-        except OSError:
-            self.full = True
+            files.write_file(place, content.getvalue())
+        return image
 
 
-def predicted_bytes(paths: list[Path]) -> int:
-    """How much the decoded pictures take, estimated from the headers of about 16 spread over the list."""
-    some = paths[:: max(1, len(paths) // 16)]
-    return sum(height * width * 3 for height, width in map(read_size, some)) * len(paths) // len(some)
+def choose(pictures: list[Path], memory: int) -> tuple[Cache | None, str]:
+    """A cache for a set that `memory` bytes cannot hold, if there is ample room; else None, and why if it is a pity."""
+    folder, some = default_folder(), pictures[:: max(1, len(pictures) // 16)]
+    if folder is None:
+        return None, ""
+    need = sum(height * width * 3 for height, width in map(read_size, some)) * len(pictures) // len(some)
+    if need <= memory:
+        return None, ""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if need < free / 2:
+        return Cache(folder), ""
+    return None, (
+        f"Decoded, the training pictures take {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: each is "
+        "decoded every time it is used. Set MCLIR_NB_CACHE to a folder with room, or to off."
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from mclir_nb.data import datasets, overlaps, published, tasks
 from mclir_nb.data.datasets import Survey
-from mclir_nb.data.image_set import ImageSet, fit, shape
+from mclir_nb.data.image_set import ImageSet, SizesDiffer, load, shape
 from mclir_nb.data.images import read_picture, read_size
 from mclir_nb.data.layouts import Entry, Found
 from mclir_nb.data.loading import load_in_order, worker_count
 from mclir_nb.data.patches import Patches
+from mclir_nb.data.published import Layout
 from mclir_nb.data.tasks import Task
 from mclir_nb.files import printable
 from mclir_nb.progress import Progress
@@ -28,6 +30,7 @@ SMALLEST_PATCH = 16  # gt pixels, at scale 1
 SMALLEST_SCORED = 11  # gt pixels a side inside the border that is left out: the window of SSIM
 SHOWN = 20  # files named per kind of problem in the text; the lists of the report hold all
 CHUNK = 16  # pictures read by one process in turn; neighbours often share their gt, which is then read once
+FIRST = 8  # training pictures that are decoded before a run
 COUNTED = 20_000  # training pictures up to which the size of each is looked at before a run
 FEW = 300  # pictures up to which starting worker processes is not worth while
 
@@ -61,54 +64,39 @@ class Finding:
     lq: bytes = b""
 
 
-class Inspection(torch.utils.data.Dataset):
-    """Entries, read and judged on access: CHUNK of them from an index on."""
-
-    def __init__(self, entries: list[Entry], task: Task, patch_size: int = 1, smallest: int = 1):
-        self.entries, self.task, self.patch_size, self.smallest = entries, task, patch_size, smallest
-
-    def __getitem__(self, first: int) -> list[Finding]:
-        return [self._judged(entry) for entry in self.entries[first : first + CHUNK]]
-
-    def __iter__(self) -> Iterator[Finding]:
-        """All findings in order, by several processes if there are many."""
-        workers = 0 if len(self.entries) <= FEW else worker_count()
-        for chunk in load_in_order(self, range(0, len(self.entries), CHUNK), workers):
-            yield from chunk
-
-    def _judged(self, entry: Entry) -> Finding:
-        try:
-            gt, orientation = _read(entry.gt)
-            lq, lq_orientation = _read(entry.lq) if entry.lq else (None, orientation)
-        except ValueError as error:
-            return Finding("unreadable", str(error))
-        gt, lq = fit(gt, lq, entry.fit, entry.scale)
-        kind, text = self._problem(entry, gt, lq)
-        if not kind and orientation != lq_orientation:
-            kind, text = "exif", printable(entry.lq or entry.gt)
-        return Finding(kind, text, min(gt.shape[1:]), _digest(gt), b"" if lq is None else _digest(lq))
-
-    def _problem(self, entry: Entry, gt: Tensor, lq: Tensor | None) -> tuple[str, str]:
-        where, scale, crop = printable(entry.gt), self.task.scale, self.task.crop
-        if lq is not None and entry.lq:
-            if tuple(gt.shape[1:]) != (scale * lq.shape[1], scale * lq.shape[2]):
-                sizes = f"{printable(entry.lq)} is {shape(lq)} but {where} is {shape(gt)}"
-                return "differently_sized", f"{sizes}; gt must be {scale} times as large as lq"
-            if torch.equal(lq, gt):
-                return "lq_equals_gt", f"{printable(entry.lq)} is the same picture as lq and gt"
-        side = min(gt.shape[1:])
-        if side // scale * scale - 2 * crop < self.smallest:
-            border = f" inside a border of {crop}" if crop else ""
-            return "unscorable", f"{where} is {shape(gt)}; scores need {self.smallest} pixels a side{border}"
-        if side < self.patch_size:
-            return "too_small", f"{where} is {shape(gt)}, smaller than the patch of {self.patch_size}"
-        return "", ""
+def _inspect(entries: list[Entry], task: Task, patch_size: int = 1, smallest: int = 1) -> Iterator[Finding]:
+    """A finding for every entry, in order; by several processes if there are many."""
+    judge = partial(_judge, entries, task, patch_size, smallest)
+    workers = 0 if len(entries) <= FEW else worker_count()
+    return itertools.chain.from_iterable(load_in_order(judge, range(0, len(entries), CHUNK), workers))
 
 
-@lru_cache(maxsize=2)
-def _read(path: Path) -> tuple[Tensor, int]:
-    picture = read_picture(path)
-    return picture.image(), picture.orientation
+def _judge(entries: list[Entry], task: Task, patch_size: int, smallest: int, first: int) -> list[Finding]:
+    """The findings of CHUNK entries from one on."""
+    return [_finding(entry, task, patch_size, smallest) for entry in entries[first : first + CHUNK]]
+
+
+_picture = lru_cache(maxsize=2)(read_picture)
+
+
+def _finding(entry: Entry, task: Task, patch_size: int, smallest: int) -> Finding:
+    try:
+        sample = load(entry, lambda file: _picture(file).image())
+    except ValueError as error:
+        return Finding("differently_sized" if isinstance(error, SizesDiffer) else "unreadable", str(error))
+    gt, lq = _digest(sample.gt), b"" if sample.lq is None else _digest(sample.lq)
+    side, where = min(sample.gt.shape[1:]), f"{printable(entry.gt)} is {shape(sample.gt)}"
+    kind = text = ""
+    if gt == lq:
+        kind, text = "lq_equals_gt", f"{printable(entry.lq or entry.gt)} is the same picture as lq and gt"
+    elif side // task.scale * task.scale - 2 * task.crop < smallest:
+        border = f" inside a border of {task.crop}" if task.crop else ""
+        kind, text = "unscorable", f"{where}; scores need {smallest} pixels a side{border}"
+    elif side < patch_size:
+        kind, text = "too_small", f"{where}, smaller than the patch of {patch_size}"
+    elif entry.lq and _picture(entry.gt).orientation != _picture(entry.lq).orientation:
+        kind, text = "exif", printable(entry.lq)
+    return Finding(kind, text, side, gt, lq)
 
 
 def _digest(image: Tensor) -> bytes:
@@ -117,13 +105,13 @@ def _digest(image: Tensor) -> bytes:
     return digest.digest()
 
 
-def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8) -> None:
+def check_trained(images: ImageSet, task: Task, patch_size: int) -> None:
     """Decode the first pictures of a training set, look at the sizes of all, and refuse what training could not use.
 
     A picture smaller than the patch is passed over in training (as in FFA-Net): their number is added to the note of
     the set, of up to 20,000 pictures. Raises: ValueError naming the file that cannot be used, or too small a set.
     """
-    findings = list(Inspection(images.entries[:first], task, patch_size))
+    findings = list(_inspect(images.entries[:FIRST], task, patch_size))
     _raise_first(findings)
     clean = list(dict.fromkeys(entry.gt for entry in images.entries))
     small = sum(min(read_size(file)) < patch_size for file in clean) if len(clean) <= COUNTED else 0
@@ -131,6 +119,15 @@ def check_trained(images: ImageSet, task: Task, patch_size: int, first: int = 8)
         raise ValueError(_too_small(max(findings, key=lambda finding: finding.side)))
     if small:
         images.note += f" {small} of {len(clean)} clean pictures are passed over: smaller than the patch."
+
+
+def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) -> None:
+    """Decode every picture of a validation or test set, so that a run does not meet a bad one at its very end.
+
+    `smallest`: pixels a side that the metrics need, without the border that the task leaves out.
+    Raises: ValueError naming a file that cannot be read or scored.
+    """
+    _raise_first(_inspect(images.entries, task, smallest=smallest))
 
 
 def _raise_first(findings: Iterable[Finding]) -> None:
@@ -145,24 +142,13 @@ def _too_small(largest: Finding) -> str:
     return f"{largest.text}; use patch_size {largest.side // 8 * 8} or less, or larger pictures."
 
 
-def check_scored(images: ImageSet, task: Task, smallest: int = SMALLEST_SCORED) -> None:
-    """Decode every picture of a validation or test set, so that a run does not meet a bad one at its very end.
-
-    `smallest`: pixels a side that the metrics need, without the border that the task leaves out.
-    Raises: ValueError naming a file that cannot be read or scored.
-    """
-    _raise_first(Inspection(images.entries, task, smallest=smallest))
-
-
 @dataclass
 class Report:
     """What `check_data` found; `print(report)` shows it all."""
 
     name: str
-    title: str
+    layout: Layout
     root: Path
-    leaks: tuple[str, ...]  # pictures known to be shared with other sets
-    notes: tuple[str, ...]  # traps of this set
     counts: list[str] = field(default_factory=list)  # per part of a split: pairs found, where, and published
     problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in REPAIR})  # a line per file
 
@@ -172,13 +158,14 @@ class Report:
         return not any(lines for kind, lines in self.problems.items() if kind != "too_small")
 
     def __str__(self) -> str:
-        lines = [f"{self.name} ({self.title}) in {printable(self.root)}", *(f"  {count}" for count in self.counts)]
+        lines = [f"{self.name} ({self.layout.title}) in {printable(self.root)}", *(f"  {line}" for line in self.counts)]
         for kind, found in self.problems.items():
             if found:
                 lines.append(f"{len(found)} {kind.replace('_', ' ')} ({REPAIR[kind]}):")
                 lines += [f"  {line}" for line in found[:SHOWN]]
                 lines += [f"  ... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        lines += [f"known leak: {leak}." for leak in self.leaks] + [f"note: {note}" for note in self.notes]
+        lines += [f"known leak: {leak}." for leak in overlaps.known_overlaps(self.name)]
+        lines += [f"note: {note}" for note in self.layout.notes]
         return "\n".join([*lines, "Everything is in order." if self.ok else "Some files need attention."])
 
     def inside(self, file: Path) -> str:
@@ -207,39 +194,38 @@ def check_data(
     if not isinstance(task, Task):
         task = tasks.get(task or (layout.tasks or ("denoise",))[0])
     survey = Survey.of(name, task, data_root)
-    report = Report(name, layout.title, survey.place, tuple(overlaps.known_overlaps(name)), layout.notes)
+    report = Report(name, layout, survey.place)
     seen: dict[bytes, tuple[str, str]] = {}
-    there = False
     for split in datasets.SPLITS:
         for found, part in zip(survey.parts(split), layout.parts(split), strict=True):
             if found is not None:
-                there = True
-                _check_names(report, survey, split, found)
+                _check_names(report, split, found)
                 _check_pictures(report, survey, split, found, patch_size, seen, quiet)
             elif split not in survey.held_out:
                 trees = " or ".join(packing.tree() for packing in published.usable(part, layout, task)[:2])
                 report.problems["missing"].append(f"{split}: {trees}; published at {layout.where}")
-    if not there:
+    if not report.counts:
         raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
     report.problems["unread"] += map(report.inside, survey.unread)
     if report.ok:
         try:  # to open the splits as a run does, which says how pictures are shared out among them
             for split in datasets.SPLITS if layout.train else ("test",):
-                images = survey.open(split, "off")
+                images = survey.open(split)
                 report.counts += [images.note] if survey.held_out else []
         except ValueError as error:
             report.problems["refused"].append(str(error))
     return report
 
 
-def _check_names(report: Report, survey: Survey, split: str, found: Found) -> None:
-    packing, there, problems = found.packing, len(found.entries), report.problems
-    where, wanted = printable(found.top), " or ".join(f"{count:,}" for count in packing.counts)
-    report.counts.append(f"{split}: {found.counted(there)} in {where}" + (f", published {wanted}" if wanted else ""))
-    if packing.counts and there < min(packing.counts):
-        problems["incomplete"].append(f"{split}: {there:,} of {found.counted(min(packing.counts))} in {where}")
-    problems["unpaired"] += sorted(map(report.inside, found.unpaired))
-    problems["taken"] += sorted(map(report.inside, found.twice))
+def _check_names(report: Report, split: str, found: Found) -> None:
+    counts, there, where = found.packing.counts, len(found.entries), printable(found.top)
+    wanted = f", published {' or '.join(f'{count:,}' for count in counts)}" if counts else ""
+    report.counts.append(f"{split}: {found.counted(there)} in {where}{wanted}")
+    if there < min(counts, default=0):
+        missing = f"{split}: {there:,} of {found.counted(min(counts))} in {where}"
+        report.problems["incomplete"].append(missing)
+    report.problems["unpaired"] += sorted(map(report.inside, found.unpaired))
+    report.problems["taken"] += sorted(map(report.inside, found.twice))
 
 
 def _check_pictures(
@@ -247,11 +233,9 @@ def _check_pictures(
 ) -> None:
     """Read all pictures of a part. `seen`: digest -> (split, file) of what earlier parts hold."""
     entries = list({(entry.lq, entry.gt): entry for entry in found.entries}.values())
-    scored = split == "test" or "test" in survey.held_out
-    inspection = Inspection(
-        entries, survey.task, patch_size if split == "train" else 1, SMALLEST_SCORED if scored else 1
-    )
-    bar = Progress(inspection, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
+    smallest = SMALLEST_SCORED if split == "test" or "test" in survey.held_out else 1
+    findings = _inspect(entries, survey.task, patch_size if split == "train" else 1, smallest)
+    bar = Progress(findings, f"reading {report.name} {split}", total=len(entries), quiet=quiet)
     own: dict[bytes, str] = {}
     largest = Finding()
     for entry, finding in zip(entries, bar, strict=True):
@@ -277,12 +261,13 @@ def broken_example(folder: str | Path) -> Path:
 
     The folder is made if needed; files of the same names are written anew.
     """
-    folder, rain, photos = Path(folder), tasks.get("derain"), datasets.embedded("train")
+    folder, photos = Path(folder), datasets.embedded("train")
     train, test = folder / "RainTrainL", folder / "Rain100L"
     (test / "rainy").mkdir(parents=True, exist_ok=True)
     train.mkdir(exist_ok=True)
+    pairs = Patches(photos, tasks.get("derain"), 64, 1, seed=0)
     for number in range(1, len(photos) + 1):
-        gt, lq, _ = Patches(photos, rain, 64, 1, seed=0)[number - 1]
+        gt, lq, _ = pairs[number - 1]
         _write(train / f"norain-{number}.png", gt)
         _write(train / f"rain-{number}.png", lq)
         if number <= 2:

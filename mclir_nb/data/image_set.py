@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mclir_nb.data.cache import Cache
-from mclir_nb.data.images import read_depth, read_image
+from mclir_nb.data.images import read_image
 from mclir_nb.data.layouts import Entry
 from mclir_nb.files import printable
 
@@ -28,6 +29,10 @@ class Sample:
     lq: Tensor | None = None  # (3,H/scale,W/scale) uint8; None where the task makes it
     depth: Tensor | None = None  # (H,W) float32 in [0,1]
     noise: float | None = None  # standard deviation (0..255) of the Gaussian noise that makes lq
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.gt, self.lq, self.depth) if part is not None)
 
 
 @dataclass
@@ -51,20 +56,17 @@ class ImageSet:
             return load(entry, self.cache.read)
         if entry not in self._kept:
             sample = load(entry)
-            self._bytes += _size(sample)
-            while self._kept and self._bytes > self.memory:  # the oldest go; this one stays in any case
-                self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+            self._bytes += sample.nbytes
+            worker = get_worker_info()  # each process that loads keeps its part
+            memory = self.memory // worker.num_workers if worker else self.memory
+            while self._kept and self._bytes > memory:  # the oldest go; this one stays in any case
+                self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
             self._kept[entry] = sample
         return self._kept[entry]
 
     def files(self) -> list[Path]:
         """Every picture file once."""
         return list(dict.fromkeys(file for entry in self.entries for file in entry.files))
-
-    @property
-    def paired(self) -> bool:
-        """Whether lq comes from files."""
-        return self.entries[0].lq is not None
 
     def fingerprint(self) -> str:
         """What the set holds, wherever it lies: names, order and sizes of its pictures, and what is in the files.
@@ -83,26 +85,21 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def _size(sample: Sample) -> int:
-    return sum(part.nbytes for part in (sample.gt, sample.lq, sample.depth) if part is not None)
+class SizesDiffer(ValueError):
+    """The lq and gt of a pair do not fit each other."""
 
 
 def load(entry: Entry, read: Callable[[Path], Tensor] = read_image) -> Sample:
     """Decode an entry, bring lq and gt to one size. Raises: ValueError naming the file and what is wrong."""
     gt = read(entry.gt)
     lq = None if entry.lq is None else gt if entry.lq == entry.gt else read(entry.lq)
-    gt, lq = fit(gt, lq, entry.fit, entry.scale)
-    where = printable(entry.gt)
+    gt, lq = _fit(gt, lq, entry.fit, entry.scale)
     if not gt.numel() or (lq is not None and not lq.numel()):
-        raise ValueError(f"{where} is too small to be cut as its data set prescribes ({entry.fit}); remove it.")
-    if entry.lq and lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
-        raise ValueError(
-            f"{entry.name}: gt {where} is {shape(gt)} but lq {printable(entry.lq)} is {shape(lq)}; "
-            f"gt must be {entry.scale} times as large as lq. Repair or remove the pair."
-        )
-    depth = read_depth(entry.depth) if entry.depth else None
-    if depth is not None and depth.shape != gt.shape[1:]:
-        raise ValueError(f"{entry.name}: the depth layer is {shape(depth)} but its picture {shape(gt)}.")
+        raise ValueError(f"{printable(entry.gt)} is too small to be cut as its data set prescribes ({entry.fit}).")
+    if lq is not None and gt.shape[1:] != (lq.shape[1] * entry.scale, lq.shape[2] * entry.scale):
+        sizes = f"{printable(entry.lq or entry.gt)} is {shape(lq)} but {printable(entry.gt)} is {shape(gt)}"
+        raise SizesDiffer(f"{sizes}; gt must be {entry.scale} times as large as lq")
+    depth = read_image(entry.depth)[0].float() / 255 if entry.depth else None
     return Sample(entry.name, gt, lq, depth, entry.noise)
 
 
@@ -110,7 +107,7 @@ def shape(image: Tensor) -> str:
     return f"{image.shape[-1]}x{image.shape[-2]}"
 
 
-def fit(gt: Tensor, lq: Tensor | None, how: str, scale: int) -> tuple[Tensor, Tensor | None]:
+def _fit(gt: Tensor, lq: Tensor | None, how: str, scale: int) -> tuple[Tensor, Tensor | None]:
     """gt and lq cut to one size as their data set prescribes; `how` is `Entry.fit`. Nothing is enlarged."""
     if how == "centre" and lq is not None:  # SOTS indoor: hazy images have 620x460 pixels, clear ones 640x480
         gt = _middle(gt, *lq.shape[1:])

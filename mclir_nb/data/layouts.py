@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,16 +34,18 @@ class Entry(NamedTuple):
     gt: Path
     lq: Path | None = None  # None: the task makes it
     depth: Path | None = None
-    fit: str = "same"  # how the two are brought to one size; see `image_set.fit`
+    fit: str = "same"  # how the two are brought to one size; see `image_set`
     noise: float | None = None  # standard deviation (0..255) of Gaussian noise that makes lq, whatever the task
     scale: int = 1  # gt pixels per lq pixel in the files
+    scene: str = ""  # what it shows; a scene is never shared out among training and validation
 
     @property
     def files(self) -> list[Path]:
         return [file for file in (self.lq, self.gt, self.depth) if file]
 
 
-Pairs = dict[tuple, tuple[Path | None, Path]]  # by key: lq (None: to be made from gt) and gt
+Key = tuple[str | int, ...]  # what the placeholders of a template stand for
+Pairs = dict[Key, tuple[Path | None, Path]]  # lq (None: to be made from gt) and gt
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,12 @@ class Found:
     packing: Packing
     top: Path
     entries: list[Entry] = field(default_factory=list)  # complete pairs, or clean pictures, in natural order
-    scenes: list[str] = field(default_factory=list)  # the scene that each entry shows
-    lq_alone: list[Path] = field(default_factory=list)  # degraded files without a partner
-    gt_alone: list[Path] = field(default_factory=list)
+    unpaired: list[Path] = field(default_factory=list)  # files without the partner that they should have
     twice: list[Path] = field(default_factory=list)  # files whose partner has another one already
 
     def counted(self, number: int) -> str:
         """So many of what it holds: "1 pair", "1,800 pictures"."""
         return f"{number:,} {'pair' if self.packing.paired else 'picture'}{'s' * (number != 1)}"
-
-    @property
-    def unpaired(self) -> list[Path]:
-        """The files without a partner that should have one."""
-        return self.lq_alone + ([] if self.packing.many_to_one else self.gt_alone)
 
 
 def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | None:
@@ -124,7 +120,7 @@ def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | N
             found = _scan(packing, top, scale)
             if found.entries:
                 return found
-            broken = broken or (found if found.lq_alone or found.gt_alone else None)
+            broken = broken or (found if found.unpaired else None)
     return broken
 
 
@@ -153,48 +149,62 @@ def _tops(template: str, root: Path) -> list[Path]:
 
 def _scan(packing: Packing, top: Path, scale: int) -> Found:
     found = Found(packing, top)
-    pairs: Pairs
     if packing.listing:
-        pairs, found.lq_alone = _listed(top, packing.listing)
-    elif packing.lq is None:
-        clean = _by_name(top, packing.gt, scale, found)
-        pairs = {tuple(key.values()): (file if packing.paired else None, file) for key, file in clean}
+        pairs = _listed(found)
     else:
-        pairs = _paired(packing, top, scale, found)
+        clean = _by_name(found, packing.gt, scale)
+        if packing.lq is None:
+            pairs = {key: (file if packing.paired else None, file) for key, file in clean.items()}
+        else:
+            pairs = _paired(found, packing.lq, clean, scale)
     for key, (lq, gt) in sorted(pairs.items(), key=lambda item: _natural(item[0])):
         _add(found, key, lq, gt, scale)
     return found
 
 
-def _by_name(top: Path, template: str, scale: int, found: Found) -> list[tuple[dict, Path]]:
+def _by_name(found: Found, template: str, scale: int) -> dict[Key, Path]:
     """The pictures that fit a template, one for each name; a second one of a name is noted."""
-    kept: dict[tuple, tuple[dict, Path]] = {}
-    for key, file in _matching(top, template, scale):
-        if kept.setdefault(tuple(sorted(key.items())), (key, file))[1] != file:
+    kept: dict[Key, Path] = {}
+    for key, file in _matching(found.top, template.replace("{scale}", str(scale)).split("/")):
+        if kept.setdefault(key, file) != file:
             found.twice.append(file)
-    return list(kept.values())
+    return kept
 
 
-def _paired(packing: Packing, top: Path, scale: int, found: Found) -> Pairs:
-    """Files of both sides, matched by the names the two templates share."""
-    gts = {tuple(sorted(key.items())): file for key, file in _by_name(top, packing.gt, scale, found)}
+def _paired(found: Found, template: str, clean: dict[Key, Path], scale: int) -> Pairs:
+    """The degraded files with the clean ones of the same name."""
     pairs: Pairs = {}
-    used = set()
-    for groups, file in _matching(top, packing.lq or "", scale):
-        key = tuple(sorted(groups.items()))
-        name = (*groups.values(), _text(file.stem)) if packing.many_to_one else tuple(groups.values())
-        if key not in gts:
-            found.lq_alone.append(file)
+    many, used = found.packing.many_to_one, set()
+    for key, file in _matching(found.top, template.replace("{scale}", str(scale)).split("/")):
+        name = (*key, _text(file.stem)) if many else key
+        if key not in clean:
+            found.unpaired.append(file)
         elif name in pairs:
             found.twice.append(file)
         else:
-            pairs[name] = (file, gts[key])
+            pairs[name] = (file, clean[key])
             used.add(key)
-    found.gt_alone = [file for key, file in gts.items() if key not in used]
+    if not many:
+        found.unpaired += [file for key, file in clean.items() if key not in used]
     return pairs
 
 
-def _add(found: Found, key: tuple, lq: Path | None, gt: Path, scale: int) -> None:
+def _listed(found: Found) -> Pairs:
+    """The pairs named in a text file; a path that leads out of its folder or to no file counts as missing."""
+    pairs: Pairs = {}
+    top, file = found.top, found.top / (found.packing.listing or "")
+    for line in os.fsdecode(file.read_bytes()).splitlines() if file.is_file() else ():
+        # The authors write ./a/b and /a/b for a/b.
+        sides = [Path(os.path.normpath(f"{top}/{side}")) for side in line.split()]
+        if len(sides) == 2 and all(side.is_relative_to(top) and side.is_file() for side in sides):
+            name = sides[0].relative_to(top).with_suffix("")
+            pairs[name.parts[1:] or name.parts] = (sides[0], sides[1])
+        elif sides:
+            found.unpaired.append(sides[0])
+    return pairs
+
+
+def _add(found: Found, key: Key, lq: Path | None, gt: Path, scale: int) -> None:
     packing = found.packing
     number = int(key[0]) if str(key[0]).isdecimal() else 0
     if gt.stem in packing.skip or not packing.first <= number <= (number if packing.last is None else packing.last):
@@ -204,43 +214,40 @@ def _add(found: Found, key: tuple, lq: Path | None, gt: Path, scale: int) -> Non
     match = re.match(packing.scene, place) if packing.scene else None
     for sigma in packing.noise or (None,):
         shown = printable(name if sigma is None else f"{name} noise {sigma:g}")
-        found.entries.append(Entry(shown, gt, lq, None, packing.fit, sigma, 1 if lq is None else scale))
-        found.scenes.append(match[1] if match else place)
+        files = Entry(shown, gt, lq, None, packing.fit, sigma, 1 if lq is None else scale)
+        found.entries.append(files._replace(scene=match[1] if match else place))
 
 
-def _matching(top: Path, template: str, scale: int) -> list[tuple[dict, Path]]:
-    """Every picture below `top` that fits the template, with what its placeholders stand for."""
-    *folders, stem = template.replace("{scale}", str(scale)).split("/")
-    places: list[tuple[dict, Path]] = [({}, top)]
-    for part in folders:
-        places = [step for groups, place in places for step in _step(groups, place, part, last=False)]
-    return [step for groups, place in places for step in _step(groups, place, stem, last=True)]
+def _matching(place: Path, parts: list[str], key: Key = ()) -> Iterator[tuple[Key, Path]]:
+    """Every picture below a folder whose path fits the parts of a template, with what its placeholders stand for."""
+    part, *rest = parts
+    if rest and not re.search(r"[{*(]", part):
+        if (place / part).is_dir():
+            yield from _matching(place / part, rest, key)
+        return
+    pattern = _pattern(part)
+    for item in _items(place):
+        stem, suffix = (item.name, "") if rest else os.path.splitext(item.name)
+        match = pattern.fullmatch(_text(stem))
+        if not match or item.name.startswith(".") or not (item.is_dir() if rest else item.is_file()):
+            continue
+        longer = key + tuple(int(value) if name == "n" else value for name, value in match.groupdict().items())
+        if rest:
+            yield from _matching(place / item.name, rest, longer)
+        elif suffix.lower() in SUFFIXES:
+            yield longer, place / item.name
 
 
-def _step(groups: dict, place: Path, part: str, last: bool) -> list[tuple[dict, Path]]:
-    """One level down: folders (at the last level pictures) whose name fits one part of a template."""
-    if not last and not re.search(r"[{*(]", part):
-        below = place / part
-        return [(groups, below)] if below.is_dir() else []
-    pattern, steps = _pattern(part), []
+def _items(place: Path) -> list[os.DirEntry]:
+    """What a folder holds, by name."""
     try:
         with os.scandir(place) as found:
-            items = list(found)
+            return sorted(found, key=lambda item: item.name)
     except PermissionError as error:
         raise ValueError(
             f"the folder {printable(place)} cannot be listed: permission denied; give yourself the right to read it "
             "and what it holds (chmod -R u+rX), or copy the data set."
         ) from error
-    for item in items:
-        stem, suffix = os.path.splitext(item.name) if last else (item.name, "")
-        if item.name.startswith(".") or (last and suffix.lower() not in SUFFIXES):
-            continue
-        match = pattern.fullmatch(_text(stem))
-        if match and (item.is_file() if last else item.is_dir()):
-            new = {key: int(value) if key == "n" else value for key, value in match.groupdict().items()}
-            if all(groups.get(key, value) == value for key, value in new.items()):
-                steps.append((groups | new, place / item.name))
-    return sorted(steps, key=lambda step: step[1].name)
 
 
 def _text(name: str) -> str:
@@ -260,25 +267,7 @@ def _pattern(part: str) -> re.Pattern:
     return re.compile(text, re.DOTALL)
 
 
-def _natural(key: tuple) -> tuple:
+def _natural(key: Key) -> tuple:
     """A sorting key that puts 2 before 10."""
     pieces = itertools.chain.from_iterable(re.split(r"(\d{1,18})", str(part)) for part in key)
     return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces)
-
-
-def _listed(top: Path, listing: str) -> tuple[Pairs, list[Path]]:
-    """The pairs named in a text file; a path that leads out of `top` or to no file counts as missing."""
-    file = top / listing
-    if not file.is_file():
-        return {}, []
-    pairs: Pairs = {}
-    alone = []
-    for line in os.fsdecode(file.read_bytes()).splitlines():
-        # The authors write ./a/b and /a/b for a/b.
-        sides = [Path(os.path.normpath(f"{top}/{side}")) for side in line.split()]
-        if len(sides) == 2 and all(side.is_relative_to(top) and side.is_file() for side in sides):
-            name = sides[0].relative_to(top).with_suffix("")
-            pairs[name.parts[1:] or name.parts] = (sides[0], sides[1])
-        elif sides:
-            alone.append(sides[0])
-    return pairs, alone

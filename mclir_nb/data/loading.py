@@ -7,34 +7,26 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 AHEAD = 4  # items that each process may be ahead
-Begin = Callable[[Any, int], None]
 
 
 def load_in_order(
-    items: torch.utils.data.Dataset,
-    order: Sequence[int],
-    workers: int,
-    *,
-    pin: bool = False,
-    begin: Begin | None = None,
-) -> Iterator:
-    """items[i] for every i of `order`, the same whatever the number of processes.
+    compute: Callable[[int], Any], order: Sequence[int], workers: int, *, pin: bool = False
+) -> Iterator[Any]:
+    """compute(i) for every i of `order`, the same whatever the number of processes.
 
     The processes end with the iterator: when it is used up, closed or forgotten, or when this process dies. Ctrl-C
     reaches this process alone.
 
     Args:
-        items: what it raises in a process arrives as a traceback, so errors meant for people should be values.
+        compute: its ValueErrors are raised here as the one sentence that they are.
         workers: processes; 0 computes each item here when it is asked for.
         pin: put tensors into page-locked memory, from where a GPU copies while computing.
-        begin: called in every process with `items` and the number of processes, before the first item.
     """
     with _interrupts_blocked(), warnings.catch_warnings():
         # more processes than processors are the caller's choice
@@ -42,16 +34,39 @@ def load_in_order(
         # Python 3.12 warns of forking beside other threads; torch's own are idle here, and loaders always fork
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         loader = DataLoader(
-            items,
+            _Items(compute),
             batch_size=None,
             sampler=order,
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
             pin_memory=pin,
-            worker_init_fn=partial(_begin, begin),
             generator=torch.Generator(),  # otherwise the loader draws from the global generator
         )
-        return iter(loader)
+        return _checked(iter(loader))
+
+
+class _Items(torch.utils.data.Dataset):
+    """What a function computes. An error is a value here: from a process it would arrive as a whole traceback."""
+
+    def __init__(self, compute: Callable[[int], Any]):
+        self.compute = compute
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.compute(index)
+        except ValueError as error:
+            return ValueError(str(error))
+
+
+def _checked(items: Iterator) -> Iterator:
+    """The items; an error among them is raised. The processes end at once, not when garbage is collected."""
+    try:
+        for item in items:
+            if isinstance(item, ValueError):
+                raise ValueError(str(item))  # raising `item` itself would tie it and this frame into a cycle
+            yield item
+    finally:
+        del items
 
 
 @contextmanager
@@ -72,10 +87,3 @@ def worker_count() -> int:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # that torchrun started on this machine
     return max(0, min(8, processors // trainings - 1))
-
-
-def _begin(begin: Begin | None, number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    info = get_worker_info()
-    if begin and info:
-        begin(info.dataset, info.num_workers)

@@ -89,7 +89,7 @@ def _orient(image: Tensor, turns: int, flip: int) -> Tensor:
     return image.flip(2) if flip else image
 
 
-class Patches(torch.utils.data.Dataset):
+class Patches:
     """All patches of a run by number: patch `n` belongs to step n // batch_size + 1."""
 
     def __init__(
@@ -135,36 +135,7 @@ class Patches(torch.utils.data.Dataset):
         if workers is None:
             workers = worker_count() if cuda else 0
         steps = range(first_step, last_step + 1)
-        return _checked(load_in_order(_Steps(self), steps, workers, pin=cuda, begin=_share_memory))
-
-
-class _Steps(torch.utils.data.Dataset):
-    """Batches by step. An error is a value here, so that it arrives as the one sentence it is."""
-
-    def __init__(self, patches: Patches):
-        self.patches = patches
-
-    def __getitem__(self, step: int) -> Batch | ValueError:
-        try:
-            return self.patches.batch(step)
-        except ValueError as error:
-            return ValueError(str(error))
-
-
-def _checked(batches: Iterator) -> Iterator[Batch]:
-    """The batches; an error among them is raised. The processes end at once, not when garbage is collected."""
-    try:
-        for batch in batches:
-            if isinstance(batch, ValueError):
-                raise ValueError(str(batch))  # raising `batch` itself would tie it and this frame into a cycle
-            yield tuple(batch)
-    finally:
-        del batches
-
-
-def _share_memory(steps: _Steps, workers: int) -> None:
-    """Each process keeps its part of what the set may keep decoded."""
-    steps.patches.images.memory //= workers
+        return load_in_order(self.batch, steps, workers, pin=cuda)
 
 
 @lru_cache(maxsize=4)

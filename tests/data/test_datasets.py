@@ -30,7 +30,7 @@ def test_sots_clear_images_are_centre_cropped_and_never_enlarged(tmp_path):
     sample = datasets.open_set("sots-indoor", DEHAZE, "test", tmp_path)[0]
     assert torch.equal(sample.gt, torch.from_numpy(noise(8, 8, 2)).permute(2, 0, 1)[:, 1:7, 1:7])
     write(tmp_path / "SOTS/indoor/clear/1400.png", (4, 6))
-    with pytest.raises(ValueError, match="1400.png .* 6x4 .* 6x6"):
+    with pytest.raises(ValueError, match="6x6 .*1400.png is 6x4"):
         datasets.open_set("sots-indoor", DEHAZE, "test", tmp_path)[0]
 
 

@@ -80,7 +80,7 @@ def test_a_packing_is_found_and_paired_by_its_rule(tmp_path, line):
     (found,) = opened.parts(split)
     assert {entry.lq: entry.gt for entry in found.entries} == wanted
     assert not found.unpaired and not found.twice
-    kept, val = datasets.hold_out(found)
+    kept, val = datasets.hold_out(found.entries)
     assert len({entry.gt for entry in kept} & {entry.gt for entry in val}) == 0 and len(val) == len(wanted) // 10
 
 
@@ -243,7 +243,7 @@ def test_random_trees_give_a_set_or_a_sentence(tmp_path):
                 file.touch()
         name = "folder" if tree % 2 else str(chance.choice(known))
         try:
-            found = datasets.open_set(name, task_of(name), str(chance.choice(datasets.SPLITS)), place, cache="off")
+            found = datasets.open_set(name, task_of(name), str(chance.choice(datasets.SPLITS)), place)
             opened += 1
             assert all(entry.gt.is_file() for entry in found.entries)
         except ValueError as error:

@@ -99,7 +99,7 @@ def test_a_data_set_that_cannot_be_trained_on(tmp_path, capsys, what):
 def test_a_file_for_a_root_prints_the_tree_that_is_expected(tmp_path, capsys):
     (tmp_path / "file").touch()
     error = refused(capsys, "check-data", "reside-its", tmp_path / "file")
-    assert "not a folder" in error and "RESIDE/ITS/hazy" in error
+    assert "file: not a directory" in error and "RESIDE/ITS/hazy" in error
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):
