@@ -13,7 +13,6 @@ histories and optimiser, and takes the same step, equal to that of one process u
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 import pickle
 import warnings
@@ -36,9 +35,7 @@ COUPLED = {
 PATIENCE = timedelta(minutes=10)  # until all processes have come, and for the slowest of them in a step
 WHILE_FIRST_WORKS = timedelta(days=1)  # the others wait while rank 0 scores a whole benchmark
 Result = TypeVar("Result")
-_store: dist.Store | None = None  # where a process that fails says why
 _first_works: dist.ProcessGroup | None = None
-_trainings = itertools.count()  # the same in all processes
 
 
 def world_size() -> int:
@@ -63,7 +60,7 @@ def init_process_group(patience: timedelta = PATIENCE) -> None:
         ValueError: the variables of a launcher are there in part.
         RuntimeError: not all processes came.
     """
-    global _store, _first_works
+    global _first_works
     size = int(os.environ.get("WORLD_SIZE") or 1)
     if size == 1 or dist.is_initialized():
         return
@@ -74,8 +71,7 @@ def init_process_group(patience: timedelta = PATIENCE) -> None:
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        _store, number, size = next(dist.rendezvous("env://", timeout=patience))
-        dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=patience)
+        dist.init_process_group(backend, timeout=patience)
     except RuntimeError as error:
         raise RuntimeError(
             f"the {size} processes of WORLD_SIZE did not come together at {os.environ['MASTER_ADDR']}:"
@@ -192,23 +188,10 @@ def entered_on_first_rank(context: AbstractContextManager):
 
 
 @contextmanager
-def fail_together():
-    """An error in one process is that of all, which say whose it was instead of waiting in vain.
-
-    They notice when that process ends, which it therefore does without waiting for them, or after `PATIENCE`.
-    """
-    key = f"error in training {next(_trainings)}"
+def leave_at_error():
+    """A process that meets an error ends without waiting for the others, which its launcher or their next sum ends."""
     try:
         yield
-    except Exception as error:
-        if world_size() == 1:
-            raise
+    except Exception:
         atexit.unregister(dist.destroy_process_group)
-        try:
-            first = _store.compare_set(key, "", f"{rank()}: {error}").decode()
-        except RuntimeError:  # with the process that kept the store
-            first = "0: it ended without a word"
-        number, _, message = first.partition(": ")
-        if message == str(error):  # its own, or the same in all
-            raise
-        raise RuntimeError(f"stopped, because process {number} did: {message}") from error
+        raise

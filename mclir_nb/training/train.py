@@ -58,7 +58,7 @@ def train(
         on_first_rank(run_folder.check_finished, run.dir, recipe)
         return run
     try:
-        with distributed.fail_together():
+        with distributed.leave_at_error():
             place = distributed.rank_device(machine.pick_device(device))
             with machine.deterministic(place, deterministic):
                 _train(recipe, run.dir, resume, place, quiet, tensorboard, doses)
