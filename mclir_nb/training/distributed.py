@@ -26,12 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# objectives that are no mean over pictures: what each process takes from its own share instead
-COUPLED = {
-    "cr": "its ratio of feature distances is formed",
-    "c2r": "its ratio of feature distances is formed",
-    "spn-uncertainty": "its mean spread of the histories is taken",
-}
+COUPLED = ("cr", "c2r", "spn-uncertainty")  # objectives that are no mean over pictures: each piece is a batch to them
 PATIENCE = timedelta(minutes=10)  # until all processes have come, and for the slowest of them in a step
 WHILE_FIRST_WORKS = timedelta(days=1)  # the others wait while rank 0 scores a whole benchmark
 Result = TypeVar("Result")
@@ -89,20 +84,11 @@ def require_one_process(what: str) -> None:
         )
 
 
-def rank_device(device: torch.device) -> torch.device:
-    """The device of this process: with several, cuda means the GPU of its number; ValueError if there is none."""
-    if device.type != "cuda":
-        return device
-    number = device.index or 0
-    if world_size() > 1:
-        number = int(os.environ.get("LOCAL_RANK") or rank())
-        if number >= torch.cuda.device_count():
-            raise ValueError(
-                f"process {number} of this machine has no GPU of its own: {torch.cuda.device_count()} are here. Start "
-                "as many processes as there are GPUs."
-            )
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+def rank_device(name: str) -> str:
+    """The name of this process's device: with several, cuda means the GPU of its number."""
+    if world_size() == 1 or not (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
+        return name
+    return f"cuda:{os.environ.get('LOCAL_RANK') or rank()}"
 
 
 def batch_share(batch_size: int) -> range:
@@ -119,10 +105,10 @@ def batch_share(batch_size: int) -> range:
 def coupling_note(objective: str, parts: int = 1, random_depth: bool = False) -> str:
     """One sentence if a batch is not quite the same in pieces, `parts` in each process; else empty."""
     pieces = world_size() * parts
-    if pieces == 1 or objective not in COUPLED and not random_depth:
-        return ""
-    reasons = [COUPLED[objective] + " within each piece"] if objective in COUPLED else []
+    reasons = [f"{objective} looks at each as a whole batch"] if objective in COUPLED else []
     reasons += ["random depth draws anew in each"] if random_depth else []
+    if pieces == 1 or not reasons:
+        return ""
     return (
         f"A batch is taken in {pieces} pieces ({world_size()} processes, accumulate {parts}): {' and '.join(reasons)}, "
         "so the run is close to that of an undivided batch, not equal."

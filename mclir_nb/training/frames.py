@@ -19,7 +19,7 @@ from mclir_nb.training import records
 
 FILE = "frames.safetensors"
 COUNT = 16  # moments of a run
-SIDE = 192  # gt pixels of the picture, centre square
+SIDE = 192  # gt pixels of the picture, centre square, at most
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -63,17 +63,6 @@ def steps(total: int, count: int = COUNT) -> list[int]:
     return sorted({1 + int(place) for place in places} | {total})
 
 
-def centre(pair: tuple[str, Tensor, Tensor], side: int = SIDE) -> tuple[str, Tensor, Tensor]:
-    """The centre square of a picture (name, gt, lq), at most `side` gt pixels; a multiple of the scale."""
-    name, gt, lq = pair
-    scale = gt.shape[-1] // lq.shape[-1]
-    for axis in (1, 2):
-        size = min(side // scale, lq.shape[axis])
-        start = (lq.shape[axis] - size) // 2
-        lq, gt = lq.narrow(axis, start, size), gt.narrow(axis, scale * start, scale * size)
-    return name, gt, lq
-
-
 def keep(
     run_dir: Path,
     step: int,
@@ -88,7 +77,7 @@ def keep(
     to 0.0005, however small the difference is. The restored image itself is kept to 0.0003.
 
     Args:
-        pair: name, gt and lq of the picture, see `centre`.
+        pair: name, gt and lq of the picture.
         ema: the evaluation EMA, if the histories are its past.
 
     Raises:

@@ -97,13 +97,6 @@ class Guard:
             name, now = "lambda_neg", recipe.weight * self.factor
         return f"Use a smaller {name}, now {now:g}, or a smaller learning_rate."
 
-    def lower(self, factor: float) -> bool:
-        """After going back: continue with half of `factor`? False if it was not asked for, or too often done."""
-        if self.recipe.guard != "lower-lambda" or factor <= 0.5**TIMES:
-            return False
-        self.factor = factor / 2
-        return True
-
     def state_dict(self) -> dict:
         return {"factor": self.factor}
 

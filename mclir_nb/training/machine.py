@@ -102,20 +102,6 @@ def explain_out_of_memory(recipe: Recipe) -> Iterator[None]:
 
 
 @contextmanager
-def explain_compiler() -> Iterator[None]:
-    """Say in one sentence that torch.compile failed. Raises RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise RuntimeError(
-            f"torch.compile failed ({' '.join(str(error).split())[:200]}). It needs a C++ compiler such as g++ and, on "
-            "a GPU, Triton. Or use compile 'none', which is another recipe."
-        ) from error
-
-
-@contextmanager
 def catch_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets, for the loop to look at between steps; a second one stops at once.
 

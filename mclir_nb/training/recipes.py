@@ -219,9 +219,7 @@ class Recipe(BaseModel):
         if self.lambda_neg is not None:
             return self.lambda_neg
         features = f"random {self.features}" if self.features_weights == "random" else self.features
-        known, official = SPN_LAMBDA, losses.OFFICIAL_LAMBDA.get(self.objective)
-        if self.objective not in SPN_KIND:
-            known = {official.features: official.value} if official else {}
+        known = LAMBDAS.get(self.objective, {})
         if features not in known:
             published = ", ".join(f"{value:g} for {name}" for name, value in known.items()) or "none"
             raise ValueError(
@@ -275,12 +273,15 @@ class Recipe(BaseModel):
         return self.lambda_at(step) * self.period if self.has_term(step) else 0.0
 
 
-# lambda of SPN per feature network. vgg16: the official perceptual_weight (for ImageNet weights). lite0: ours, so that
-# r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors' advice (0.005 to 0.02).
-SPN_LAMBDA = {"lite0": 3e-4, "vgg16": 1e-3}
+# lambda per objective and feature network. SPN's kind, vgg16: the official perceptual_weight (for ImageNet weights);
+# lite0: ours, so that r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors'
+# advice (0.005 to 0.02).
+LAMBDAS = {name: {official.features: official.value} for name, official in losses.OFFICIAL_LAMBDA.items()}
+LAMBDAS |= dict.fromkeys(
+    ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"), {"lite0": 3e-4, "vgg16": 1e-3}
+)
 SOME_LAMBDA = 1e-6  # in place of a dose that nobody has measured, for what does not depend on it: time and memory
 STRENGTH = ("lambda_neg", "lambda_ratio", "dose")  # three ways to say how strong the term is
-SPN_KIND = ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber")  # all with SPN's lambda
 
 
 # fmt: off

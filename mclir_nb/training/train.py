@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from mclir_nb import files
+from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate
 from mclir_nb.networks.layers import DropPath
 from mclir_nb.progress import Progress
 from mclir_nb.training import build, checkpoint, distributed, dose, frames, machine, macs, needs, records, run_folder
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
-from mclir_nb.training.guard import Diverged, check_batch
+from mclir_nb.training.guard import TIMES, Diverged, check_batch
 from mclir_nb.training.log import Scalars, interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -59,7 +60,9 @@ def train(
         return run
     try:
         with distributed.leave_at_error():
-            place = distributed.rank_device(machine.pick_device(device))
+            place = machine.pick_device(distributed.rank_device(device))
+            if place.type == "cuda":
+                torch.cuda.set_device(place)
             with machine.deterministic(place, deterministic):
                 _train(recipe, run.dir, resume, place, quiet, tensorboard, doses)
     finally:
@@ -113,17 +116,17 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
 def _with_last_state(recipe: Recipe, run_dir: Path):
     """Say with every trouble of a run's steps where its last good state is."""
     try:
-        with machine.explain_out_of_memory(recipe), machine.explain_compiler():
+        with machine.explain_out_of_memory(recipe):
             yield
     except (Diverged, machine.OutOfMemory) as error:
         raise type(error)(f"{error} {checkpoint.last_saved(run_dir)}") from error
 
 
 def _go_back(trainer: Trainer, run_dir: Path, error: Diverged, quiet: bool) -> None:
-    """To the last checkpoint with half of lambda, where the recipe asks for that; else the error stands."""
-    if not trainer.guard.lower(trainer.guard.factor):
+    """To the last checkpoint with half of lambda, if the recipe asks for that, `TIMES` times; else the error stands."""
+    factor = trainer.guard.factor / 2
+    if trainer.recipe.guard != "lower-lambda" or factor < 0.5**TIMES:
         raise error
-    factor = trainer.guard.factor
     trainer.restore(run_dir)
     trainer.guard.factor = factor
     on_first_rank(trainer.save, run_dir)
@@ -138,6 +141,7 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     moments = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
+    picture = Benchmark(trainer.data.sets["val"], trainer.task, min(recipe.val_side or frames.SIDE, frames.SIDE))[0]
     looks = dose.look_steps(recipe)
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
@@ -145,7 +149,6 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
         trainer.advance(gt, lq, names)
         last = trainer.step == recipe.steps
         if trainer.step in moments:
-            picture = frames.centre(trainer.validation[0])
             ema = trainer.average if recipe.history_of == "ema" else None
             on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture, ema)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)

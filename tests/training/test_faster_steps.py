@@ -7,7 +7,7 @@ import torch
 import trainers
 from trainers import DEVICES
 
-from mclir_nb.training import checkpoint, distributed, dose, recipes, train
+from mclir_nb.training import checkpoint, dose, recipes, train
 
 SMALL = dict(batch_size=5, log_every=1, val_every=0)
 
@@ -64,7 +64,6 @@ def test_the_dose_is_measured_in_the_same_parts():
 def test_what_looks_at_a_batch_as_a_whole_says_so(tmp_path, capsys):
     start = trainer(steps=2, objective="cr", lambda_neg=0.1)
     assert apart(one_step(start), one_step(start, accumulate=2)) > 1e-3
-    assert "accumulate 2" in distributed.coupling_note("cr", 2) and not distributed.coupling_note("spn", 2)
     fields = dict(SMALL, steps=1, batch_size=2, accumulate=2, network="swinir-light", objective="plain", scale=2)
     train.train(recipes.get("tiny", "sr", **fields), tmp_path / "run")
     assert "random depth" in capsys.readouterr().out
@@ -98,19 +97,6 @@ def test_compiled_networks_train_and_are_saved_under_plain_names(graphs, tmp_pat
     state, plain = checkpoint.read(tmp_path / checkpoint.FILE), start.model.state_dict()
     assert state["model"].keys() == state["ema"].keys() == plain.keys()
     assert state["history"].keys() == {f"{k}.{name}" for k in (0, 1) for name in plain}
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiler_that_fails_is_named_in_one_sentence(monkeypatch, tmp_path):
-    def fails(graph, inputs):
-        raise OSError("no compiler here")
-
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network, mode, **how: real(network, backend=fails, **how))
-    fields = dict(network="edsr", scale=2, patch_size=32, compile="default", objective="plain", steps=1)
-    with pytest.raises(RuntimeError, match="compile") as caught:
-        train.train(recipes.get("tiny", "sr", **fields), tmp_path / "run", quiet=True)
-    assert "\n" not in str(caught.value) and "no compiler here" in str(caught.value)
 
 
 @pytest.mark.slow

@@ -40,15 +40,6 @@ def test_it_stops_where_validation_falls(best):
             guard.check_validation(row | {"val_psnr": psnr}, best)
 
 
-def test_lambda_is_lowered_only_when_asked_and_not_forever():
-    assert not Guard(short()).lower(1.0)
-    guard = Guard(short(guard="lower-lambda"))
-    halved = 0
-    while guard.lower(guard.factor):
-        halved += 1
-    assert halved == 10 and guard.factor == 2**-10
-
-
 @pytest.mark.parametrize("name", ["ratio", "infonce", "spn"])
 def test_bounded_relatives_come_back_without_the_guard(name):
     """A term stronger than the pull: after 80 steps SPN is wrong by more than from black to white, they are not."""
@@ -74,5 +65,8 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
     with pytest.raises(Stopped), before_step(6, stop_when_rescued):
         train.train(recipe, tmp_path / "killed", quiet=True)
     again = train.train(recipe, tmp_path / "killed", quiet=True)
+    with pytest.raises(Diverged, match="r = "):  # however small lambda gets
+        train.train(recipe.replace(guard_r=1e-9), tmp_path / "never", quiet=True)
+    assert checkpoint.read(tmp_path / "never" / checkpoint.FILE)["guard"]["factor"] == 2**-10
     assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
     assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()

@@ -63,7 +63,7 @@ DOORS = {
     "a step": lambda made, _: made.advance(*made.patches.batch(3)),
     "the log": lambda made, _: made.log_row(),
     "validation": lambda made, _: made.validate(),
-    "frames": lambda made, folder: frames.keep(folder, 1, made.model, made.history, frames.centre(made.validation[0])),
+    "frames": lambda made, folder: frames.keep(folder, 1, made.model, made.history, made.validation[0]),
     "scores": lambda made, _: evaluate.evaluate(made.model, made.validation, quiet=True),
     "pictures": lambda made, _: evaluate.side_by_side(made.model, made.history.models, made.validation, 1),
     "restore": lambda made, _: restore.restore(made.model, made.validation[0][2]),
