@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from trainers import CPU, derain, trainer
+from trainers import derain, trainer
 
 from mclir_nb import files
 from mclir_nb.method import losses
-from mclir_nb.training import build, dose, macs, recipes, train
+from mclir_nb.training import build, macs, recipes, train
 
 
 def test_each_period_has_the_term_once_in_a_step_of_equal_chance():
@@ -85,13 +85,3 @@ def test_log_and_guard_see_the_mean_not_the_spikes():
     assert sampled["r"] == pytest.approx(exact["r"], rel=0.3)  # some histories' distance in place of all of them
     for row in rows["sampled"]:  # a row without such a step repeats the last
         assert row["lambda_neg"] == pytest.approx(1e-2, rel=1e-3) and row["total"] < row["l_rec"]
-
-
-def test_the_dose_is_that_of_the_exact_term():
-    recipe = derain(lambda_neg=1e-3, sampling="sampled", sampled_every=4)
-    made = trainer(recipe, 1)
-    sampled = dose.measured(made, 1e-3, 2)
-    made.recipe = recipe.replace(sampling="exact")
-    assert sampled == dose.measured(made, 1e-3, 2)
-    one, other = (dose.lambda_for(r, 0.1, CPU, looks=1, quiet=True) for r in (recipe, derain(lambda_neg=1e-3)))
-    assert one == other

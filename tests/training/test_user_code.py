@@ -116,24 +116,6 @@ def test_ones_own_task_takes_pairs_from_a_folder(mine, tmp_path):
     assert images.paired
 
 
-def test_a_network_with_a_scale_is_built_with_it(monkeypatch):
-    class Twice(nn.Module):
-        def __init__(self, upscale):
-            super().__init__()
-            self.scale, self.weight = upscale, nn.Parameter(torch.ones(1))
-
-        def forward(self, lq):
-            return F.interpolate(lq, scale_factor=self.scale) * self.weight
-
-    def padded(core, lq):
-        return core(F.pad(lq, (0, 1)))[..., :-2]
-
-    monkeypatch.setitem(networks.NETWORKS, "twice", networks.own(Twice, padded, scales=(2,)))
-    assert networks.build("twice", 2)(torch.rand(1, 3, 16, 17)).shape == (1, 3, 32, 34)
-    with pytest.raises(ValueError, match="twice.* 3.*scale=2"):
-        networks.build("twice", 3)
-
-
 def test_the_source_of_a_function_without_a_file_is_not_invented(mine, monkeypatch):
     space: dict = {"__name__": "elsewhere"}
     exec("def made(gt, depth, generator): return gt", space)

@@ -36,7 +36,6 @@ VARIANTS = {
     "slow average": dict(objective="spn-smooth", history_of="ema", history_ema_decay=0.9, lambda_neg=1e-3),
     "adaptive": dict(history_threshold=0.0),
     "sampled": dict(sampling="sampled", sampled_every=2),
-    "float16": dict(precision="float16"),
 }
 
 
