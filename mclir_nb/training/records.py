@@ -164,19 +164,12 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
 
     Returns:
         Data_root and trained_on of `datasets.open_set`.
-
-    Raises:
-        ValueError: the run's folder is no longer there, and no other was given.
     """
     learnt_from = recipe.data_root if recipe.dataset == "folder" else None
-    if benchmark != recipe.dataset or recipe.data_root is None:
+    if benchmark != recipe.dataset:
         return data_root, learnt_from
-    if data_root is None:
-        if not Path(recipe.data_root).expanduser().is_dir():
-            raise ValueError(
-                f"the run learnt from {recipe.data_root}, which is not there; give data_root, its place now."
-            )
-        return recipe.data_root, learnt_from
+    if data_root is None or recipe.data_root is None:
+        return data_root or recipe.data_root, learnt_from
     folder = place if place.is_dir() else place.parent
     kept = files.read_json(folder / "provenance.json").get("content", {}).get("train")
     sets = datasets.open_splits(benchmark, tasks.get(recipe.task, recipe.scale), data_root)

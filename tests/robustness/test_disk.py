@@ -63,14 +63,3 @@ def test_a_folder_that_cannot_be_written_is_a_sentence_and_a_finished_run_in_it_
         train.train(RECIPE, small_disk / "unfinished", quiet=True)
     with pytest.raises(OSError, match="new .*out_dir"):
         train.train(RECIPE, small_disk / "new", quiet=True)
-
-
-def test_the_leavings_of_a_killed_process_are_removed(straight, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(straight, folder)
-    (folder / "scores.csv").unlink()
-    for name in (".checkpoint.safetensors.123.part", ".log.csv.9.part"):
-        (folder / name).write_bytes(b"half")
-    (folder / "notes.part").write_text("of the reader")
-    killing.work(RECIPE, folder)
-    assert sorted(folder.glob("*.part")) == [folder / "notes.part"] and not list(folder.glob(".*"))

@@ -48,11 +48,3 @@ def test_a_second_run_is_refused_until_the_first_is_dead(unfinished, tmp_path):
     assert {name: after[name] for name in before} == before and after.keys() - before == {"there", run_folder.LOCK}
     killing.work(RECIPE, folder)
     assert records.Run(folder).is_finished and not (folder / run_folder.LOCK).exists()
-
-
-def test_what_a_killed_run_left_in_a_finished_folder_is_removed(unfinished, tmp_path):
-    folder = shutil.copytree(unfinished, tmp_path / "run")
-    killing.work(RECIPE, folder)
-    (folder / run_folder.LOCK).write_text("of a killed process, or of an older version")
-    train.train(RECIPE, folder, quiet=True)
-    assert not (folder / run_folder.LOCK).exists()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mclir_nb import networks
-from mclir_nb.data import datasets, tasks
+from mclir_nb.data import tasks
 from mclir_nb.method import losses
 from mclir_nb.training import recipes, records, run_folder, train, user_code
 
@@ -107,13 +107,6 @@ def test_an_objective_of_ones_own_needs_its_weight_and_is_stopped_when_it_runs_a
         mine(lambda_neg=None)
     with pytest.raises(train.Diverged, match="lambda_neg"):
         train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
-
-
-def test_ones_own_task_takes_pairs_from_a_folder(mine, tmp_path):
-    for seed, side in enumerate(("gt", "lq")):
-        pictures.fill(tmp_path / "pairs" / side, *(f"{number}.png" for number in range(3)), size=(16, 16), seed=seed)
-    images = datasets.open_set("folder", tasks.get("dim"), "train", tmp_path / "pairs")
-    assert images.paired
 
 
 def test_the_source_of_a_function_without_a_file_is_not_invented(mine, monkeypatch):
