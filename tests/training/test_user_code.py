@@ -70,12 +70,6 @@ def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
     assert "randn" in kept["task 'dim'"] and "mse_loss" in kept["objective 'pixel-spn'"]
 
 
-def test_a_run_without_anything_of_ones_own_keeps_no_source(tmp_path):
-    assert user_code.definitions(recipes.get("tiny", "sr")) == {}
-    user_code.keep_definitions(tmp_path, recipes.get("tiny"))
-    assert not (tmp_path / user_code.FILE).exists()
-
-
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
     with run_folder.claim(tmp_path, mine(), resume=True):
         pass
