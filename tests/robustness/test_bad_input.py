@@ -5,11 +5,10 @@ import os
 import pictures
 import pytest
 import torch
-from PIL import Image
 from trainers import untrained_run
 
 from mclir_nb.__main__ import main
-from mclir_nb.data import images, tasks
+from mclir_nb.data import tasks
 from mclir_nb.evaluation import evaluate
 from mclir_nb.training import recipes, records
 
@@ -48,25 +47,11 @@ def test_a_picture_that_cannot_be_restored_is_named(tmp_path, run, capsys, what)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_one_pixel_and_cmyk_are_pictures(tmp_path, run):
-    pictures.write(tmp_path / "one.png", (1, 1))
-    Image.fromarray(pictures.noise(80, 90)).convert("CMYK").save(tmp_path / "cmyk.jpg")
-    command = ["restore", str(tmp_path / "one.png"), str(tmp_path / "cmyk.jpg"), "--checkpoint", str(run)]
-    assert main([*command, "--device", "cpu"]) == 0
-    assert images.read_size(tmp_path / "one_restored.png") == (2, 2)
-    assert images.read_size(tmp_path / "cmyk_restored.png") == (160, 180)
-
-
 def sound(root):
     """Ten pairs of pictures as large as the patch."""
     for number in range(10):
         for side, seed in (("lq", 10 + number), ("gt", number)):
             pictures.write(root / f"train/{side}/{number}.png", (80, 90), seed)
-
-
-def smaller_than_the_patch(root):
-    for file in root.rglob("*.png"):
-        pictures.write(file, (40, 40), int(file.stem) + 10 * (file.parent.name == "lq"))
 
 
 def one_folder_twice(root):
@@ -76,11 +61,8 @@ def one_folder_twice(root):
 
 SETS = {  # how it is spoilt, and words of the sentence; every other kind is in tests/data/test_checks.py
     "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "no partner", "lq/3.png"),
-    "two gt for one lq": (lambda root: pictures.write(root / "train/gt/3.bmp"), "gt/3.", "partner"),
-    "smaller than the patch": (smaller_than_the_patch, "40x40", "patch_size 40"),
     "truncated": (lambda root: cut_off(root / "train/lq/0.png"), "train/lq/0.png", "damaged"),
     "one folder twice": (one_folder_twice, "same picture"),
-    "nothing": (lambda root: [file.unlink() for file in root.rglob("*.png")], "no train files of folder"),
 }
 
 
