@@ -6,17 +6,9 @@ and everything about SPN is OURS: what the released FFA-Net recipe says, because
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-
-
-class Setting(NamedTuple):
-    """A recipe field's value and where it stands."""
-
-    value: Any
-    source: str
-
 
 MCLIR = "Aitical/MCLIR @ e42fb40, options/FFANet_RESIDE_IN_fromScratch.yml"
 OURS = "ours: SPN's setting for this network is not published; this is the one for FFA-Net"
@@ -26,11 +18,6 @@ LIGHT = "cszn/KAIR @ 70ccf76, options/swinir/train_swinir_sr_lightweight.json"
 CLASSICAL = "cszn/KAIR @ 4614f66, options/swinir/train_swinir_sr_classical.json"
 DEHAZEFORMER = "IDKiro/DehazeFormer, configs/indoor/dehazeformer-{}.json @ 7a6d600 and train.py @ 607a167"
 NONE = "ours: the authors' repository holds no training code or recipe (jiexiaou/IDT @ 65281a1)"
-
-
-def _all(source: str, **values) -> dict[str, Setting]:
-    return {field: Setting(value, source) for field, value in values.items()}
-
 
 # fmt: off
 _SPN = dict(objective="spn", features="vgg16", lambda_neg=1e-3,
@@ -43,28 +30,30 @@ _T = dict(steps=_PASSES * (13_990 // 32), batch_size=32, learning_rate=4e-4, lea
 _S = dict(steps=_PASSES * (13_990 // 16), batch_size=16, learning_rate=2e-4, learning_rate_min=2e-4 * 1e-2)
 _NOT_SEEN = DEHAZEFORMER.format("s") + "; the file of this size was not seen, values as in that of size s"
 
-RECIPES: dict[str, dict[str, Setting]] = {
+# network -> where it stands -> fields of a recipe
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # its key use_grad_norm is never read, so gradients are not clipped; two and a half waves of the cosine; the data
     # paths in the file are placeholders
-    "ffanet": _all(MCLIR, steps=500_000, cosine_steps=100_000, batch_size=4, patch_size=128, learning_rate=2e-4,
-                   learning_rate_min=1e-8, betas=(0.9, 0.9), weight_decay=0.0, ema_decay=0.999, val_every=5000, **_SPN),
+    "ffanet": {MCLIR: dict(steps=500_000, cosine_steps=100_000, batch_size=4, patch_size=128, learning_rate=2e-4,
+                           learning_rate_min=1e-8, betas=(0.9, 0.9), weight_decay=0.0, ema_decay=0.999, val_every=5000,
+                           **_SPN)},
     # official: mixed precision in 16 bits, and the rate changes once per pass over the data
-    "dehazeformer-t": _all(DEHAZEFORMER.format("t"), **_T, **_DEHAZEFORMER) | _all(OURS, **_SPN),
-    "dehazeformer-s": _all(DEHAZEFORMER.format("s"), **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
-    "dehazeformer-b": _all(_NOT_SEEN, **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
-    "dehazeformer-m": _all(_NOT_SEEN, **_S, **_DEHAZEFORMER) | _all(OURS, **_SPN),
+    "dehazeformer-t": {DEHAZEFORMER.format("t"): _T | _DEHAZEFORMER, OURS: _SPN},
+    "dehazeformer-s": {DEHAZEFORMER.format("s"): _S | _DEHAZEFORMER, OURS: _SPN},
+    "dehazeformer-b": {_NOT_SEEN: _S | _DEHAZEFORMER, OURS: _SPN},
+    "dehazeformer-m": {_NOT_SEEN: _S | _DEHAZEFORMER, OURS: _SPN},
     # nothing about its training is released
-    "idt": _all(NONE, steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999))
-           | _all(OURS, **_SPN),
+    "idt": {NONE: dict(steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999)),
+            OURS: _SPN},
     # official: x3 and x4 start from the trained x2 network with halved schedule; here from fresh weights
-    "swinir-light": _all(LIGHT, batch_size=64, patch_size=4 * 64, **_SWINIR) | _all(OURS, **_SPN),
-    "swinir": _all(CLASSICAL, batch_size=32, patch_size=4 * 48, **_SWINIR) | _all(OURS, **_SPN),
+    "swinir-light": {LIGHT: dict(batch_size=64, patch_size=4 * 64, **_SWINIR), OURS: _SPN},
+    "swinir": {CLASSICAL: dict(batch_size=32, patch_size=4 * 48, **_SWINIR), OURS: _SPN},
     # official: x4 starts from the trained x2 network; here from fresh weights
-    "edsr": _all(EDSR, steps=300_000, batch_size=16, patch_size=192, learning_rate=1e-4, betas=(0.9, 0.99),
-                 weight_decay=0.0, milestones=(200_000,)) | _all(OURS, **_SPN),
+    "edsr": {EDSR: dict(steps=300_000, batch_size=16, patch_size=192, learning_rate=1e-4, betas=(0.9, 0.99),
+                        weight_decay=0.0, milestones=(200_000,)), OURS: _SPN},
     # official: minus PSNR as reconstruction loss, 8 GPUs with 4 crops each; here L1, as SPN's released code has it
-    "nafnet": _all(NAFNET, steps=200_000, batch_size=32, patch_size=256, learning_rate=1e-3, learning_rate_min=1e-7,
-                   betas=(0.9, 0.9), weight_decay=0.0) | _all(OURS, **_SPN),
+    "nafnet": {NAFNET: dict(steps=200_000, batch_size=32, patch_size=256, learning_rate=1e-3, learning_rate_min=1e-7,
+                            betas=(0.9, 0.9), weight_decay=0.0), OURS: _SPN},
 }
 # fmt: on
 
@@ -74,7 +63,8 @@ def fields(network: str, scale: int = 1) -> dict[str, Any]:
 
     The gt patch of super-resolution is that of x4; at another scale the lq patch is kept.
     """
-    found = {field: setting.value for field, setting in RECIPES.get(network, RECIPES["ffanet"]).items()}
+    parts = RECIPES.get(network, RECIPES["ffanet"]).values()
+    found = {field: value for part in parts for field, value in part.items()}
     if scale in (2, 3):
         found["patch_size"] = found["patch_size"] * scale // 4
     return found
@@ -84,5 +74,6 @@ def table(network: str) -> pd.DataFrame:
     """Where every field of the paper recipe of a network in `RECIPES` stands: field, value, source."""
     if network not in RECIPES:
         raise ValueError(f"{network} has no paper recipe; those with one: {', '.join(RECIPES)}.")
-    rows = [(field, str(setting.value), setting.source) for field, setting in RECIPES[network].items()]
+    parts = RECIPES[network].items()
+    rows = [(field, str(value), source) for source, part in parts for field, value in part.items()]
     return pd.DataFrame(rows, columns=["field", "value", "source"])

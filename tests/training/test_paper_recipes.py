@@ -14,8 +14,8 @@ def test_every_field_has_a_source_and_makes_a_recipe(network):
     recipe = recipes.get("paper", TASK.get(network, "dehaze"), network=network)
     table = paper_recipes.table(network)
     assert network in networks.names() and recipe.network_size == "paper" and recipe.objective == "spn"
-    for row, (field, setting) in zip(table.itertuples(), paper_recipes.RECIPES[network].items(), strict=True):
-        assert getattr(recipe, field) == setting.value and (row.field, row.value) == (field, str(setting.value))
+    for row in table.itertuples():
+        assert row.value == str(getattr(recipe, row.field))
         assert "@" in row.source or row.source.startswith("ours")
     spn = table[table.field.isin(["features", "lambda_neg", "history_every", "history_decay", "history_start"])]
     assert len(spn) == 5 and spn.source.str.startswith("ours").all() == (network != "ffanet")
