@@ -299,16 +299,14 @@ _SIZES: dict[str, dict[str, Any]] = {
     "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }
-# what a task changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
-_TASK_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+# what a task or network changes in a recipe; super-resolution works on lq pixels, so its gt patch is larger
+_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny", "sr"): dict(patch_size=64, steps=400, learning_rate=4e-3),
     ("demo", "sr"): dict(steps=1200, patch_size=96),
     # a veil is seen on large patches
     ("demo", "dehaze"): dict(steps=1500, patch_size=128, batch_size=2, learning_rate=3e-3),
     ("tiny", "dehaze"): dict(patch_size=64, batch_size=2),
     ("gpu", "sr"): dict(patch_size=192, batch_size=16),
-}
-_NETWORK_CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("gpu", "promptir"): dict(batch_size=4),  # 8 need more than 24 GB
 }
 # fmt: on
@@ -352,7 +350,7 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     chosen = tasks.get(task, given.get("scale"))
     network = given.get("network", chosen.network)
     fields = dict(name=name, task=task, network=chosen.network, scale=chosen.scale)
-    fields |= _SIZES[name] | _TASK_CHANGES.get((name, task), {}) | _NETWORK_CHANGES.get((name, str(network)), {})
+    fields |= _SIZES[name] | _CHANGES.get((name, task), {}) | _CHANGES.get((name, str(network)), {})
     if name == "paper":
         check_choice("network", network, networks.names())
         fields |= paper_recipes.fields(network, chosen.scale)

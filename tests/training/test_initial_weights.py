@@ -108,7 +108,7 @@ def test_a_finished_run_that_is_continued_ends_with_the_bits_of_a_longer_one(run
     longer, more = (records.Run(tmp_path / name) for name in ("longer", "more"))
     digest = hashlib.sha256((run / "checkpoint.safetensors").read_bytes()).hexdigest()
     assert more.provenance["content"]["continues"] == digest
-    columns = [c for c in longer.log if c != "seconds" and not c.startswith("dose")]  # it has its moments
+    columns = [c for c in longer.log if c != "seconds" and not c.startswith("dose")]  # measured at other steps
     assert longer.log[columns].equals(more.log[columns])
     for name in ("recipe.json", "provenance.json", "log.csv", "frames.safetensors", "scores.csv"):  # of other pictures
         (more.dir / name).write_bytes((longer.dir / name).read_bytes())
