@@ -35,29 +35,24 @@ class Guard:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.factor = recipe, 1.0
-        self._bad_step: Tensor | None = None  # the first with a loss that is not finite, 0: none; on the device
-        self._names: dict[int, list[str]] = {}  # of the pictures, by step, since somebody looked
+        self._seen: list[tuple[int, Tensor, list[str]]] = []  # since the last look: step, finite (on the device), names
 
     def watch(self, step: int, losses: Tensor, names: list[str]) -> None:
         """Note whether a step's losses are finite. On a GPU nothing waits: the next `check_finite` tells."""
-        if self._bad_step is None:
-            self._bad_step = torch.zeros((), dtype=torch.int64, device=losses.device)
-        bad = ~losses.isfinite().all() & (self._bad_step == 0)
-        self._bad_step = torch.where(bad, step, self._bad_step)
-        self._names[step] = names
+        self._seen.append((step, losses.isfinite().all(), names))
         if losses.device.type == "cpu":
             self.check_finite()
 
     def check_finite(self) -> None:
         """Raise Diverged if the losses or the gradient of a step since the last look were not finite."""
-        step = 0 if self._bad_step is None else int(self._bad_step)
-        names, self._bad_step, self._names = self._names.get(step, []), None, {}
-        if step:
-            raise Diverged(
-                f"step {step}: the loss or a gradient is not finite (pictures of the batch: "
-                f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
-                "learning_rate or lambda_neg, or remove a damaged picture."
-            )
+        seen, self._seen = self._seen, []
+        for step, finite, names in seen:
+            if not finite:
+                raise Diverged(
+                    f"step {step}: the loss or a gradient is not finite (pictures of the batch: "
+                    f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
+                    "learning_rate or lambda_neg, or remove a damaged picture."
+                )
 
     def check_scale(self, step: int, scale: float) -> None:
         """Raise Diverged if the loss scale of float16, halved at each infinite gradient, is below 1: it is not that."""
