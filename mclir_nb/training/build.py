@@ -77,8 +77,8 @@ def make_start(recipe: Recipe, device: torch.device) -> nn.Module:
 
 def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
     """The recipe's optimiser for a network; the learning rate is set in each step."""
-    options: dict = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(network.parameters(), fused=True, **options)
+    rate, betas, decay = recipe.learning_rate, recipe.betas, recipe.weight_decay
+    return torch.optim.AdamW(network.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def make_history(recipe: Recipe, model: nn.Module, device: torch.device) -> HistoryModels | None:

@@ -17,7 +17,6 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -165,19 +164,6 @@ def on_first_rank(work: Callable[..., Result], *arguments) -> Result:
     return outcome[0]
 
 
-@contextmanager
-def entered_on_first_rank(context: AbstractContextManager):
-    """Enter a context, such as a lock, in rank 0 alone; the others wait until it is entered."""
-    with ExitStack() as stack:
-        on_first_rank(stack.enter_context, context)
-        yield
-
-
-@contextmanager
-def leave_at_error():
-    """A process that meets an error ends without waiting for the others, which its launcher or their next sum ends."""
-    try:
-        yield
-    except Exception:
-        atexit.unregister(dist.destroy_process_group)
-        raise
+def leave() -> None:
+    """After an error: end without waiting for the others, whom the launcher or their next sum ends."""
+    atexit.unregister(dist.destroy_process_group)

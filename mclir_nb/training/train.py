@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -59,12 +59,14 @@ def train(
         on_first_rank(run_folder.check_finished, run.dir, recipe)
         return run
     try:
-        with distributed.leave_at_error():
-            place = machine.pick_device(distributed.rank_device(device))
-            if place.type == "cuda":
-                torch.cuda.set_device(place)
-            with machine.deterministic(place, deterministic):
-                _train(recipe, run.dir, resume, place, quiet, tensorboard, doses)
+        place = machine.pick_device(distributed.rank_device(device))
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+        with machine.deterministic(place, deterministic):
+            _train(recipe, run.dir, resume, place, quiet, tensorboard, doses)
+    except Exception:
+        distributed.leave()
+        raise
     finally:
         machine.return_freed_memory()
     return run
@@ -83,7 +85,8 @@ def _train(
         said = trainer.take_over(Path(recipe.continues).expanduser())
         run_folder.check_content(Path(recipe.continues).expanduser(), content)
         print(end="" if quiet else f"{said}\n")
-    with distributed.entered_on_first_rank(run_folder.claim(run_dir, recipe, resume, content)):
+    with ExitStack() as held:  # by rank 0 alone
+        on_first_rank(held.enter_context, run_folder.claim(run_dir, recipe, resume, content))
         on_first_rank(dose.keep, run_dir, chosen)
         _run(trainer, run_dir, content, quiet, tensorboard)
 
