@@ -8,44 +8,30 @@ import pytest
 import torch
 from golden import load, needs_shared, part
 from torch import nn
+from toys import Pixels, constant, photo
 
 from mclir_nb.method import distances, losses, precision, rivals
 from mclir_nb.method import features as feature_networks
 from mclir_nb.method.losses import OBJECTIVES, spn_loss
 
 
-class Pixels(nn.Module):
+class Edges(nn.Module):
     """Features that can be computed by hand: the image itself and twice its horizontal differences."""
 
     def forward(self, x):
         return {"pixels": x, "edges": 2 * (x[..., 1:] - x[..., :-1])}
 
 
-class Plain(nn.Module):
-    """The image itself."""
-
-    def forward(self, x):
-        return {"pixels": x}
-
-
-def image(value=0.0, size=4):
-    return torch.full((1, 3, size, size), float(value))
-
-
 def weighted(**weights):
-    network = Pixels()
+    network = Edges()
     network.layer_weights = weights
     return network
 
 
-def photo(seed, shape=(2, 3, 16, 16), dtype=torch.float32):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def test_spn_by_hand_on_4x4():
-    restored, gt, near, far = image(0.5), image(0.4), image(0.4), image(0.2)
+    restored, gt, near, far = constant(0.5), constant(0.4), constant(0.4), constant(0.2)
     far[..., 2:] = 0.4  # an edge of 0.2 between the second and the third column
-    parts = spn_loss(restored, gt, [near, far], features=Pixels(), lambda_neg=0.1)
+    parts = spn_loss(restored, gt, [near, far], features=Edges(), lambda_neg=0.1)
     # pixels: 0.1 from near, (0.3 + 0.1) / 2 from far; edges: 0, and 2 * 0.2 at one of three places
     l_neg = (0.5 * 0.1 + 0.5 * 0.2 + 0.5 * 0.4 / 3) / 2
     assert parts.l_rec.item() == pytest.approx(0.1)
@@ -54,21 +40,24 @@ def test_spn_by_hand_on_4x4():
 
 
 def test_layer_weights_are_taken_by_name():
-    parts = spn_loss(image(0.5), image(), [image(0.3)], features=weighted(edges=0.0, pixels=3.0), lambda_neg=1)
+    parts = spn_loss(constant(0.5), constant(), [constant(0.3)], features=weighted(edges=0.0, pixels=3.0), lambda_neg=1)
     assert parts.l_neg.item() == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("name", sorted(losses.USES_HISTORY - {"c2r"}))
 def test_without_histories_it_is_the_baseline(name):
     restored, gt = photo(1), photo(2)
-    parts = OBJECTIVES[name](restored, gt, [], features=Pixels(), lambda_neg=0.1, averaged=restored)
+    parts = OBJECTIVES[name](restored, gt, [], features=Edges(), lambda_neg=0.1, averaged=restored)
     assert parts == OBJECTIVES["plain"](restored, gt) and not parts.l_neg
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * 3 * 32**2, 10**9], ids=["one image", "two images", "all"])
 @pytest.mark.parametrize("name", distances.DISTANCES)
-def test_value_and_gradient_are_those_of_the_formula(name):
+def test_value_and_gradient_are_those_of_the_formula(name, at_once):
+    """However many images go through the feature network at a time."""
     net, chance = feature_networks.build("lite0"), torch.Generator().manual_seed(0)
-    image, *others = (torch.rand(2, 3, 32, 32, generator=chance) for _ in range(3))
+    net.pixels_at_once = at_once
+    image, *others = (torch.rand(3, 3, 32, 32, generator=chance) for _ in range(3))
     formula = {
         "l1": torch.abs,
         "squared": torch.square,
@@ -89,24 +78,9 @@ def test_value_and_gradient_are_those_of_the_formula(name):
     assert image.grad.norm() == pytest.approx(float(by_hand.grad.norm()), rel=1e-4)
 
 
-def test_chunks_of_the_batch_change_nothing():
-    restored, gt, *negatives = (photo(k, (5, 3, 16, 16)) for k in (1, 2, 3, 4))
-    restored.requires_grad_()
-    network = feature_networks.Vgg(((4,), (6, 6)), {"relu1_1": 0.5, "relu2_2": 0.25}, imagenet_input=True)
-    results = []
-    for network.pixels_at_once in (1, 2 * 3 * 256, 10**9):  # one image, two images, all at a time
-        l_neg = spn_loss(restored, gt, negatives, features=network, lambda_neg=1.0).l_neg
-        results.append((l_neg.detach(), torch.autograd.grad(l_neg, restored)[0]))
-    plainly = distances.layer_distances(restored, negatives, network)
-    expected = (0.5 * plainly["relu1_1"] + 0.25 * plainly["relu2_2"]).mean()
-    for value, gradient in results:
-        torch.testing.assert_close(value, expected.detach())
-        torch.testing.assert_close(gradient, torch.autograd.grad(expected, restored, retain_graph=True)[0])
-
-
 def test_validation_needs_no_gradient():
     with torch.no_grad():
-        parts = spn_loss(photo(1), photo(2), [photo(3)], features=Pixels(), lambda_neg=0.1)
+        parts = spn_loss(photo(1), photo(2), [photo(3)], features=Edges(), lambda_neg=0.1)
     assert not parts.total.requires_grad and parts.l_neg > 0
 
 
@@ -170,17 +144,19 @@ BY_HAND = [  # objective, restored, gt, negatives, the term; lq is 0.1
 
 @pytest.mark.parametrize(("name", "restored", "gt", "negatives", "term"), BY_HAND)
 def test_terms_by_hand(name, restored, gt, negatives, term):
-    negatives = [image(value) for value in negatives]
-    parts = OBJECTIVES[name](image(restored), image(gt), negatives, features=Plain(), lambda_neg=1, lq=image(0.1))
+    negatives = [constant(value) for value in negatives]
+    parts = OBJECTIVES[name](
+        constant(restored), constant(gt), negatives, features=Pixels(), lambda_neg=1, lq=constant(0.1)
+    )
     assert parts.l_neg.item() == pytest.approx(term, rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.9, 0.5])
 def test_the_smooth_push_goes_where_the_average_came_from(value):
     """From 0.3 to 0.6, so it is upwards, wherever the network stands."""
-    restored = image(value).requires_grad_()
-    common = dict(features=Plain(), lambda_neg=1, averaged=image(0.6))
-    l_neg = OBJECTIVES["spn-smooth"](restored, image(0.7), [image(0.3)], **common).l_neg
+    restored = constant(value).requires_grad_()
+    common = dict(features=Pixels(), lambda_neg=1, averaged=constant(0.6))
+    l_neg = OBJECTIVES["spn-smooth"](restored, constant(0.7), [constant(0.3)], **common).l_neg
     assert l_neg.item() == pytest.approx(value - 0.6)
     l_neg.backward()
     assert torch.allclose(restored.grad, torch.full_like(restored, 1 / restored.numel()))
@@ -190,7 +166,7 @@ def test_smooth_at_the_average_is_spns_push():
     pushes = []
     for name in ("spn", "spn-smooth"):
         at = photo(0).requires_grad_()
-        parts = OBJECTIVES[name](at, photo(1), [photo(2)], features=Plain(), lambda_neg=1, averaged=photo(0))
+        parts = OBJECTIVES[name](at, photo(1), [photo(2)], features=Pixels(), lambda_neg=1, averaged=photo(0))
         pushes.append(torch.autograd.grad(parts.l_neg, at)[0])
     assert torch.equal(*pushes)
 
@@ -198,11 +174,11 @@ def test_smooth_at_the_average_is_spns_push():
 @pytest.mark.parametrize("name", sorted(losses.USES_HISTORY - {"c2r"}))
 def test_bounded_objectives_do_not_run_away(name):
     """A step that only goes where the loss falls: SPN's kind falls without end, its bounded relatives do not."""
-    at, gt, past = image(0.5).requires_grad_(), image(0.6), [image(0.4), image(0.45)]
+    at, gt, past = constant(0.5).requires_grad_(), constant(0.6), [constant(0.4), constant(0.45)]
     optimiser = torch.optim.SGD([at], lr=300.0)
     for _ in range(200):
         optimiser.zero_grad()
-        OBJECTIVES[name](at, gt, past, features=Plain(), lambda_neg=3.0, averaged=image(0.55)).total.backward()
+        OBJECTIVES[name](at, gt, past, features=Pixels(), lambda_neg=3.0, averaged=constant(0.55)).total.backward()
         optimiser.step()
     ran_away = (at.detach() - gt).abs().max().item() > 100
     assert ran_away == name.startswith("spn")
@@ -214,12 +190,12 @@ def test_curriculum_is_strict():
 
 
 def test_uncertainty_weighs_where_the_histories_disagree():
-    gt, calm, torn = image(), image(0.5), image(0.5)
+    gt, calm, torn = constant(), constant(0.5), constant(0.5)
     torn[..., 2:] = 0.9
-    left, right = image(), image()
+    left, right = constant(), constant()
     left[..., :2] = 0.2
     right[..., 2:] = 0.2
-    common = dict(features=Pixels(), lambda_neg=0.0)
+    common = dict(features=Edges(), lambda_neg=0.0)
     run = OBJECTIVES["spn-uncertainty"]
     # spread 0 on the left, 0.2 on the right, mean 0.1: weights 1/2 and 3/2
     assert run(left, gt, [calm, torn], **common).l_rec.item() == pytest.approx(0.1 * 0.5, rel=1e-4)
@@ -233,7 +209,7 @@ def test_pcl_by_hand(monkeypatch):
     red, green = (directions[k : k + 1].expand(1, 3, 4, 4) for k in (0, 1))
     monkeypatch.setattr(rivals, "sharpen", lambda image, factor: image)
     monkeypatch.setattr(rivals, "blur", lambda image, size, sigma: green)
-    parts = OBJECTIVES["pcl"](red, red, [], features=Plain(), lambda_neg=5.0, lq=green)
+    parts = OBJECTIVES["pcl"](red, red, [], features=Pixels(), lambda_neg=5.0, lq=green)
     assert parts.l_neg.item() == pytest.approx(-np.log(np.e / (np.e + 4)), rel=1e-5)
 
 
@@ -241,7 +217,7 @@ def test_pcl_draws_from_the_generator():
     def term(seed):
         generator = torch.Generator().manual_seed(seed)
         return OBJECTIVES["pcl"](
-            photo(1), photo(2), [], features=Pixels(), lambda_neg=1.0, lq=photo(3), generator=generator
+            photo(1), photo(2), [], features=Edges(), lambda_neg=1.0, lq=photo(3), generator=generator
         ).l_neg
 
     assert term(0) == term(0) != term(1)
@@ -254,7 +230,7 @@ def test_sharpening_and_blurring():
     assert rivals.sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
     blurred = rivals.blur(edge, 5, 1.0)
     assert blurred[0, 0, 4].diff().min() >= 0 and blurred[0, 0, 4, 4] < 0.5
-    torch.testing.assert_close(rivals.blur(image(0.3), 11, 2.0), image(0.3))
+    torch.testing.assert_close(rivals.blur(constant(0.3), 11, 2.0), constant(0.3))
 
 
 @pytest.mark.parametrize("name", ["cr", "c2r", "pcl"])
@@ -263,7 +239,7 @@ def test_small_input_of_super_resolution_is_upscaled(name):
     large = nn.functional.interpolate(lq, size=(16, 16), mode="bicubic", align_corners=False).clamp(0, 1)
     terms = []
     for given in (lq, large):
-        options = dict(features=Pixels(), lambda_neg=1.0, lq=given, generator=torch.Generator().manual_seed(0))
+        options = dict(features=Edges(), lambda_neg=1.0, lq=given, generator=torch.Generator().manual_seed(0))
         terms.append(OBJECTIVES[name](photo(1), photo(2), [photo(3)], **options).l_neg)
     assert terms[0] == terms[1]
 
@@ -271,23 +247,25 @@ def test_small_input_of_super_resolution_is_upscaled(name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("spn", dict(restored=image(size=5)), "restored"),
-        ("spn", dict(negatives=[image(), image(size=5)]), r"negatives\[1\]"),
-        ("spn", dict(negatives=[image().requires_grad_()]), "gradient"),
+        ("spn", dict(restored=constant(size=5)), "restored"),
+        ("spn", dict(negatives=[constant(), constant(size=5)]), r"negatives\[1\]"),
+        ("spn", dict(negatives=[constant().requires_grad_()]), "gradient"),
         ("cr", dict(lambda_neg=-1), "lambda_neg"),
         ("spn-uncertainty", dict(), "negative"),
         ("spn", dict(features=weighted(pixels=1.0)), "layer_weights"),
     ],
 )
 def test_bad_input_speaks(name, changes, message):
-    call = dict(restored=image(), gt=image(), negatives=[image()], features=Pixels(), lambda_neg=1, lq=image())
+    call = dict(
+        restored=constant(), gt=constant(), negatives=[constant()], features=Edges(), lambda_neg=1, lq=constant()
+    )
     with pytest.raises(ValueError, match=message):
         OBJECTIVES[name](**call | changes)
 
 
 def test_a_held_ratio_is_what_the_gradient_sees():
     restored, gt = photo(1).requires_grad_(), photo(2)
-    parts = spn_loss(restored, gt, [photo(3)], features=Pixels(), lambda_neg=7.0)
+    parts = spn_loss(restored, gt, [photo(3)], features=Edges(), lambda_neg=7.0)
     held = losses.with_ratio(parts, 0.05, [part.detach() for part in parts[:2]])
     assert ((held.l_rec - held.total) / held.l_rec).item() == pytest.approx(0.05, rel=1e-4)
     weight = (0.05 * parts.l_rec / parts.l_neg).item()

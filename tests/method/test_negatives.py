@@ -3,14 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from toys import photo
 
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.method.negatives import Negatives, partly_restored
 from mclir_nb.method.rivals import C2R_INDOOR
-
-
-def photo(seed, shape=(2, 3, 16, 16)):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -83,7 +80,7 @@ def test_synthetic_restorers_have_the_psnr_they_are_named_after():
 def test_the_curriculum_is_saved_and_resumed():
     measured, synthetic = Negatives(None), Negatives(None, synthetic=True)
     assert measured.thresholds is None and synthetic.thresholds == C2R_INDOOR
-    measured.set_thresholds([21.5, 23.0])
+    measured.thresholds = (21.5, 23.0)
     resumed = Negatives(None)
     resumed.load_state_dict(measured.state_dict())
     assert resumed.thresholds == (21.5, 23.0)

@@ -5,31 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from toys import Pixels, Scale, constant, photo
 
-from mclir_nb import stream
 from mclir_nb.method import losses, push
 
 
-class Pixels(nn.Module):
-    """Features that are the image itself, so that every number can be worked out on paper."""
-
-    def forward(self, image):
-        return {"pixels": image}
-
-
-class Scale(nn.Module):
-    """restored = weight * lq: one weight, linear."""
-
-    def __init__(self, weight=0.5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(weight))
-
-    def forward(self, lq):
-        return self.weight * lq
-
-
 def images(*values):
-    return [torch.full((1, 3, 4, 4), float(value)) for value in values]
+    return [constant(value) for value in values]
 
 
 def test_push_points_away_from_the_negative_and_keeps_its_strength():
@@ -41,7 +23,7 @@ def test_push_points_away_from_the_negative_and_keeps_its_strength():
 
 
 def test_push_is_the_gradient_the_optimiser_gets():
-    restored, gt, negative = (torch.rand(2, 3, 8, 8, generator=stream(0, name)) for name in ("r", "gt", "n"))
+    restored, gt, negative = (photo(seed) for seed in range(3))
     restored.requires_grad_(True)
     parts = losses.spn_loss(restored, gt, [negative], features=Pixels(), lambda_neg=0.3)
     whole = torch.autograd.grad(parts.total, restored, retain_graph=True)[0]

@@ -238,12 +238,6 @@ def test_the_table_counts_parameters_and_macs(monkeypatch):
     assert table.loc["edsr", "macs"] == pytest.approx(4.57e9 * (64 / 48) ** 2, rel=2e-3)
 
 
-def test_box_mean_equals_average_pooling():
-    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
-    expected = torch.nn.functional.avg_pool2d(x, (4, 12), stride=1)
-    torch.testing.assert_close(nafnet.box_mean(x, (4, 12)), expected)
-
-
 def test_a_fresh_block_of_nafnet_is_the_identity():
     features = torch.rand(1, 8, 8, 8)
     assert torch.equal(nafnet.Block(8)(features), features)

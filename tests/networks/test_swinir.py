@@ -1,10 +1,9 @@
-"""SwinIR: shifted windows, heads, padding, initialisation."""
+"""SwinIR: image sizes, heads, initialisation, stochastic depth."""
 
 import pytest
 import torch
 
-from mclir_nb.networks.layers import to_windows
-from mclir_nb.networks.swinir import SIZES, SwinIR, relative_position_index, shift_mask
+from mclir_nb.networks.swinir import SIZES, SwinIR
 
 
 def tiny(**overrides) -> SwinIR:
@@ -15,23 +14,6 @@ def tiny(**overrides) -> SwinIR:
         for parameter in core.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return core.eval()
-
-
-def test_relative_positions_by_hand():
-    index = relative_position_index(2)  # tokens 0 1 / 2 3, offsets -1 .. 1 in both axes, 3 columns of them
-    assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-
-
-@pytest.mark.parametrize("height, width", [(8, 8), (8, 20), (24, 12)])
-def test_the_mask_separates_exactly_what_the_shift_joined(height, width):
-    window, shift = 4, 2
-    grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
-    rolled = grid.roll((-shift, -shift), (0, 1))[None]
-    windows = to_windows(rolled, window)  # original positions of the tokens of each window
-    near = ((windows[:, :, None] - windows[:, None]).abs() < window).all(-1)
-    mask = shift_mask(height, width, window)
-    assert torch.equal(mask == 0, near)
-    assert set(mask.unique().tolist()) == {-100.0, 0.0}
 
 
 def test_the_size_a_network_was_built_for_does_not_matter():
