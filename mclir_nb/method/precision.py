@@ -57,32 +57,23 @@ def _products(kind: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for switch, attribute, before in reversed(changed):
-            setattr(switch, attribute, before)
+        for switch, before in reversed(changed):
+            switch.fp32_precision = before
 
 
 def _set_products(kind: str) -> list[tuple]:
     """Products of float32 numbers in full ("ieee") or with TF32's 10 bits ("tf32"); what was changed, and from what.
 
-    PyTorch 2.9 and later have one switch per level, and a level that nobody set follows the one above it. Going down,
-    only a level that does not follow was set by somebody and has to be set here; so it can be put back exactly.
+    PyTorch has one switch per level, and a level that nobody set follows the one above it. Going down, only a level
+    that does not follow was set by somebody and has to be set here; so it can be put back exactly.
     """
     backends: Any = torch.backends  # the annotations lack some of its switches
-    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
-    switches: tuple[Any, ...]
-    wanted: str | bool
-    if hasattr(cudnn, "conv"):
-        switches = (backends, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn, mkldnn.conv, mkldnn.matmul)
-        attribute, wanted = "fp32_precision", kind
-    else:
-        switches = (cuda.matmul, cudnn)
-        attribute, wanted = "allow_tf32", kind == "tf32"
-    changed = []
+    cudnn, mkldnn, changed = backends.cudnn, backends.mkldnn, []
+    switches = (backends, cudnn, cudnn.conv, cudnn.rnn, backends.cuda.matmul, mkldnn, mkldnn.conv, mkldnn.matmul)
     for switch in switches:
-        before = getattr(switch, attribute)
-        if before != wanted:
-            setattr(switch, attribute, wanted)
-            changed.append((switch, attribute, before))
+        if (before := switch.fp32_precision) != kind:
+            switch.fp32_precision = kind
+            changed.append((switch, before))
     return changed
 
 

@@ -31,7 +31,6 @@ def put_back():
         SWITCHES[name].fp32_precision = before[name]
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch without fp32_precision")
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("name", ["nothing", *SWITCHES])
 def test_tf32_is_off_whatever_the_user_set_and_his_setting_comes_back(name, legacy, put_back):

@@ -12,12 +12,11 @@ from trainers import advance, flat, trainer
 
 from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
-from mclir_nb.experiments import cost, gradient_fidelity
+from mclir_nb.experiments import cost, gradient_fidelity, timing
 from mclir_nb.method import push
 from mclir_nb.training import frames, recipes, train
 from mclir_nb.training.guard import Diverged
 
-pytestmark = pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch without fp32_precision")
 SHORT = dict(steps=4, log_every=1, val_every=0, batch_size=1, history_every=(2, 1))
 
 
@@ -69,6 +68,7 @@ DOORS = {
     "restore": lambda made, _: restore.restore(made.model, made.validation[0][2]),
     "push": lambda made, _: push.image_push(*_images(made), made.features),
     "gradients": lambda made, _: _gradients(made),
+    "a reference": lambda made, _: timing.compare(made.recipe, lambda parts, n: parts.model(parts.lq), rounds=1),
     "prediction": lambda made, _: cost.one_patch(made.recipe, torch.device("cpu"), times=1),
 }
 
