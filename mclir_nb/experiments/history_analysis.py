@@ -22,6 +22,7 @@ from mclir_nb import stream
 from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.method import distances, losses, push
 from mclir_nb.method.history import HistoryModels
+from mclir_nb.method.negatives import noise_as_far
 from mclir_nb.training import build, frames, records
 from mclir_nb.training.frames import Frames
 from mclir_nb.training.recipes import Recipe
@@ -124,9 +125,9 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
     assert features  # a plain run keeps no moments
     after = [log[log["step"] >= step].head(1) for step in kept.steps]
     lambdas = [float(np.nan_to_num((row if len(row) else log.tail(1))["lambda_neg"].iloc[0])) for row in after]
-    sizes = (kept.present[:, None] - kept.negatives).square().mean(dim=(2, 3, 4), keepdim=True).sqrt()
-    noise = torch.randn(kept.negatives.shape, generator=stream(recipe.seed, "noise around the present"))
-    candidates = {PUSH: kept.negatives, NOISE: kept.present[:, None] + sizes * noise}
+    present = kept.present[:, None].expand_as(kept.negatives).flatten(0, 1)
+    noise = noise_as_far(present, kept.negatives.flatten(0, 1), stream(recipe.seed, "noise around the present"))
+    candidates = {PUSH: kept.negatives, NOISE: noise.view_as(kept.negatives)}
     if foreign is not None:
         others = frames.read(foreign)
         facts = [(x.name, x.steps, x.negatives.shape) for x in (others, kept)]
@@ -157,22 +158,21 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
     return Pushes(recipe, kept, lambdas, found.pop(PUSH), found, over_time(kept, recipe, features))
 
 
-def ages(every: Sequence[int], decay: Sequence[float], steps: int, record: int = 1) -> pd.DataFrame:
+def ages(every: Sequence[int], decay: Sequence[float], steps: int) -> pd.DataFrame:
     """How old each history model is, on average over the weights it is mixed from, along so many steps.
 
     The package's own `HistoryModels` on a model whose only weight is the number of the step: a history's weight is
     then the mean birthday of what is in it.
 
     Returns:
-        A row every `record` steps: `step` and one column per history, its age in steps.
+        A row per step, as its loss saw the histories: `step` and one column per history, its age in steps.
     """
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64).requires_grad_(False)
     model.weight.zero_()
     histories, rows = HistoryModels(model, every, decay), []
     for step in range(1, steps + 1):
         model.weight.fill_(step)
-        if step % record == 0:  # before the refresh: as the loss of this step saw them
-            rows.append([step, *(step - history.get_parameter("weight").item() for history in histories.models)])
+        rows.append([step, *(step - history.get_parameter("weight").item() for history in histories.models)])
         histories.update(model, step)
     return pd.DataFrame(rows, columns=["step", *(f"every {s}" for s in every)])
 

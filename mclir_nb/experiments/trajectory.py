@@ -6,7 +6,6 @@ what keeps results and stops in time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -108,14 +107,14 @@ def _frame(trainer: train.Trainer, gt: Tensor, lq: Tensor) -> tuple[dict, Tensor
     return row, shown, old
 
 
-def extrapolations(watched: Watched, reach: Sequence[float] = (-1, -0.5, 0.5, 1)) -> pd.DataFrame:
+def extrapolations(watched: Watched) -> pd.DataFrame:
     """Whether the outputs improve if one goes on in the direction away from the past.
 
     Returns:
         One row per frame: `step`, and for each reach the gain in dB of restored + reach * (restored - mean of the
         negatives) over restored: above 0 is further away from the past, -1 is the mean of the past itself.
     """
-    rows = []
+    rows, reach = [], (-1, -0.5, 0.5, 1)
     for row, restored, negatives in zip(watched.table.itertuples(), watched.restored, watched.negatives, strict=True):
         way = restored - torch.stack(negatives).mean(0)
         moved = [metrics.mean_psnr((restored + a * way).clamp(0, 1), watched.gt) - row.psnr for a in reach]

@@ -95,9 +95,7 @@ class HistoryModels:
             _average_into(self.models[k], model, self.decay[k])
         return due
 
-    def adaptive_update(
-        self, model: nn.Module, spread: float, threshold: float = 0.022, decay: float = 0.001
-    ) -> list[int]:
+    def adaptive_update(self, model: nn.Module, spread: float, threshold: float = 0.022) -> list[int]:
         """The authors' adaptive rule, in place of `update`: while the error spreads, refresh one history in turn.
 
         Call before `optimizer.step()`, as the official class does.
@@ -106,7 +104,6 @@ class HistoryModels:
             model: the model being trained.
             spread: `error_spread` of this step.
             threshold: spread above which a history is refreshed (the default is official).
-            decay: weight kept from the old copy (the default is official): nearly an exact copy.
 
         Returns:
             The index of the refreshed history in a list, or an empty list.
@@ -117,7 +114,7 @@ class HistoryModels:
         if not self.models or spread <= threshold:
             return []
         k, self.turn = self.turn, (self.turn + 1) % len(self.models)
-        _average_into(self.models[k], model, decay)
+        _average_into(self.models[k], model, 0.001)  # official: nearly an exact copy
         return [k]
 
     def distances(self, model: nn.Module) -> Tensor:

@@ -4,8 +4,6 @@ By default every history model answers: the exact method. With `draw` one of the
 is right on average and costs one.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +41,8 @@ class Negatives:
     ):
         self.history, self.seed, self.draw, self.parts = history, seed, draw, parts
         self.precision, self.noised, self.synthetic, self.noise_around = precision, noised, synthetic, noise_around
-        # PSNR in dB of what made each negative, for C2R's curriculum; None: all negatives count alike
+        # PSNR in dB of what made each negative, for C2R's curriculum: published ones, or the histories' in validation;
+        # None: all negatives count alike
         self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:
@@ -76,10 +75,6 @@ class Negatives:
             with torch.no_grad():
                 own, generator = self.noise_around(lq), stream(self.seed, "noise", step)
         return [noise_as_far(own, output, generator) for output in outputs]
-
-    def set_thresholds(self, psnrs: Sequence[float]) -> None:
-        """C2R's curriculum over own histories: the validation PSNR of each, in dB, as of now."""
-        self.thresholds = tuple(psnrs)
 
     def state_dict(self) -> dict:
         """What a resumed run needs beside the histories."""

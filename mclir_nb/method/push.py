@@ -35,7 +35,7 @@ Gradient = list[Tensor]  # one tensor per trained parameter, in the order of mod
 
 
 @full_float32()
-def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module, distance: str = "l1") -> Tensor:
+def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Module) -> Tensor:
     """Where the term moves each pixel: d l_neg / d restored, the direction in which a descent step on -l_neg goes.
 
     Arguments are those of `distances.feature_distance`, all images (B, 3, H, W). The result has the same shape and no
@@ -45,8 +45,8 @@ def image_push(restored: Tensor, negatives: Sequence[Tensor], features: nn.Modul
         raise ValueError("there are no negatives, so there is no push; use an objective with history models")
     image = restored.detach().requires_grad_(True)
     with torch.enable_grad():
-        distance_of_all = feature_distance(image, negatives, features, distance)
-    return torch.autograd.grad(distance_of_all, image)[0]
+        distance = feature_distance(image, negatives, features)
+    return torch.autograd.grad(distance, image)[0]
 
 
 def image_ratio(parts: LossParts, restored: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
 
 
 def helps(
-    held_out: Sequence[Gradient], directions: Mapping[str, Sequence[Gradient]], *, draws: int = 2000, seed: int = 0
+    held_out: Sequence[Gradient], directions: Mapping[str, Sequence[Gradient]], draws: int = 2000
 ) -> pd.DataFrame:
     """Does a step along a direction lower a held-out loss? The cosine with the downhill direction, with intervals.
 
@@ -248,7 +248,7 @@ def helps(
         held_out: gradients of the held-out loss, one per batch, all at the same weights.
         directions: {name: steps u, one per training batch}; their mean is the direction. A push asks for u = -gradient
             of the signed term, or -`preconditioned` of it.
-        draws, seed: of the bootstrap over held-out and training batches.
+        draws: of the bootstrap over held-out and training batches.
 
     Returns:
         One row per direction: direction, help_cos, low, high (95 %).
@@ -259,7 +259,7 @@ def helps(
     if not held_out or not all(directions.values()):
         raise ValueError("helps needs at least one held-out batch and one step per direction")
     loss, count = _gram(held_out, held_out), len(held_out)
-    rows, chance = [], np.random.default_rng(seed)
+    rows, chance = [], np.random.default_rng(0)
     for name, steps in directions.items():
         cross, own = _gram(held_out, steps), _gram(steps, steps)
 

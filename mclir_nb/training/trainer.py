@@ -186,7 +186,7 @@ class Trainer:
         row = self.log.rows[-1]
         row["val_psnr"], row["val_psnr_ema"] = (self._val_psnr(network) for network in (self.model, self.ema))
         if self.recipe.curriculum == "measured" and self.history:
-            self.negatives.set_thresholds([self._val_psnr(history) for history in self.history.models])
+            self.negatives.thresholds = tuple(self._val_psnr(history) for history in self.history.models)
         self.guard.check_validation(row, self.best_psnr)
         self.best_psnr = max(self.best_psnr, row["val_psnr"])
 

@@ -164,5 +164,5 @@ def test_a_history_is_on_average_as_old_as_its_formula_says():
     later = table[table.step > 2000]
     assert later["every 100"].mean() == pytest.approx(100 / 2 + 100 * 0.1 / 0.9, abs=1)
     assert later["every 10"].mean() == pytest.approx(10 / 2 + 10 * 0.5 / 0.5, abs=1)
-    slow = history_analysis.ages((1000,), (0.999,), 4000, record=100)
-    assert len(slow) == 40 and (slow["every 1000"] > 0.99 * slow.step).all()
+    slow = history_analysis.ages((1000,), (0.999,), 4000)
+    assert (slow["every 1000"] > 0.99 * slow.step).all()

@@ -39,7 +39,7 @@ def test_the_table_says_how_the_histories_stand(watched):
 
 
 def test_going_back_the_whole_way_gives_the_mean_of_the_past(watched):
-    gains = trajectory.extrapolations(watched, reach=(-1, 0.5))
+    gains = trajectory.extrapolations(watched)
     past = torch.stack(watched.negatives[-1]).mean(0)
     expected = metrics.mean_psnr(past, watched.gt) - watched.table.psnr.iloc[-1]
     assert gains[-1].iloc[-1] == pytest.approx(expected) and gains[0.5].iloc[0] == 0
