@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -47,7 +48,7 @@ def benchmark_recipe(network: str, **changes) -> Recipe:
     return recipes.get("demo", task, network=network, **fields | changes)
 
 
-def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.DataFrame:
+def table(names: Sequence[str]) -> pd.DataFrame:
     """The cost model for networks at paper size: ratios to a plain step, from MACs counted on small patches.
 
     Returns:
@@ -60,7 +61,7 @@ def table(names: Sequence[str], histories: Sequence[int] = (0, 1, 2, 4)) -> pd.D
         counts = macs.count(recipe)
         share = counts.features / counts.network
         row = {"network": name, "patch": recipe.patch_size, "V/F": share}
-        row |= {f"N = {n}": 1 + n / 3 + (2 + n) * share / 3 if n else 1.0 for n in histories}
+        row |= {f"N = {n}": 1 + n / 3 + (2 + n) * share / 3 if n else 1.0 for n in (0, 1, 2, 4)}
         rows.append(row | {"as released": 1 + 4 / 3 + 4 * share})
     return pd.DataFrame(rows)
 
@@ -85,19 +86,25 @@ def one_patch(recipe: Recipe, device: torch.device, times: int = 2) -> float:
     return min([elapsed(lambda: network(lq).mean().backward(), device) for _ in range(1 + times)][1:])
 
 
-def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> tuple[float, float]:
-    """Train a throw-away copy of a recipe for some steps after one to warm up.
+class MeasuredStep(NamedTuple):
+    """Of a training here, medians over its steps."""
 
-    Returns:
-        Median seconds of a step here, and the share of its threads' time that this process got meanwhile: well below 1
-        on a CPU where other programs run.
-    """
-    trainer, seconds, used = Trainer(recipe.at(SOME_LAMBDA), device), [], []
-    for batch in trainer.patches.batches(1, steps + 1):
-        before = time.process_time()
-        seconds.append(elapsed(partial(trainer.advance, *batch), device))
-        used.append(time.process_time() - before)
-    return statistics.median(seconds[1:]), sum(used[1:]) / sum(seconds[1:]) / torch.get_num_threads()
+    seconds: float  # of a step, without waiting
+    waiting: float  # seconds for its batch
+    share: float  # of its threads' time that this process got: well below 1 on a CPU where other programs run
+
+
+def measure_step(recipe: Recipe, device: torch.device, steps: int = 3) -> MeasuredStep:
+    """Train a throw-away copy of a recipe for some steps after one to warm up."""
+    trainer, rows = Trainer(recipe.at(SOME_LAMBDA), device), []
+    batches = trainer.patches.batches(1, steps + 1, device=device)
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        batch, before = next(batches), time.process_time()
+        waiting = time.perf_counter() - start
+        seconds = elapsed(partial(trainer.advance, *batch), device)
+        rows.append((seconds, waiting, (time.process_time() - before) / seconds / torch.get_num_threads()))
+    return MeasuredStep(*map(statistics.median, zip(*rows[1:], strict=True)))
 
 
 def measure_bytes(recipe: Recipe, device: torch.device) -> int:
@@ -148,7 +155,7 @@ def estimate_run(recipe: Recipe, device: torch.device) -> pd.Series:
     }
     with machine.explain_out_of_memory(recipe):
         predicted = recipe.batch_size * one_patch(recipe, device) * ratio
-        seconds, share = measure_step(recipe, device)
+        seconds, _, share = measure_step(recipe, device)
     if note := needs.note(recipe, device):
         facts["on a GPU"] = note
     busy = device.type == "cpu" and share < BUSY

@@ -9,16 +9,16 @@ What `sampling` leaves out has the exact gradient on average; `sampling_noise` m
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from mclir_nb.experiments import timing
-from mclir_nb.method import distances, losses, precision, push
+from mclir_nb.method import distances, precision, push
 from mclir_nb.training import dose, macs
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -41,7 +41,7 @@ def precisions(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, fea
     Args:
         model, histories: the trained network and its past, float32.
         lq: (B, 3, H, W), a few patches.
-        features: the feature network of the loss.
+        features: of the loss.
 
     Returns:
         Per arm: arm, cosine (with the float64 gradient), l_neg (relative to float64), signal (mean over the histories,
@@ -135,7 +135,6 @@ def sampling_noise(
         steps: before the measurement, so that the histories differ.
         patches: further ones whose gradients are taken, 2 or more.
         rounds: steps timed for each price.
-        device: where all of it runs.
 
     Returns:
         A row per estimate: its fields, counted (price of a step on average by MACs, relative to a plain one), measured
@@ -147,13 +146,13 @@ def sampling_noise(
         trainer.advance(*batch)
     pulls, pushes = _gradients_of_patches(trainer, patches)
     asked, counts = estimates(recipe), macs.count(recipe)
-    arms = {(one.histories, one.patches) for one in asked} | {(0, recipe.batch_size)}
-    seconds = timing.median_seconds({arm: _step(trainer, *arm) for arm in sorted(arms)}, rounds, where)
+    ours, arms = timing.OurSteps(recipe, where), {(count, one.patches) for one in asked for count in (0, one.histories)}
+    seconds = timing.median_seconds({arm: partial(ours, *arm) for arm in sorted(arms)}, rounds, where)
     rows = []
     for one in asked:
         passes = one.histories * counts.network + (2 + one.histories) * counts.features  # of one patch
         surplus = passes * one.patches / recipe.batch_size / (3 * counts.network)
-        measured = seconds[one.histories, one.patches] / seconds[0, recipe.batch_size] - 1
+        measured = (seconds[one.histories, one.patches] - seconds[0, one.patches]) / seconds[0, recipe.batch_size]
         rows.append((*one, 1 + surplus / one.every, 1 + measured / one.every))
     table = pd.DataFrame(rows, columns=[*Estimate._fields, "counted", "measured"])
     noises = [noise(pulls, pushes, one, recipe.batch_size) for one in asked]
@@ -179,14 +178,8 @@ def _gradients_of_patches(trainer: Trainer, count: int) -> tuple[Tensor, Tensor]
 
 
 def noise(pulls: Tensor, pushes: Tensor, one: Estimate, batch: int) -> float:
-    """Trace of the covariance of one step's gradient, R + k xi T: R the mean of L1 over the batch, T the estimate of
-    the term, and xi 1 in one step of k.
-
-    Args:
-        pulls: (P, D) of L1, one row per patch.
-        pushes: (P, N, D) of the term.
-        one: the estimate.
-        batch: patches of R.
+    """Trace of the covariance of one step's gradient, R + k xi T: R the mean of L1 over `batch` patches, T the estimate
+    of the term, and xi 1 in one step of k. `pulls`, (P, D), and `pushes`, (P, N, D), are of single patches.
     """
 
     def between(own: Tensor) -> Tensor:
@@ -199,23 +192,3 @@ def noise(pulls: Tensor, pushes: Tensor, one: Estimate, batch: int) -> float:
     term = one.every * torch.stack(squares).mean() - between(whole)
     both = ((pulls - pulls.mean(0)) * (whole - whole.mean(0))).sum() / (len(pulls) - 1)
     return float((pulls.var(0).sum() + 2 * both) / batch + term)
-
-
-def _step(trainer: Trainer, histories: int, patches: int) -> Callable[[], None]:
-    """A step whose term asks so many histories about the first patches of the batch."""
-    batch, asked = trainer.patches.batch(trainer.recipe.steps + 1), cast(Any, trainer)
-
-    def negatives(lq: Tensor, gt: Tensor, step: int, weight: float) -> list[Tensor]:
-        history = trainer.history
-        return history.first(histories).negatives(lq[:patches]) if history and histories else []
-
-    def objective(restored: Tensor, gt: Tensor, negatives: list[Tensor], **context) -> losses.LossParts:
-        term = losses.spn(restored[:patches], gt[:patches], negatives, **context)
-        l_rec = losses.plain(restored, gt).l_rec
-        return losses.LossParts(l_rec, term.l_neg, l_rec + term.total - term.l_rec)
-
-    def step() -> None:
-        asked.negatives, asked.objective = SimpleNamespace(outputs=negatives, thresholds=None), objective
-        trainer.advance(*batch)
-
-    return step

@@ -17,7 +17,6 @@ import _thread
 import ast
 import importlib
 import json
-import statistics
 import tempfile
 import threading
 import time
@@ -37,7 +36,6 @@ from mclir_nb.experiments import ablations, compare, cost, evidence, run_tables,
 from mclir_nb.method import precision, push
 from mclir_nb.training import machine, recipes, run_folder, train
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.trainer import Trainer
 
 TABLES = ("checks", "price", "notebooks")
 NOTEBOOKS = ("01_explain", "03_train", "04_history", "05_compare", "07_ablate")  # those that train
@@ -71,6 +69,10 @@ class Measured(NamedTuple):
     notebooks: pd.DataFrame | None
 
 
+class TimeUp(Exception):
+    """The time of a part is over."""
+
+
 class Clock:
     """The minutes that were asked for, from the moment this is made."""
 
@@ -83,14 +85,24 @@ class Clock:
 
     @contextmanager
     def limit(self, part: str) -> Iterator[None]:
-        """KeyboardInterrupt, as by Ctrl-C, when the part's time is over: a training saves its state before it ends."""
-        timer = threading.Timer(max(0.0, self.left(part)), _thread.interrupt_main)
+        """Interrupts, as Ctrl-C does, when the part's time is over: a training saves its state before it ends.
+
+        Raises: TimeUp, then or if there is no time at all.
+        """
+        if self.left(part) <= 0:
+            raise TimeUp
+        timer = threading.Timer(self.left(part), _thread.interrupt_main)
         timer.start()
         try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()  # an interrupt that is on its way arrives here, not later
+            try:
+                yield
+            finally:
+                timer.cancel()
+                timer.join()  # an interrupt that is on its way arrives here, not later
+        except KeyboardInterrupt:
+            if self.left(part) > 0:
+                raise  # somebody pressed Ctrl-C
+            raise TimeUp from None
 
 
 Items = Iterable[tuple[dict, Callable[[], list[dict]]]]  # what names a row, and what measures the rows of that name
@@ -109,9 +121,8 @@ def measure(
     """Fill a folder with what there is to know about this machine, for so many minutes.
 
     Args:
-        folder: made if needed; with `proceed` that of an earlier call on the same kind of machine.
+        folder: made if needed; with `proceed` that of an earlier call on the same kind of machine, which goes on.
         minutes: above 0. The last thing begun may take some seconds longer.
-        proceed: go on in a folder that holds results.
         sizes: of what is measured.
         device: as in `train.train`.
         experiments: names of decided experiments whose seeds are run with the time that is left.
@@ -169,16 +180,11 @@ def _fill(file: Path, part: str, items: Items, clock: Clock) -> None:
     for key, make in items:
         if any(key.items() <= row.items() for row in done):
             continue
-        if clock.left(part) <= 0:
-            left_out += 1
-            continue
         started = time.monotonic()
         try:
             with clock.limit(part):
                 rows = make()
-        except KeyboardInterrupt:
-            if clock.left(part) > 0:
-                raise  # somebody pressed Ctrl-C
+        except TimeUp:
             left_out += 1
             continue
         except Exception as error:  # the next measurements do not depend on this one, and the machine is lent
@@ -218,13 +224,13 @@ def check_network(name: str, size: str, device: torch.device, side: int = 64) ->
         if format_name == "tf32" and device.type != "cuda":
             continue
         output, gradient = _outcome(name, size, side, device, torch.float32, format_name)
-        found = {"output, error": error(output, exact), "gradient, error": error(gradient, exact_gradient)}
-        if format_name != "float32":
-            del found["gradient, error"]
+        found = {"output, error": error(output, exact)}
+        if format_name == "float32":
+            found["gradient, error"] = error(gradient, exact_gradient)
+        else:
             found["gradient, 1 - cosine"] = 1 - push.cosine([gradient], [exact_gradient])
         for (part, value), limit in zip(found.items(), limits, strict=True):
-            facts = {"precision": format_name, "what": part, "found": value, "limit": limit}
-            rows.append(facts | {"ok": value <= limit})
+            rows.append({"precision": format_name, "what": part, "found": value, "limit": limit, "ok": value <= limit})
     return rows
 
 
@@ -292,38 +298,20 @@ def price(sizes: Sizes, network: str, precision: str, compile: str, device: torc
     if precision == "tf32":
         fields |= dict(history_precision="tf32", features_precision="tf32")
     recipe = recipes.get(sizes.recipe, task, **fields)
-    sampled = recipe.replace(sampling="sampled")
-    arms = {"plain": recipe.replace(objective="plain"), "exact": recipe, "sampled": sampled}
-    trainers = {arm: Trainer(asked, device) for arm, asked in arms.items()}
-    gt, lq, names = next(trainers["plain"].patches.batches(1, 1))
-    gt, lq = gt.to(device), lq.to(device)
-
-    def steps(trainer: Trainer) -> None:
-        for _ in range(trainer.recipe.period):
-            trainer.advance(gt, lq, names)
-
-    turns: dict[str, timing.Step] = {arm: partial(steps, trainer) for arm, trainer in trainers.items()}
-    taken = timing.median_seconds(turns, sizes.rounds, device)
-    rows: dict[str, dict] = {arm: {"step": arm, "patch": recipe.patch_size, "batch": recipe.batch_size} for arm in arms}
-    for arm, row in rows.items():
-        row["seconds"] = taken[arm] / trainers[arm].recipe.period
-        row["ratio"] = row["seconds"] / rows["plain"]["seconds"]
+    arms = {"plain": dict(objective="plain"), "exact": {}, "sampled": dict(sampling="sampled")}
+    ours = timing.OurSteps(recipe, device)
+    steps: dict[str, timing.Step] = {"plain": partial(ours, 0), "exact": partial(ours, len(recipe.history_every))}
+    taken = timing.median_seconds(steps, sizes.rounds, device)
+    taken["sampled"] = taken["plain"] * timing.sampled_price(ours, sizes.rounds)["sampled"]
+    rows: list[dict] = []
+    for arm, changes in arms.items():
+        rows.append({"step": arm, "patch": recipe.patch_size, "batch": recipe.batch_size})
+        rows[-1] |= {"seconds": taken[arm], "ratio": taken[arm] / taken["plain"]}
         if compile == "none":
-            row["peak_mb"] = cost.measure_bytes(arms[arm], device) / 1e6
+            rows[-1]["peak_mb"] = cost.measure_bytes(recipe.replace(**changes), device) / 1e6
     if compile == "none":
-        rows["plain"]["waiting"] = _waiting(trainers["plain"], sizes.rounds)
-    return list(rows.values())
-
-
-def _waiting(trainer: Trainer, steps: int) -> float:
-    """Median seconds that a training waits for its next batch."""
-    batches, taken = iter(trainer.patches.batches(1, steps + 2, device=trainer.device)), []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        batch = next(batches)
-        taken.append(time.perf_counter() - start)
-        timing.seconds(partial(trainer.advance, *batch), trainer.device)
-    return statistics.median(taken[2:])  # processes start and files are read first
+        rows[0]["waiting"] = cost.measure_step(recipe.replace(objective="plain"), device, sizes.rounds).waiting
+    return rows
 
 
 # What the notebooks compute
@@ -379,15 +367,13 @@ def _seeds(
     for experiment in chosen:
         out_dir, record = folder / "runs" / (experiment.runs or experiment.name), folder / "records" / experiment.name
         for job in experiment.plan(data_root=data_root):
-            if run_tables.is_finished(out_dir / job.name) or clock.left("seeds") <= 0:
+            if run_tables.is_finished(out_dir / job.name):
                 continue
-            evidence.begin(experiment, record)
             try:
                 with clock.limit("seeds"):
+                    evidence.begin(experiment, record)
                     compare.run([job], out_dir, device=str(device), quiet=True)
-            except KeyboardInterrupt:
-                if clock.left("seeds") > 0:
-                    raise
+            except TimeUp:
                 return
             print(f"seeds: {experiment.name}, {job.name} finished", flush=True)
             evidence.write_record(experiment, out_dir, record)

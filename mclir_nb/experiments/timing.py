@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +21,12 @@ from torch import nn
 from mclir_nb import networks
 from mclir_nb.experiments import cost
 from mclir_nb.method import losses, precision
-from mclir_nb.progress import Progress
 from mclir_nb.training import macs
 from mclir_nb.training.build import make_negatives
 from mclir_nb.training.recipes import SOME_LAMBDA, Recipe
 from mclir_nb.training.trainer import Trainer
 
 Step = Callable[[], object]
-COUNTS = (0, 1, 4)  # history models of the steps
 ARMS = ("reference plain", "reference SPN", "plain", "sampled SPN", "exact SPN")
 IN_A_ROW = 4  # steps of an arm before the next has its turn
 PIECES = ("forward", "history models", "features and losses", "backward", "optimiser, EMA, refresh")
@@ -48,12 +46,8 @@ def median_seconds(
 ) -> dict[Any, float]:
     """Median seconds of each arm over `rounds` steps, after `warm_up` steps of each that do not count; arms take turns.
 
-    Args:
-        arms: what is compared, {name: step}.
-        rounds, warm_up: steps of each arm.
-        device: where the steps run.
-        in_a_row: steps of an arm before the next has its turn. Of several, one more comes first and does not count:
-            in training a step follows a step of its own kind, and finds memory as that one left it.
+    `in_a_row`: steps of an arm before the next has its turn. Of several, one more comes first and does not count: in
+    training a step follows a step of its own kind, and finds memory as that one left it.
     """
     taken: dict[Any, list[float]] = {name: [] for name in arms}
     for step in [*arms.values()] * warm_up:
@@ -74,17 +68,19 @@ class OurSteps:
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.trainer = Trainer(recipe.replace(objective="spn").at(SOME_LAMBDA), device)
-        self.batch = next(self.trainer.patches.batches(1, 1))
+        gt, lq, names = next(self.trainer.patches.batches(1, 1))
+        self.batch = gt.to(device), lq.to(device), names
         history, features = self.trainer.history, self.trainer.features
         assert history and features  # the objective is SPN
         self.history, self.features = history, features
-        self.terms = {n: make_negatives(recipe, self.history.first(n) if n else None) for n in COUNTS}
 
-    def __call__(self, histories: int) -> None:
-        """One step against the first `histories` history models; 0 is the plain step."""
+    def __call__(self, histories: int, patches: int | None = None) -> None:
+        """One step on the first `patches` of the batch against the first `histories` history models; 0: a plain one."""
+        past = self.history.first(histories) if histories else None
         self.trainer.objective = losses.OBJECTIVES["spn" if histories else "plain"]
-        self.trainer.negatives = self.terms[histories]
-        self.trainer.advance(*self.batch)
+        self.trainer.negatives = make_negatives(self.trainer.recipe, past)
+        gt, lq, names = self.batch
+        self.trainer.advance(gt[:patches], lq[:patches], names[:patches])
 
 
 def reference(ours: OurSteps) -> SimpleNamespace:
@@ -103,7 +99,7 @@ def reference(ours: OurSteps) -> SimpleNamespace:
     trainer = ours.trainer
     model, ema, features = map(plain_copy, (trainer.model, trainer.ema, ours.features))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.9), weight_decay=0)
-    gt, lq = (image.to(trainer.device) for image in ours.batch[:2])
+    gt, lq, _ = ours.batch
     histories = [plain_copy(history) for history in ours.history.models]
     return SimpleNamespace(
         model=model, ema=ema, histories=histories, features=features, optimiser=optimiser, gt=gt, lq=lq
@@ -120,7 +116,6 @@ def compare(
         recipe: network, patch and batch; its objective is replaced by plain and SPN, exact and sampled.
         reference_step: called with what `reference` returns and the number of histories; 0 is a plain step.
         rounds: steps measured per arm.
-        device: where they run.
 
     Returns:
         A row for each of `ARMS` (of "sampled SPN" the mean over its steps), with columns arm, seconds, ratio (to the
@@ -129,7 +124,7 @@ def compare(
     """
     where = torch.device(device)
     ours = OurSteps(recipe, where)
-    parts, count = reference(ours), COUNTS[-1]
+    parts, count = reference(ours), len(recipe.history_every)
     arms: dict[str, Step] = {
         "reference plain": partial(reference_step, parts, 0),
         "reference SPN": partial(reference_step, parts, count),
@@ -137,7 +132,7 @@ def compare(
         "exact SPN": partial(ours, count),
     }
     taken = median_seconds(arms, rounds, where, in_a_row=IN_A_ROW)
-    sampled = _sampled(ours, rounds, where)
+    sampled = sampled_price(ours, rounds)
     taken["sampled SPN"] = sampled["sampled"] * taken["plain"]
     exact = 1 + macs.count(ours.trainer.recipe).surplus
     counted = {"plain": 1.0, "sampled SPN": sampled["counted"], "exact SPN": exact}
@@ -146,12 +141,17 @@ def compare(
     return table.assign(**{name: sampled[name] for name in ("network", "patch", "batch", "threads", "every")})
 
 
-def _sampled(ours: OurSteps, rounds: int, device: torch.device) -> dict:
-    """The step of `sampling="sampled"` beside the plain one: a row of `sampled_prices`."""
+def sampled_price(ours: OurSteps, rounds: int) -> dict:
+    """What a step of `sampling="sampled"` costs on average, beside the plain one: a row of data/records/price.
+
+    Returns:
+        network, patch, batch, threads, every (k), counted and sampled (price by MACs and by the clock, in plain steps),
+        with_term (the one step of k), after (the step after it; the others are plain ones), plain_seconds.
+    """
     recipe = macs.with_period(ours.trainer.recipe.replace(sampling="sampled"))
     # in the order of a sampled run, where the term also leaves memory otherwise to the step after it
     turn: dict[str, Step] = {"plain": partial(ours, 0), "with": partial(ours, 1), "after": partial(ours, 0)}
-    taken, every = median_seconds(turn, rounds, device), recipe.period
+    taken, every = median_seconds(turn, rounds, ours.trainer.device), recipe.period
     first, after = (taken[name] / taken["plain"] for name in ("with", "after"))
     row = {"network": recipe.network, "patch": recipe.patch_size, "batch": recipe.batch_size}
     row |= {"threads": torch.get_num_threads(), "every": every, "counted": 1 + macs.count(recipe).surplus / every}
@@ -160,20 +160,7 @@ def _sampled(ours: OurSteps, rounds: int, device: torch.device) -> dict:
 
 
 @precision.full_float32()
-def sampled_prices(names: Sequence[str], rounds: int = 5, device: str = "cpu") -> pd.DataFrame:
-    """What a step of `sampling="sampled"` costs on average, for networks (of `cost.PATCHES`) at paper size.
-
-    Returns:
-        Columns network, patch, batch, threads, every (k), counted and sampled (price by MACs and by the clock, plain
-        steps), with_term (the one step of k), after (the step after it; the others are plain ones), plain_seconds.
-    """
-    where = torch.device(device)
-    asked = Progress(names, "price of sampling", len(names))
-    return pd.DataFrame([_sampled(OurSteps(cost.benchmark_recipe(name), where), rounds, where) for name in asked])
-
-
-@precision.full_float32()
-def macs_per_second(device: torch.device, times: int = 10, dtype: torch.dtype = torch.float32) -> float:
+def macs_per_second(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Multiply-accumulates per second of a convolution that suits this machine, the best of some; without TF32.
 
     3x3, 64 to 64 channels, 64x64 pixels, channels last: it fits the cache and fills the vector units. By the same
@@ -187,7 +174,7 @@ def macs_per_second(device: torch.device, times: int = 10, dtype: torch.dtype = 
             convolution(image)
 
     with torch.no_grad():
-        return 100 * networks.count_macs(convolution, image) / min(seconds(some, device) for _ in range(times))
+        return 100 * networks.count_macs(convolution, image) / min(seconds(some, device) for _ in range(10))
 
 
 @precision.full_float32()
@@ -199,7 +186,7 @@ def pieces(recipe: Recipe, rounds: int = 5, device: str = "cpu") -> pd.Series:
     where = torch.device(device)
     ours = OurSteps(recipe, where)
     trainer, weight = ours.trainer, ours.trainer.recipe.weight
-    gt, lq = (image.to(where, memory_format=torch.channels_last) for image in ours.batch[:2])
+    gt, lq = (image.to(memory_format=torch.channels_last) for image in ours.batch[:2])
     state: dict[str, Any] = {}
 
     def loss() -> losses.LossParts:
@@ -214,7 +201,7 @@ def pieces(recipe: Recipe, rounds: int = 5, device: str = "cpu") -> pd.Series:
         lambda: state.update(histories=ours.history.negatives(lq)),
         lambda: state.update(loss=loss()),
         backward,
-        lambda: ours(COUNTS[-1]),
+        lambda: ours(len(recipe.history_every)),
     )
     taken = pd.Series(median_seconds(dict(zip(PIECES, steps, strict=True)), rounds, where))
     taken.iloc[-1] = max(0.0, taken.iloc[-1] - taken.iloc[:-1].sum())

@@ -38,16 +38,19 @@ def test_first_copies_are_exact_frozen_and_apart():
 
 
 def test_updates_follow_the_closed_form():
+    """Two schedules of copies, and a snapshot, a slow average and a frozen network."""
     model = network()
     first = weights(model).clone()
-    history = HistoryModels(model, every=(3, 2), decay=(0.1, 0.5))
+    history = HistoryModels(model, every=(3, 2, 1, 1, None), decay=(0.1, 0.5, 0.0, 0.9, 0.1))
     refreshed = []
     for step in range(1, 7):
         change(model, 1.0)
         refreshed.append(history.update(model, step))
-    assert refreshed == [[], [1], [0], [1], [], [0, 1]]
-    torch.testing.assert_close(weights(history.models[0]), first + 0.9 * 6 + 0.09 * 3)
-    torch.testing.assert_close(weights(history.models[1]), first + 0.5 * 6 + 0.25 * 4 + 0.125 * 2)
+    assert refreshed == [[2, 3], [1, 2, 3], [0, 2, 3], [1, 2, 3], [2, 3], [0, 1, 2, 3]]
+    slow = 0.1 * sum(step * 0.9 ** (6 - step) for step in range(1, 7))
+    moved = (0.9 * 6 + 0.09 * 3, 0.5 * 6 + 0.25 * 4 + 0.125 * 2, 6, slow, 0)
+    for copy, way in zip(history.models, moved, strict=True):
+        torch.testing.assert_close(weights(copy), first + way)
 
 
 def test_buffers_are_averaged_or_copied():
@@ -58,17 +61,6 @@ def test_buffers_are_averaged_or_copied():
     history.update(model, 1)
     torch.testing.assert_close(history.models[0][1].running_mean, torch.full((4,), 0.9))
     assert history.models[0][1].num_batches_tracked == 5
-
-
-@pytest.mark.parametrize("every, decay, expected", [((1,), (0.0,), 3.0), ((1,), (0.9,), 0.561), ((None,), (0.1,), 0.0)])
-def test_snapshot_slow_average_and_frozen(every, decay, expected):
-    model = network()
-    first = weights(model).clone()
-    history = HistoryModels(model, every, decay)
-    for step in (1, 2, 3):
-        change(model, 1.0)
-        history.update(model, step)
-    torch.testing.assert_close(weights(history.models[0]), first + expected)
 
 
 def test_a_snapshot_forgets_a_broken_past():
