@@ -169,10 +169,10 @@ def say(text: object) -> None:
         print(textwrap.fill(line, 96, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
-def show_fields(fields: dict, columns: int = 3) -> None:
-    """Display names and values as a table, one below the other in `columns` columns."""
+def show_fields(fields: dict) -> None:
+    """Display names and values as a table, one below the other in three columns."""
     items = [(name, str(value)) for name, value in fields.items()]
-    rows = -(-len(items) // columns)
+    rows = -(-len(items) // 3)
     body = ""
     for row in range(rows):
         cells = items[row::rows]
@@ -195,10 +195,7 @@ def show_source(*objects, docstring: bool = True) -> None:
         where = f"{name.replace('.', '/')}.py"
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", source)), default=0))
         text = f"From `{where}`:\n\n{fence}python\n{source}\n{fence}"
-        if get_ipython() is None:
-            print(source)
-        else:
-            display({"text/markdown": text, "text/plain": source}, raw=True)
+        display({"text/markdown": text, "text/plain": source}, raw=True)
 
 
 def _shorten_docstrings(source: str) -> str:

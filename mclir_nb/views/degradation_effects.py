@@ -66,32 +66,20 @@ def _shrink(gt, depth, *, scale):
     return {"I, low resolution": degrade.bicubic(gt[:, :height, :width], 1 / int(scale))}
 
 
+# fmt: off
 EFFECTS = (  # haze, the first, needs a depth
-    Effect(
-        "haze",
-        "I = J·t + A·(1 − t),  t = exp(−β·d)",
-        (Knob("beta", "β, haze density", 0, 3, 0.1, 1.2), Knob("airlight", "A, airlight", 0, 1, 0.02, 0.9)),
-        _haze,
-    ),
-    Effect(
-        "rain",
-        "I = J·(1 − a) + a,  a: opacity of the streaks",
-        (
-            Knob("density", "streaks per 1000 px", 0, 10, 0.5, 5),
-            Knob("length", "length (px)", 2, 60, 1, 20),
-            Knob("angle", "angle (°)", -45, 45, 1, 10),
-            Knob("brightness", "brightness of a", 0, 1, 0.05, 0.7),
-        ),
-        _rain,
-    ),
-    Effect(
-        "camera shake",
-        "I = srgb(k ∗ linear(J)),  k: path of a point of light",
-        (Knob("reach", "reach of k (px)", 1, 15, 1, 6),),
-        _shake,
-    ),
+    Effect("haze", "I = J·t + A·(1 − t),  t = exp(−β·d)", (
+        Knob("beta", "β, haze density", 0, 3, 0.1, 1.2),
+        Knob("airlight", "A, airlight", 0, 1, 0.02, 0.9)), _haze),
+    Effect("rain", "I = J·(1 − a) + a,  a: opacity of the streaks", (
+        Knob("density", "streaks per 1000 px", 0, 10, 0.5, 5),
+        Knob("length", "length (px)", 2, 60, 1, 20),
+        Knob("angle", "angle (°)", -45, 45, 1, 10),
+        Knob("brightness", "brightness of a", 0, 1, 0.05, 0.7)), _rain),
+    Effect("camera shake", "I = srgb(k ∗ linear(J)),  k: path of a point of light", (
+        Knob("reach", "reach of k (px)", 1, 15, 1, 6),), _shake),
     Effect("noise", "I = J + n,  n ~ N(0, (σ/255)²)", (Knob("sigma", "σ (levels of 255)", 0, 75, 1, 25),), _noise),
-    Effect(
-        "low resolution", "I = J shrunk to 1/s, cubic kernel", (Knob("scale", "s, times smaller", 2, 8, 1, 4),), _shrink
-    ),
+    Effect("low resolution", "I = J shrunk to 1/s, cubic kernel", (
+        Knob("scale", "s, times smaller", 2, 8, 1, 4),), _shrink),
 )
+# fmt: on

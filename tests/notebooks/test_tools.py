@@ -32,15 +32,6 @@ def workbook(tmp_path, monkeypatch):
     return write
 
 
-def test_notebooks_are_found_by_number_name_and_path(workbook):
-    paths = [workbook(name) for name in ("00_start", "03_train")]
-    assert run_notebooks.find_notebooks() == paths
-    for name in ("03", "03_train", "notebooks/03_train.ipynb"):
-        assert run_notebooks.find_notebooks([name]) == paths[1:]
-    with pytest.raises(ValueError, match="04.*00_start, 03_train"):
-        run_notebooks.find_notebooks(["04"])
-
-
 def test_run_notebooks_gives_the_same_bytes_twice(workbook):
     path = workbook(
         "01_one",
@@ -134,14 +125,3 @@ def test_findings_say_what_a_lent_gpu_has_shown(monkeypatch):
     monkeypatch.setattr(measure, "read", lambda: lent)
     (line,) = [line for line in findings.block().splitlines() if "[gpu]" in line]
     assert "Some GPU" in line and "0 of 1" in line and "edsr" in line
-
-
-def test_findings_rewrite_their_block_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "recorded", lambda: [])
-    page = tmp_path / "README.md"
-    page.write_text(f"head\n{findings.BEGIN}\nold\n{findings.END}\ntail\n")
-    findings.write(page)
-    assert page.read_text() == f"head\n{findings.BEGIN}\n{findings.block()}\n{findings.END}\ntail\n"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="README.md"):
-        findings.write(page)

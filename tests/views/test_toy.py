@@ -44,11 +44,3 @@ def test_toy_tells_the_story():
 def test_toy_refuses_numbers_out_of_range():
     with pytest.raises(ValueError, match="lambda_neg.*-0.1"):
         toy.descend(-0.1)
-
-
-def test_scene_draws_what_moves():
-    runs = [toy.descend(value, steps=10) for value in (0.0, 0.3)]
-    scene = toy.Scene(runs)
-    assert scene.pixels(runs[1], 4).shape == (*scene.size, 3)
-    assert not np.array_equal(scene.pixels(runs[1], 4), scene.pixels(runs[1], 5))
-    np.testing.assert_array_equal(scene.pixels(runs[1], 4), scene.pixels(runs[1], 4))  # nothing is left behind
