@@ -12,6 +12,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -75,7 +76,9 @@ def move_embedded(browser) -> int:
             shown, at_end = view.find_element(By.CSS_SELECTOR, ".mclir-picture"), slider.get_attribute("max")
             before = shown.screenshot_as_png
             slider.send_keys(Keys.ARROW_LEFT if slider.get_attribute("value") == at_end else Keys.ARROW_RIGHT)
-            assert shown.screenshot_as_png != before, f"{slider.find_element(By.XPATH, '..').text!r} changes nothing"
+            name = slider.find_element(By.XPATH, "..").text
+            changed = lambda _, s=shown, b=before: s.screenshot_as_png != b  # noqa: E731
+            WebDriverWait(browser, 60).until(changed, f"{name!r} changes nothing")
             moved += 1
         assert all(image.get_attribute("alt") for image in view.find_elements(By.CSS_SELECTOR, "img"))
     return moved

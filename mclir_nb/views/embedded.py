@@ -1,8 +1,9 @@
-"""Sliders in a page that has no kernel: pictures made beforehand, among which the page itself chooses.
+"""Sliders that ask no kernel: pictures made beforehand, among which the page itself chooses.
 
-A view that nobody watched while it was made leaves these pictures beside its still in the notebook, under a type of our
-own (`MIME`) that JupyterLab, GitHub and nbconvert pass over. The book and the slides put `as_html` in its place: the
-still, and a script that turns it into sliders. So a page never shows a slider that does not move.
+`as_html` is a still, and a script that turns it into sliders where it runs: in JupyterLab while somebody works there,
+in the book and in the slides. What nobody watched while it was made has the pictures beside its still in the notebook,
+under a type of our own (`MIME`) that JupyterLab, GitHub and nbconvert pass over, and `embed` makes sliders of them. So
+a page never shows a slider that does not move.
 """
 
 import base64
@@ -38,6 +39,7 @@ SCRIPT = """(() => {
     const fields = {type: 'range', min: 0, max: slider.labels.length - 1};
     const input = Object.assign(add(label, 'input', fields), {value: at[s]}), value = add(label, 'output', {});
     input.style.width = '20em';
+    input.dataset.lmSuppressShortcuts = true;  // else JupyterLab takes the arrow keys
     const move = () => { at[s] = +input.value; value.textContent = ' ' + slider.labels[at[s]]; draw(); };
     input.addEventListener('input', move);
     move();
@@ -81,7 +83,7 @@ def view(sliders: list[dict], panels: list[dict], wipe: bool = False) -> dict:
 
 def as_html(shown: dict, still: str, caption: str) -> str:
     """A page's piece of HTML: the still (base64 of a JPEG), and the script that turns it into sliders where it runs."""
-    data, said = json.dumps(shown).replace("</", "<\\/"), html.escape(caption, quote=True)
+    data, said = json.dumps(shown).replace("<", "\\u003c"), html.escape(caption)
     return (
         f'<div class="mclir-embedded"><img src="data:image/jpeg;base64,{still}" alt="{said}">'
         f'<script type="application/json">{data}</script><script>{SCRIPT}</script><p>{said}</p></div>'

@@ -1,4 +1,4 @@
-"""Live views, ipywidgets alone. Without somebody to move a slider each is a still picture with a caption.
+"""Live views: `embedded` ones, and ipywidgets where a slider has to compute. Elsewhere each is a still with a caption.
 
 A slider moves a picture in well under 50 ms: pictures are encoded once, or as JPEG in a few milliseconds, and
 no figure is drawn anew. Every picture has alternative text; every slider and button works from the keyboard.
@@ -18,7 +18,7 @@ from mclir_nb.progress import is_watched
 from mclir_nb.views import embedded, history_figures, toy
 from mclir_nb.views.degradation_effects import EFFECTS
 from mclir_nb.views.figures import image_grid, maps
-from mclir_nb.views.style import COLOURS, DPI, aim_picture, encode, picture, pixels, render
+from mclir_nb.views.style import DPI, aim_picture, encode, picture, pixels, render
 
 PICTURE = "mclir-picture"  # CSS class of what changes when a slider moves
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -27,33 +27,34 @@ SETTINGS = 4  # of each degradation, where a page has no kernel
 MOMENTS = 5  # of a training, where a page has no kernel
 
 
-class Live(w.VBox):
-    """Widgets that also hold a still picture, which stands in their place wherever no kernel moves them.
+class Live:
+    """Something to move, and a still picture with a caption that stands in its place wherever nothing can be moved.
 
-    papermill and nbconvert store the still, and what `embedded` needs to make sliders of it in a built page. A saved
+    papermill and nbconvert store the still, and the pictures of `view`, of which a built page makes sliders. A saved
     state of widgets would be drawn instead of the still, and only by pages that load scripts from the network.
 
     Args:
-        children: the widgets, top to bottom.
         still: the same story as a JPEG.
         caption: what to see, one or two sentences; also the alternative text of the still.
-        view: of `embedded.view`, for pages without a kernel; None: the still has to do.
+        view: of `embedded.view`, for sliders that need no kernel; None: outside a kernel the still has to do.
+        children: widgets, top to bottom, that take the place of `view` where there is a kernel.
     """
 
-    def __init__(self, children, still: bytes, caption: str, view: dict | None = None):
-        note = w.HTML(f'<div style="max-width:60em;line-height:1.4">{html.escape(caption)}</div>')
-        super().__init__([*children, note], layout=w.Layout(align_items="flex-start"))
-        self._still, self._caption, self._view = still, caption, view
+    def __init__(self, still: bytes, caption: str, view: dict | None = None, children: tuple = ()):
+        self.still, self.caption, self.view, self.children = still, caption, view, children
 
     def _repr_mimebundle_(self, **kwargs):
-        data = super()._repr_mimebundle_(**kwargs)
-        data["text/plain"] = self._caption  # instead of the repr, which holds ids and changes
-        data["image/jpeg"] = base64.b64encode(self._still).decode()
-        if not is_watched():
-            del data[VIEW]
-            if self._view:
-                data[embedded.MIME] = self._view
-        return data, {"image/jpeg": {"alt": self._caption}}
+        still = base64.b64encode(self.still).decode()
+        data = {"text/plain": self.caption, "image/jpeg": still}
+        if is_watched() and self.children:
+            note = w.HTML(f'<div style="max-width:60em;line-height:1.4">{html.escape(self.caption)}</div>')
+            box = w.VBox([*self.children, note], layout=w.Layout(align_items="flex-start"))
+            data[VIEW] = box._repr_mimebundle_(**kwargs)[VIEW]
+        elif is_watched():
+            data["text/html"] = embedded.as_html(self.view, still, self.caption)
+        elif self.view:
+            data[embedded.MIME] = self.view
+        return data, {"image/jpeg": {"alt": self.caption}}
 
 
 def _img(image, name: str, size: tuple[int, int]) -> str:
@@ -68,17 +69,6 @@ def _img(image, name: str, size: tuple[int, int]) -> str:
     )
 
 
-def _titled(image, name: str, size: tuple[int, int]) -> str:
-    """A picture with its name above it."""
-    title = f'<div style="line-height:1.6">{html.escape(name)}</div>'
-    return f'<div style="margin-right:6px">{title}{_img(image, name, size)}</div>'
-
-
-def _side_by_side(*parts: str) -> str:
-    """Pictures in a row that wraps on a narrow screen."""
-    return f'<div style="display:flex;flex-wrap:wrap">{"".join(parts)}</div>'
-
-
 def _shown_size(image: np.ndarray, width: int) -> tuple[int, int]:
     """(height, width) on the screen: enlarged by a whole factor, or reduced, to keep within `width`."""
     factor = width // image.shape[1] or width / image.shape[1]
@@ -91,23 +81,14 @@ def _slider(kind, description: str, **options):
     return kind(description=description, style=style, layout=w.Layout(width="34em"), **options)
 
 
-def _player(slider, count: int, name: str) -> w.Play:
-    """A play button that moves a slider of `count` positions, in the browser."""
-    play = w.Play(value=slider.index, min=0, max=count - 1, interval=250, tooltip=f"play: {name}")
-    w.jslink((play, "value"), (slider, "index"))
-    return play
-
-
 def before_after(before, after, *, names=("before", "after"), width: int = 512, caption: str = "") -> Live:
     """Two pictures on top of each other; a slider wipes from one to the other.
-
-    Both pictures are sent to the browser once: the slider only changes how much of the upper one is seen.
 
     Args:
         before: an image as `style.picture` accepts it.
         after: another of the same size.
         names: what they are.
-        width: largest width on the screen in pixels; small pictures are enlarged by a whole factor.
+        width: largest side on the screen in pixels.
         caption: what to see; what is left and right of the line is added.
 
     Raises:
@@ -116,26 +97,11 @@ def before_after(before, after, *, names=("before", "after"), width: int = 512, 
     one, two = picture(before, names[0]), picture(after, names[1])
     if one.shape != two.shape:
         raise ValueError(f"{names[0]} is {one.shape[:2]} pixels and {names[1]} is {two.shape[:2]}; enlarge or crop one")
-    size = _shown_size(one, width)
-    same_place = {"grid_area": "1 / 1 / 2 / 2", "margin": "0"}
-    below = w.HTML(_img(two, names[1], size), layout=w.Layout(**same_place))
-    picture_above = w.HTML(_img(one, names[0], size), layout=w.Layout(margin="0", flex="0 0 auto"))
-    above = w.Box([picture_above], layout=w.Layout(overflow="hidden", border_right="2px solid white", **same_place))
-    stack = w.GridBox([below, above], layout=w.Layout(width=f"{size[1]}px", height=f"{size[0]}px"))
-    stack.add_class(PICTURE)
-    label = f"share of “{names[0]}” (%)"
-    slider = _slider(w.IntSlider, label, value=50, min=0, max=100, step=2)
-
-    def wipe(_=None):
-        above.layout.width = f"{size[1] * slider.value // 100}px"
-
-    slider.observe(wipe, "value")
-    wipe()
-    text = f"{caption} Left of the line: {names[0]}; right of it: {names[1]}.".strip()
     panels = [embedded.pictures(names[i], [image], side=width) for i, image in ((1, two), (0, one))]
-    view = embedded.view([embedded.slider(label, range(0, 101, 2), 25)], panels, wipe=True)
-    still = image_grid([{names[0]: one, names[1]: two}], panel=size[1] / DPI)
-    return Live([slider, stack], render(still), text, view)
+    share = embedded.slider(f"share of “{names[0]}” (%)", range(0, 101, 2), 25)
+    still = image_grid([{names[0]: one, names[1]: two}], panel=_shown_size(one, width)[1] / DPI)
+    text = f"{caption} Left of the line: {names[0]}; right of it: {names[1]}.".strip()
+    return Live(render(still), text, embedded.view([share], panels, wipe=True))
 
 
 def degradation_explorer(image: torch.Tensor, depth: torch.Tensor | None = None) -> Live:
@@ -163,8 +129,12 @@ def degradation_explorer(image: torch.Tensor, depth: torch.Tensor | None = None)
     def redraw(_=None):
         effect, sliders = effects[choice.value], knobs[choice.value]
         made = effect.pictures(image, depth, **{k.name: s.value for k, s in zip(effect.knobs, sliders, strict=True)})
-        sized = [(x, name, (height, max(1, round(x.shape[1] * height / x.shape[0])))) for name, x in made.items()]
-        view.value = _side_by_side(_titled(gt, "J, clear", _shown_size(gt, 256)), *(_titled(*one) for one in sized))
+        pictures = ""
+        for name, shown in {"J, clear": gt, **made}.items():  # of one height
+            size = height, max(1, round(shown.shape[1] * height / shown.shape[0]))
+            title = f'<div style="line-height:1.6">{html.escape(name)}</div>'
+            pictures += f'<div style="margin-right:6px">{title}{_img(shown, name, size)}</div>'
+        view.value = f'<div style="display:flex;flex-wrap:wrap">{pictures}</div>'
 
     def choose(_=None):
         equation.value = f'<div style="font-size:120%">{html.escape(effects[choice.value].equation)}</div>'
@@ -178,7 +148,7 @@ def degradation_explorer(image: torch.Tensor, depth: torch.Tensor | None = None)
     text = "Choose a degradation and move its symbols. J is the clear picture, I the degraded one. "
     text += " ".join(f"{effect.name}: {effect.equation}." for effect in effects)
     still, without_kernel = _explorer_still(effects, image, depth), _settings(effects, image, depth)
-    return Live([choice, equation, controls, view], still, text, without_kernel)
+    return Live(still, text, without_kernel, (choice, equation, controls, view))
 
 
 def _knob(knob) -> w.FloatSlider:
@@ -219,56 +189,42 @@ def _explorer_still(effects, image, depth) -> bytes:
 def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
     """One picture through training: what the network made of it, what its past made, and where the push sends it.
 
-    Every picture is there from the start and the browser alone chooses among them, so no kernel is asked.
+    While somebody watches, every moment is there, with what each past made and the curves; a saved page has `MOMENTS`.
 
     Args:
         found: of `history_analysis.pushes`.
         caption: what to see; what the numbers say over the whole training is added.
     """
-    kept, aims, moments = found.kept, found.aims(), range(len(found.kept.steps))
-    step = _slider(w.SelectionSlider, "training step", options=[(str(x), i) for i, x in enumerate(kept.steps)])
-    step.index = len(kept.steps) // 4
-    shown = w.ToggleButtons(options=[(PUSH, 0), (MOVED, 1)], style={"button_width": "14em"})
-
-    def by_step(parts) -> w.Stack:
-        stack = w.Stack([w.HTML(part) for part in parts], selected_index=step.index)
-        w.jslink((step, "index"), (stack, "selected_index"))
-        return stack
-
-    def small_pictures(s: int) -> str:
-        pasts = {f"past {k}, {_db(past, kept.gt)}": past for k, past in enumerate(kept.negatives[s], 1)}
-        pictures = {"degraded": kept.lq, "ground truth": kept.gt} | pasts
-        return _side_by_side(*(_titled(image, name, small) for name, image in pictures.items()))
-
-    large, middle, small = (_shown_size(picture(kept.gt), width) for width in (384, 192, 153))
+    kept, aims, table, last = found.kept, found.aims(), found.table, len(found.kept.steps) - 1
     drawn = {
         name: [aim_picture(r, t) for r, t in zip(kept.restored, found.towards(direction), strict=True)]
         for name, direction in {PUSH: found.push, MOVED: found.moved, **found.controls}.items()
     }
-    restored = by_step(_titled(x, f"restored, {_db(x, kept.gt)}", large) for x in kept.restored)
-    aim = w.Stack([by_step(_titled(x, name, large) for x in drawn[name]) for name in (PUSH, MOVED)], selected_index=0)
-    w.jslink((shown, "index"), (aim, "selected_index"))
-    beside = by_step("".join(_titled(drawn[name][s], name, middle) for name in found.controls) for s in moments)
-    top = w.HBox([restored, aim, beside], layout=w.Layout(flex_flow="row wrap"))
-    sentences = [_sentence(found, aims, s) for s in moments]
-    said = by_step(f'<div style="max-width:60em;line-height:1.4">{sentence}</div>' for sentence in sentences)
-    below = by_step(map(small_pictures, moments))
-    figure = history_figures.progress_and_gap(found)
-    view = w.VBox([top, said, below, _with_cursor(figure, kept.steps, by_step)])
-    view.add_class(PICTURE)
-    push, table = aims[aims.direction == PUSH], found.table
+    curves = history_figures.progress_and_gap(found)
+    chosen = range(last + 1) if is_watched() else sorted({round(s) for s in np.linspace(0, last, MOMENTS)})
+    sliders = [
+        embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
+        embedded.slider("map", list(drawn)),
+    ]
+    shown = [drawn[name][s] for s in chosen for name in drawn]
+    panels = [
+        embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
+        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
+        embedded.pictures("ground truth", [kept.gt]),
+        embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
+    ]
+    if is_watched():
+        pasts = enumerate(kept.negatives.unbind(1), 1)
+        panels += [embedded.pictures("degraded", [kept.lq])]
+        panels += [embedded.pictures(f"past {k}", list(past), (0,)) for k, past in pasts]
+        panels += [embedded.pictures("PSNR and age; progress and gap", [pixels(curves)], side=2000)]
+    push = aims[aims.direction == PUSH]
     text = (
         f"{caption} Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} "
         f"moments {push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and "
         f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
     )
-    controls = [w.HBox([step, _player(step, len(kept.steps), "training steps")]), shown]
-    still = _training_still(found, drawn, figure)
-    return Live([*controls, view], still, text.strip(), _moments(found, drawn, sentences))
-
-
-def _db(image, gt) -> str:
-    return f"{metrics.psnr(image.clamp(0, 1), gt):.1f} dB"
+    return Live(_training_still(found, drawn, curves), text.strip(), embedded.view(sliders, panels))
 
 
 def _sentence(found: Pushes, aims, s: int) -> str:
@@ -283,53 +239,13 @@ def _sentence(found: Pushes, aims, s: int) -> str:
     )
 
 
-def _with_cursor(figure, steps, by_step) -> w.GridBox:
-    """Curves over the steps, drawn once, below a line in each panel that stands at the chosen step."""
-    image = base64.b64encode(render(figure, "png", colours=64)).decode()
-    across, down = figure.canvas.get_width_height()
-    alt = "PSNR and age over the steps, and for each history progress and gap"
-    base = f'<img src="data:image/png;base64,{image}" alt="{alt}" width="{across}" height="{down}">'
-
-    def cursor(step: int) -> str:
-        lines = ""
-        for axes in [axes for axes in figure.axes if axes.axison]:
-            box, x = axes.bbox, axes.transData.transform((step, 0))[0]
-            lines += (
-                f'<div style="position:absolute;left:{x:.0f}px;top:{down - box.y1:.0f}px;width:2px;'
-                f'height:{box.height:.0f}px;background:{COLOURS["plain"]};opacity:0.6"></div>'
-            )
-        return f'<div style="position:relative;width:{across}px;height:{down}px">{lines}</div>'
-
-    same_place = w.Layout(grid_area="1 / 1 / 2 / 2", margin="0")
-    cursors = by_step(cursor(step) for step in steps)
-    cursors.layout = same_place
-    return w.GridBox([w.HTML(base, layout=same_place), cursors])
-
-
-def _moments(found: Pushes, drawn: dict, sentences: list[str]) -> dict:
-    """Some moments for a page without a kernel: what the network made, its push or a control, what the numbers say."""
-    kept = found.kept
-    chosen = sorted({round(s) for s in np.linspace(0, len(kept.steps) - 1, MOMENTS)})
-    sliders = [
-        embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
-        embedded.slider("map", list(drawn)),
-    ]
-    shown = [drawn[name][s] for s in chosen for name in drawn]
-    panels = [
-        embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
-        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
-        embedded.pictures("ground truth", [kept.gt]),
-        embedded.texts([sentences[s] for s in chosen], (0,)),
-    ]
-    return embedded.view(sliders, panels)
-
-
 def _training_still(found: Pushes, drawn: dict, figure) -> bytes:
     """Three moments with everything that is drawn on them, and the curves below."""
     kept, chosen = found.kept, history_figures.three_moments(found)
     short = {name: name.replace(" of the same size", "") for name in drawn}  # a title is as wide as its picture
     rows = [{"restored": kept.restored[s]} | {short[name]: shown[s] for name, shown in drawn.items()} for s in chosen]
-    labels = [f"step {kept.steps[s]}, {_db(kept.restored[s], kept.gt)}" for s in chosen]
+    psnr = [metrics.psnr(kept.restored[s].clamp(0, 1), kept.gt) for s in chosen]
+    labels = [f"step {kept.steps[s]}, {value:.1f} dB" for s, value in zip(chosen, psnr, strict=True)]
     above = maps(rows, labels, width=figure.get_figwidth())
     return encode(np.concatenate([pixels(above), pixels(figure)]), quality=50)
 
@@ -371,4 +287,4 @@ def spn_playground(lambdas=(0.0, 0.05, 0.1, 0.2, 0.3), *, first: float = 0.1, st
     )
     shown = [descents[i] for i in sorted({0, len(descents) // 2, len(descents) - 1})]  # from no push to too much
     still = encode(np.concatenate([scene.pixels(descent, steps) for descent in shown]), quality=85)
-    return Live([chosen, w.HBox([step, _player(step, steps + 1, "steps of the descent")]), view, numbers], still, text)
+    return Live(still, text, children=(chosen, step, view, numbers))

@@ -59,7 +59,7 @@ const light = c => c.slice(0, 3).map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((
 const behind = e => {
   while (e && (rgb(getComputedStyle(e).backgroundColor)[3] ?? 1) === 0) e = e.parentElement;
   return e ? rgb(getComputedStyle(e).backgroundColor) : [255, 255, 255]; };
-const kinds = '.widget-label, .widget-readout, .widget-html-content div, button';
+const kinds = '.widget-label, .widget-readout, .widget-html-content div, button, label, figcaption, p';
 const texts = [...arguments[0].querySelectorAll(kinds)];
 return texts.filter(e => e.offsetParent && e.textContent.trim()).map(e => {
   const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
@@ -109,15 +109,15 @@ def lab(tmp_path_factory):
 
 
 def _wait_for(server, address: str, log: Path) -> None:
-    """Until the server answers; at most a minute."""
-    for _ in range(600):
+    """Until the server answers; at most five minutes, on a busy machine."""
+    for _ in range(3000):
         try:
             urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=5).close()
             return
         except OSError:
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
-    raise AssertionError("JupyterLab did not answer within a minute:\n" + log.read_text())
+    raise AssertionError("JupyterLab did not answer within five minutes:\n" + log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +191,8 @@ def look_at(browser, folder: Path, name: str, outputs: list) -> None:
 
 
 def explore(browser, outputs: list) -> int:
-    """Use every choice and every slider of the live views."""
-    moved = 0
+    """Use every choice and every slider of the live views; how many sliders were moved."""
+    moved = move_embedded(browser)
     for output in outputs:
         assert all(i.get_attribute("alt") for i in output.find_elements(By.CSS_SELECTOR, ".mclir-picture img"))
         buttons = output.find_elements(By.CSS_SELECTOR, ".widget-toggle-buttons button")
@@ -205,28 +205,14 @@ def explore(browser, outputs: list) -> int:
     return moved
 
 
-def gallery(path: Path, cells: list[str]) -> Path:
-    """A notebook made of these cells."""
-    notebook = new_notebook(cells=[new_code_cell(source.strip()) for source in cells])
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "name": "python3"}
-    nbformat.write(notebook, path)
-    return path
-
-
 def test_every_widget(lab, browser, tmp_path):
-    outputs = run_all(browser, lab, gallery(tmp_path / "gallery.ipynb", GALLERY))
+    notebook = new_notebook(cells=[new_code_cell(source) for source in GALLERY])
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "name": "python3"}
+    nbformat.write(notebook, tmp_path / "gallery.ipynb")
+    outputs = run_all(browser, lab, tmp_path / "gallery.ipynb")
     assert len(outputs) == 4
     assert explore(browser, outputs) == 1 + 9 + 2 + 2
     look_at(browser, tmp_path, "gallery", outputs)
-
-
-def test_play_button(lab, browser, tmp_path):
-    cells = [GALLERY[0], "MAKERS['spn_playground']()"]
-    (output,) = run_all(browser, lab, gallery(tmp_path / "play.ipynb", cells))
-    picture, seen = output.find_element(By.CSS_SELECTOR, ".mclir-picture"), set()
-    output.find_element(By.CSS_SELECTOR, ".widget-play button").send_keys(Keys.ENTER)
-    wait = WebDriverWait(browser, PATIENCE, poll_frequency=0.1)
-    wait.until(lambda _: seen.add(picture.screenshot_as_png) or len(seen) >= 3, "the play button plays nothing")
 
 
 def test_sliders_without_a_kernel(browser, tmp_path):
@@ -239,7 +225,6 @@ def test_sliders_without_a_kernel(browser, tmp_path):
     page.write_text(HTMLExporter().from_notebook_node(alive)[0])
     browser.get(page.as_uri())
     assert move_embedded(browser) == 1 + 2 + 2
-    browser.save_screenshot(str(tmp_path / "page.png"))
     page.write_text(page.read_text().replace(embedded.SCRIPT, ""))
     browser.get(page.as_uri())
     assert not browser.find_elements(By.CSS_SELECTOR, "input[type=range]")
