@@ -9,8 +9,9 @@ A cell is one run: a task, a learning rate, a term in the loss, a seed. It goes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -26,7 +27,6 @@ NAME, QUESTION = "P", "Does the push help where it is applied?"
 TASKS, TERMS, SEEDS, DOSE = ("sr", "derain", "dehaze"), ("plain", "spn"), (0, 1, 2), 0.1
 RATES = {"demo": (1, 1), "eighth": (8, 4)}  # by how much the rate is divided; steps and intervals are longer
 HAZE = "dehaze-any"  # dehazing of photographs without a depth layer
-CELL = ["task", "rate", "term", "seed"]
 RECORD = root() / "data" / "records" / NAME
 
 DECISION = f"""# {NAME}: {QUESTION}
@@ -54,8 +54,7 @@ DECISION = f"""# {NAME}: {QUESTION}
 """
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One run of the experiment."""
 
     task: str
@@ -70,7 +69,7 @@ class Cell:
     @property
     def foreign(self) -> Cell:
         """Whose histories are the foreign past: the same run with the next seed."""
-        return replace(self, seed=SEEDS[(SEEDS.index(self.seed) + 1) % len(SEEDS)])
+        return self._replace(seed=SEEDS[(SEEDS.index(self.seed) + 1) % len(SEEDS)])
 
     def recipe(self, data_root: str | None, lambda_neg: float = 0.0, **changes) -> Recipe:
         """What is trained; `changes` are for tests."""
@@ -83,6 +82,9 @@ class Cell:
             tasks.TASKS[HAZE] = replace(tasks.TASKS["dehaze"], name=HAZE, degrade=_haze, needs_depth=False)
             own |= dict(task=HAZE)
         return Recipe(**own | changes)
+
+
+CELL = list(Cell._fields)
 
 
 def cells() -> Iterator[Cell]:
@@ -112,7 +114,7 @@ def run(out: Path, data_root: str, folder: Path | None = None, quiet: bool = Fal
     steps = _recorded(folder or RECORD)[0].groupby(CELL)["step"].nunique()
     done = set(steps.index[steps == probe.MOMENTS])
     for cell in cells():
-        if astuple(cell) not in done:
+        if cell not in done:
             run_cell(cell, out, data_root, quiet=quiet)
 
 
@@ -142,19 +144,18 @@ def run_cell(
 def read(out: Path) -> list[pd.DataFrame]:
     """What was looked at so far: `probe.HELPS`, wide, with a row per direction and moment, and `probe.PASTS`.
 
-    Raises:
-        ValueError: nothing yet.
+    Nothing where no moment was looked at yet.
     """
     found: dict[str, list[pd.DataFrame]] = {probe.HELPS: [], probe.PASTS: []}
     for cell in cells():
-        place, own = out / cell.name, dict(zip(CELL, astuple(cell), strict=True))
+        place, own = out / cell.name, cell._asdict()
         if (place / probe.HELPS).exists():
             tables = {name: files.read_table(place / name).assign(**own) for name in found}
             seen = set(tables[probe.HELPS]["step"])
             for name, table in tables.items():
                 found[name].append(table[table["step"].isin(seen)])
     if not found[probe.HELPS]:
-        raise ValueError(f"{out} holds no moment that was looked at yet; give --data-root to begin")
+        return []
     helps, pasts = (pd.concat(tables, ignore_index=True) for tables in found.values())
     wide = helps.pivot(index=[*CELL, "step", "direction"], columns=["form", "place"], values=["help_cos", "relative"])
     wide.columns = [f"{what.removesuffix('_cos')}_{form}_{place}" for what, form, place in wide.columns]
@@ -191,8 +192,8 @@ def write_record(out: Path, folder: Path | None = None) -> Path:
     folder = folder or RECORD
     folder.mkdir(parents=True, exist_ok=True)
     page, tables = DECISION, _recorded(folder)
-    if any((out / cell.name / probe.HELPS).exists() for cell in cells()):
-        tables = [_merged(old, new) for old, new in zip(tables, read(out), strict=True)]
+    if found := read(out):
+        tables = [_merged(old, new) for old, new in zip(tables, found, strict=True)]
         for name, table in zip((probe.HELPS, probe.PASTS), tables, strict=True):
             files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
     if len(tables[0]):
@@ -206,7 +207,7 @@ def _merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """The rows of both, cells in their order; of a cell that both have only the new rows."""
     parts = []
     for cell in cells():
-        of_cell = [table[(table[CELL] == list(astuple(cell))).all(axis=1)] for table in (new, old)]
+        of_cell = [table[(table[CELL] == list(cell)).all(axis=1)] for table in (new, old)]
         parts.append(next((part for part in of_cell if len(part)), of_cell[0]))
     return pd.concat(parts, ignore_index=True)
 
