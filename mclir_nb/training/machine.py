@@ -16,6 +16,7 @@ import torch
 
 from mclir_nb.training.recipes import Recipe
 
+LIBC: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
@@ -65,22 +66,15 @@ def keep_freed_memory() -> None:
     By default large blocks are unmapped when freed, and each training step on the CPU pays for thousands of pages that
     the system hands out and clears: three steps of NAFNet take 9.5 processor seconds instead of 6.1.
     """
-    mallopt = _c_function("mallopt")
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**30)  # bytes at the end of the heap
+    if hasattr(LIBC, "mallopt"):
+        LIBC.mallopt(M_MMAP_MAX, 0)
+        LIBC.mallopt(M_TRIM_THRESHOLD, 2**30)  # bytes at the end of the heap
 
 
 def return_freed_memory() -> None:
     """Give the system back what `keep_freed_memory` made the process keep; a notebook's kernel lives on for hours."""
-    malloc_trim = _c_function("malloc_trim")
-    if malloc_trim:
-        malloc_trim(0)
-
-
-def _c_function(name: str):
-    """A function of the C library, if this is Linux and it is glibc."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
 
 
 @contextmanager

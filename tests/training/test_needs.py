@@ -21,15 +21,6 @@ def test_recipes_that_do_not_fit_24_gb_say_so_and_name_what_helps(name, network,
         assert parts == 2 or needs.note(recipe.replace(accumulate=parts - 1), CPU)
 
 
-def test_the_largest_network_has_a_batch_that_fits():
-    assert recipes.get("gpu", "denoise").batch_size == recipes.get("gpu", "derain", network="promptir").batch_size == 4
-    assert recipes.get("gpu", "derain").batch_size == recipes.get("gpu", "denoise", network="nafnet").batch_size == 8
-
-
-def test_small_recipes_are_not_looked_at_on_a_cpu():
-    assert not needs.note(recipes.get("tiny", batch_size=4), CPU)
-
-
 def test_parts_of_a_batch_need_less_and_hold_the_same_between_steps():
     whole, parts = (needs.of(recipes.get("tiny", "derain", batch_size=4, accumulate=count)) for count in (1, 2))
     assert parts.between == whole.between and parts.bytes < whole.bytes and whole.part == 2 * parts.part
