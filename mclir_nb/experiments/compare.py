@@ -83,9 +83,7 @@ def plan(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Job]
         if not values or len(values) < count:
             raise ValueError(f"{what} {sorted(values)} must be at least one, each different")
     chosen = {arm.name: recipe.replace(**arm.changes) for arm in arms}
-    for arm in arms:
-        if arm.at_cost_of is None:
-            continue
+    for arm in (arm for arm in arms if arm.at_cost_of is not None):
         if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:
             raise ValueError(f"arm {arm.name!r} is to cost what {arm.at_cost_of!r} costs, which is no other arm here")
         own = chosen[arm.name]

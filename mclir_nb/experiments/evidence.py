@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mclir_nb import check_choice, files, root
@@ -26,14 +27,10 @@ FILES = {
     "images": "one row per run and test picture: its scores",
     "curves": "the logs of the runs, thinned",
 }
-MAKERS = {"runs": run_tables.collect, "images": run_tables.images, "curves": run_tables.curves}
 UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is not whole
 DIGITS = "%.7g"  # of what is written
 PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
 SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
-DOSES = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
-  with a seed of its own, once per objective and task; the dose is measured again inside the runs.
-"""
 SAME = 0.005  # dB; what differs by less is not drawn apart
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
@@ -59,7 +56,6 @@ def run(
     """Write the decision, do the runs that are missing, write the record; returns its folder.
 
     Args:
-        experiment: see `get`.
         out_dir: of the run folders; None: runs/NAME in the workbook, shared by experiments of the same setting.
         seeds: only the first so many of the decided ones; the record says so.
         folder: of the record; None: data/records/NAME.
@@ -68,9 +64,9 @@ def run(
     """
     jobs = experiment.plan(seeds, data_root=data_root)
     folder = begin(experiment, folder)
-    done = set(_rows(experiment, folder)["runs"]["run"])
+    done = set(_recorded_runs(experiment, folder)["runs"]["run"])
     if jobs := [job for job in jobs if job.name not in done]:
-        compare.run(jobs, _runs(experiment, out_dir), **how)
+        compare.run(jobs, _runs_dir(experiment, out_dir), **how)
     return write_record(experiment, out_dir, folder)
 
 
@@ -86,28 +82,27 @@ class Record(NamedTuple):
 
 
 def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
-    """Write the decision before the first run. Raises ValueError if the record is of another one.
+    """Write the decision before the first run; returns the record's folder.
 
-    Facts are compared, not words: a sentence may be written better later.
+    Raises ValueError if the record is of another one. Facts are compared: a sentence may be written better later.
     """
     folder = _place(experiment.name, folder)
     file, decided = folder / "decision.json", experiment.decision()
     if file.exists():
         there = files.read_json(file)
-        other = sorted(key for key in decided if key != "question" and decided[key] != there.get(key))
-        if other:
+        if other := sorted(key for key in decided if key != "question" and decided[key] != there.get(key)):
             raise ValueError(
                 f"{file} holds another decision ({', '.join(other)}), and decisions are fixed before the first run. "
                 "Give the changed experiment another name."
             )
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(file, decided)
-    files.write_file(folder / "README.md", f"{_decision(experiment.name, decided)}\nNo seed is finished yet.\n")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, decided)
+        files.write_file(folder / "README.md", f"{_decision(experiment.name, decided)}\nNo seed is finished yet.\n")
     return folder
 
 
-def _runs(experiment: Experiment, out_dir: str | Path | None) -> Path:
+def _runs_dir(experiment: Experiment, out_dir: str | Path | None) -> Path:
     """The folder of an experiment's runs."""
     return runs_dir() / (experiment.runs or experiment.name) if out_dir is None else Path(out_dir)
 
@@ -121,30 +116,30 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     Raises:
         ValueError: no run is finished, or the record is of another decision.
     """
-    folder, out_dir = begin(experiment, folder), _runs(experiment, out_dir)
-    tables, jobs = _rows(experiment, folder), {job.name: job for job in experiment.plan()}
+    folder, out_dir = begin(experiment, folder), _runs_dir(experiment, out_dir)
+    tables, jobs = _recorded_runs(experiment, folder), {job.name: job for job in experiment.plan()}
     known = set(tables["runs"]["run"])
     new = [name for name in jobs if name not in known and run_tables.is_finished(out_dir / name)]
     if not new and not known:
         command = f"python -m mclir_nb compare {experiment.name}"
         raise ValueError(f"no run of {experiment.name} is finished in {out_dir}; run `{command}` again")
+    if new:
+        made = run_tables.read(out_dir, new)._asdict()
+        made["images"] = made["images"][PICTURE].round(dict.fromkeys(PICTURE[2:], 4))
+        for column in PATHS:
+            made["runs"][column] = made["runs"][column].map(lambda path: Path(path).name, na_action="ignore")
+        tables = {name: pd.concat([tables[name], made[name]], ignore_index=True) for name in FILES}
+    done = known.union(new)
     seed_of = {name: (job.recipe.task, job.recipe.seed) for name, job in jobs.items()}
-    open_seeds = {seed_of[name] for name in set(jobs) - known.union(new)}
+    open_seeds = {seed_of[name] for name in jobs if name not in done}
     whole = [name for name in jobs if seed_of[name] not in open_seeds]
-    waiting = [name for name in jobs if seed_of[name] in open_seeds and name in known.union(new)]
-    scored = [name for name in new if (out_dir / name / "scores.csv").is_file()]  # the others diverged
-    for name, make in MAKERS.items():
-        made = scored if name == "images" else new
-        table = pd.concat([tables[name], make(out_dir, made)] if made else [tables[name]], ignore_index=True)
-        if name == "images":
-            table = table.reindex(columns=PICTURE).round(dict.fromkeys(PICTURE[2:], 4))
-        for column in PATHS & set(table):
-            table[column] = table[column].map(lambda path: Path(path).name, na_action="ignore")
-        for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
+    waiting = [name for name in jobs if seed_of[name] in open_seeds and name in done]
+    for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
+        for name, table in tables.items():
             file = place / f"{name}.csv"
             if wanted:
                 place.mkdir(exist_ok=True)
-                part = pd.concat([table[:0], *(table[table["run"] == run] for run in wanted)])
+                part = table.set_index("run", drop=False).loc[[name for name in wanted if name in set(table["run"])]]
                 files.write_file(file, part.to_csv(index=False, float_format=DIGITS))
             else:
                 file.unlink(missing_ok=True)
@@ -153,7 +148,7 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     return folder
 
 
-def _rows(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
+def _recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them."""
     setting = [name for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs]
     records = [folder, *(_place(name, None) for name in setting)]
@@ -187,7 +182,7 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     if missing:
         raise ValueError(f"{folder} has no {', '.join(missing)}; make the record: `python -m mclir_nb compare {name}`")
     runs, images, curves = (files.read_table(folder / f"{table}.csv") for table in FILES)
-    intervals.check(runs, *intervals.COST, "psnr_raw", "psnr_ema", "stopped")
+    intervals.check(runs, "macs", "psnr_raw", "psnr_ema", "stopped")
     lost = [column for column, table in (("run", runs), ("image", images), ("r", curves)) if column not in table]
     if lost:
         raise ValueError(f"{folder} has no column {', '.join(lost)} in its tables; copy it again.")
@@ -196,8 +191,8 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
         images = runs[["run", "arm", *intervals.SETTING, "seed"]].merge(images, on="run")
     strength = pd.to_numeric(curves["r"], errors="coerce").groupby(curves["run"]).mean()
     pictures = images.groupby("run")["image"].nunique()
-    later = {"dose": float("nan"), "dose_measured": float("nan")}
-    later |= {"r": runs["run"].map(strength), "pictures": runs["run"].map(pictures)}
+    later = {"dose": float("nan"), "dose_measured": float("nan"), "r": runs["run"].map(strength)}
+    later |= {"pictures": runs["run"].map(pictures)}
     runs = runs.assign(**{column: values for column, values in later.items() if column not in runs})
     taken = files.read_json(folder / "withdrawn.json") if (folder / "withdrawn.json").is_file() else {}
     runs = runs.assign(**dict.fromkeys(taken.get("columns", []), float("nan")))
@@ -205,11 +200,11 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     return Record(name, files.read_json(folder / "decision.json"), runs, images, curves, taken.get("why", ""))
 
 
-def from_runs(out_dir: str | Path, name: str = "your own runs") -> Record:
+def from_runs(out_dir: str | Path) -> Record:
     """A reader's own finished runs in the shape of a record, for the same tables and figures."""
     out_dir = Path(out_dir).expanduser()
     done = sorted(f.parent.name for f in out_dir.glob("*/recipe.json") if run_tables.is_finished(f.parent))
-    return Record(name, {}, *(make(out_dir, done) for make in MAKERS.values()))
+    return Record("your own runs", {}, *run_tables.read(out_dir, done))
 
 
 def recorded() -> list[str]:
@@ -236,15 +231,16 @@ def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
         ValueError: as `intervals.paired`.
     """
     key, names = [*intervals.SETTING, "arm"], {"mean": "gain", "half": "half", "half_holm": "holm"}
-    table, parts = intervals.paired(record.runs, baseline), []
-    for kind in ("raw", "ema"):
-        part = table[table["score"] == f"psnr_{kind}"].set_index(key)[list(names)]
-        parts.append(part.rename(columns={old: f"{new}_{kind}" for old, new in names.items()}))
-    seen = table.groupby(key, sort=False)[["detectable", "seeds"]].max()
-    facts = record.runs.groupby(key, sort=False)[["dose", "dose_measured", "r", "pictures"]].mean()
-    price = intervals.costs(record.runs, baseline).set_index(key)["run_cost"]
-    parts += [seen["detectable"], facts.drop(columns="pictures"), price, seen["seeds"], facts["pictures"]]
-    found = parts[0].join(parts[1:]).reset_index().astype({"seeds": int, "pictures": int})
+    table = intervals.paired(record.runs, baseline)
+    kinds = {kind: table[table["score"] == f"psnr_{kind}"].set_index(key) for kind in ("raw", "ema")}
+    found = pd.DataFrame({f"{new}_{kind}": part[old] for kind, part in kinds.items() for old, new in names.items()})
+    facts = record.runs.groupby(key, sort=False)[["macs", "dose", "dose_measured", "r", "pictures"]].mean()
+    of_baseline = facts["macs"].xs(baseline, level="arm").reindex(facts.index.droplevel("arm"))
+    facts["run_cost"] = facts["macs"] / of_baseline.to_numpy()
+    found["detectable"] = table.groupby(key, sort=False)["detectable"].max()
+    found = found.join(facts[["dose", "dose_measured", "r", "run_cost"]])
+    found["seeds"] = kinds["raw"]["seeds"]
+    found = found.join(facts["pictures"]).reset_index().astype({"pictures": int})
     parts = [part.sort_values("gain_raw", ascending=False) for _, part in found.groupby(intervals.SETTING, sort=False)]
     return pd.concat(parts, ignore_index=True)
 
@@ -276,10 +272,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def outcome(record: Record) -> str:
     """What a record allows to say, computed from its runs; a single seed allows nothing."""
     baseline, scores = record.decision.get("baseline", "plain"), record.decision.get("scores", intervals.BOTH)
-    try:
-        return intervals.conclusion(intervals.paired(record.runs, baseline, scores))
-    except ValueError as error:
-        return f"No conclusion: {error}"
+    return intervals.conclusion(intervals.paired(record.runs, baseline, scores))
 
 
 def answer(record: Record) -> str:
@@ -291,14 +284,15 @@ def answer(record: Record) -> str:
     controls = [arm["name"] for arm in record.decision.get("arms", []) if arm.get("at_cost_of")]
     spn, bought = table[table["arm"] == "spn"], table[table["arm"].isin(controls)]
     rest = table[~table["arm"].isin(["spn", *controls])]
-    verbs = {"": "shows no visible effect", "+": "is better than plain training", "-": "is worse than plain training"}
+    verbs = {0: "shows no visible effect", 1: "is better than plain training", -1: "is worse than plain training"}
     verdicts = [f"{verbs[sign]} ({_amounts(part)})" for sign, part in spn.groupby(_sign(spn), sort=False)]
-    said = f"Over {' or '.join(map(str, sorted(set(spn['seeds']))))} paired seeds SPN {' and '.join(verdicts)}"
+    few = f" (weak evidence: fewer than {SEEDS})" if table["seeds"].min() < SEEDS else ""
+    said = f"Over {' or '.join(map(str, sorted(set(spn['seeds']))))} paired seeds{few} SPN {' and '.join(verdicts)}"
     if len(bought):
         said += f", where plain training at its cost gains {_amounts(bought)}"
     if rest.empty:
         return f"{said}. No other arm was compared."
-    beside = rest[_sign(rest) != ""]
+    beside = rest[_sign(rest) != 0]
     if beside.empty:
         other = f"None of the {rest['arm'].nunique()} other arms differs from plain training after Holm's correction"
         return f"{said}. {other}; alone, each would have shown {rest['detectable'].max():.2f} dB four times in five."
@@ -307,12 +301,9 @@ def answer(record: Record) -> str:
 
 
 def _sign(table: pd.DataFrame) -> pd.Series:
-    """Of rows of `results`: "+" or "-" where the raw weights, else the EMA, lie beside zero after correction."""
-    signs = pd.Series("", index=table.index)
-    for kind in ("ema", "raw"):
-        for sign, side in (("+", table[f"gain_{kind}"]), ("-", -table[f"gain_{kind}"])):
-            signs = signs.mask(side > table[f"holm_{kind}"], sign)
-    return signs
+    """Of rows of `results`: 1 or -1 where the raw weights, else the EMA, lie beside zero after correction, else 0."""
+    raw, ema = (np.sign(table[f"gain_{k}"]) * (table[f"gain_{k}"].abs() > table[f"holm_{k}"]) for k in ("raw", "ema"))
+    return raw.where(raw != 0, ema)
 
 
 def _amounts(table: pd.DataFrame) -> str:
@@ -361,17 +352,14 @@ def main_record(*names: str) -> Record | None:
 def summary(top: str = "") -> str:
     """One line of Markdown per decided experiment, and one for the older records; computed from the runs.
 
-    Args:
-        top: the way to the top of the repository, for links ("../" from a notebook).
+    `top` is the way to the top of the repository, for links ("../" from a notebook).
     """
     lines = []
     for name in NEWER:
-        link = f"**[{name}]({top}data/records/{name}/README.md)** {EXPERIMENTS[name].question}"
-        record = committed(name)
-        lines.append(f"- {link} {state(record) if record else 'Not run yet.'}")
-    old = [read_record(name) for name in OLDER if name in recorded()]
-    if old:
-        links = ", ".join(f"[{record.name}]({top}data/records/{record.name}/README.md)" for record in old)
+        seen = state(record) if (record := committed(name)) else "Not run yet."
+        lines.append(f"- **{_link(name, top)}** {EXPERIMENTS[name].question} {seen}")
+    if old := [record for name in OLDER if (record := committed(name))]:
+        links = ", ".join(_link(record.name, top) for record in old)
         tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
         beside = sum(int(intervals.clear(table).sum()) for table in tables)
         seeds = sorted({int(n) for table in tables for n in table["seeds"]})
@@ -397,6 +385,10 @@ def state(record: Record) -> str:
     return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}."
 
 
+def _link(name: str, top: str) -> str:
+    return f"[{name}]({top}data/records/{name}/README.md)"
+
+
 def _counted(many: int, beside: int) -> str:
     verb = "lies" if beside == 1 else "lie"
     return f"Of {many} intervals {beside or 'none'} {verb} beside zero after correction"
@@ -418,9 +410,8 @@ def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", t
         where = tasks.split() or list(there.index)
         if where and all(set(arms.split()) <= there.get(task, set()) for task in where):
             sizes, data = (" and ".join(runs[column].unique()) for column in ("network_size", "dataset"))
-            link = f"[{record.name}]({top}data/records/{record.name}/README.md)"
-            what = f"{', '.join(arms.split())} on {', '.join(where)}"
-            found.append(f"{link} {what} ({sizes} networks, {data} pictures)")
+            what = f"{', '.join(arms.split())} on {', '.join(where)} ({sizes} networks, {data} pictures)"
+            found.append(f"{_link(record.name, top)} {what}")
     return found
 
 
@@ -434,9 +425,11 @@ def _decision(name: str, decided: Mapping) -> str:
     for arm in decided["arms"]:
         extra = f"; lambda {arm['lambda_neg']:g}" if arm["lambda_neg"] else ""
         extra += f"; as many steps as {arm['at_cost_of']} costs multiplications" if arm.get("at_cost_of") else ""
-        extra += f"; as long as {arm['as_long_as']}" if arm.get("as_long_as") else ""  # B1, by timings
         arms.append(f"`{arm['name']}` ({listed(arm['changes'])}{extra})")
     scores = ", ".join(f"{intervals.SCORES[score][0]} (`{score}`)" for score in decided["scores"])
+    dosed = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
+  with a seed of its own, once per objective and task; the dose is measured again inside the runs.
+"""
     settings = pd.DataFrame(decided["settings"])
     settings["histories every"] = [", ".join(map(str, every)) for every in settings["histories every"]]
     return f"""# {name}: {decided["question"]}
@@ -456,7 +449,7 @@ def _decision(name: str, decided: Mapping) -> str:
 - Compared with `{decided["baseline"]}`: the mean paired difference and its 95 % interval over seeds (t distribution),
   alone and with Holm's correction for all intervals of the record. An interval that holds zero is reported as no
   visible effect, with the true difference that these seeds would have shown four times in five.
-{DOSES if any("dose" in arm["changes"] for arm in decided["arms"]) else ""}"""
+{dosed if any("dose" in arm["changes"] for arm in decided["arms"]) else ""}"""
 
 
 def _findings(record: Record) -> str:
@@ -466,13 +459,8 @@ def _findings(record: Record) -> str:
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     data = "" if {setting["data"] for setting in decided["settings"]} == {"embedded"} else " --data-root BSDS500"
-    command = f"## Command\n\n```\npython -m mclir_nb compare {record.name}{data}\n```\n\n"
-    command = command if record.name in EXPERIMENTS else ""
     seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
-    try:
-        table = files.as_markdown(shown(results(record, decided["baseline"])))
-    except ValueError as error:
-        table = f"No table: {error}"
+    table = files.as_markdown(shown(results(record, decided["baseline"])))
     return f"""{wrong}## Outcome
 
 Finished seeds of {len(decided["seeds"])}: {seeds}. {len(runs)} runs, of which {diverged} diverged.
@@ -490,7 +478,13 @@ lambda * l_neg / l_rec. `cost`: counted multiplications of the run / those of `{
 Made on {first["device"]}, {first["threads"]} threads, torch {first["torch"]}, mclir_nb {first["mclir_nb"]}. No times
 are given, for the machine was shared; `09_cost` measures them.
 
-{command}Files: {"; ".join(f"`{name}.csv`: {what}" for name, what in FILES.items())}.
+## Command
+
+```
+python -m mclir_nb compare {record.name}{data}
+```
+
+Files: {"; ".join(f"`{name}.csv`: {what}" for name, what in FILES.items())}.
 """
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import special, stats
 
 LEVEL = 0.95  # of every interval, two-sided
 POWER = 0.8  # probability with which the smallest detectable difference would have been seen
@@ -24,7 +23,6 @@ SCORES = {  # score: (what it is, unit)
 }
 BOTH = ("psnr_raw", "psnr_ema")
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
-COST = ["steps", "macs"]
 SEEDS = 5  # fewer are weak evidence, however well they agree: a spread of two or three values is hardly known
 FEW = 4  # so many intervals get a sentence each, even where they hold zero
 
@@ -67,26 +65,20 @@ def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = 
     Raises:
         ValueError: as `differences`.
     """
+    pairs = pd.concat(differences(runs, baseline, score).assign(score=score) for score in scores)
     rows = []
-    for score in scores:
-        pairs = differences(runs, baseline, score)
-        for key, group in pairs.groupby([*SETTING, "arm"], sort=False):
-            values = group["difference"].to_numpy(float)
-            row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
-            row |= {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values), "p": math.nan}
-            if not row["stopped"] and len(values) > 1:
-                row["p"] = float(row["mean"] == 0)  # of values without a spread
-                if row["sd"]:
-                    row["p"] = float(stats.ttest_1samp(values, 0).pvalue)
-            rows.append(row)
+    for (score, *key), group in pairs.groupby(["score", *SETTING, "arm"], sort=False):
+        values = group["difference"].to_numpy(float)
+        row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
+        row |= {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values), "p": math.nan}
+        if not row["stopped"] and len(values) > 1:
+            row["p"] = float(stats.ttest_1samp(values, 0).pvalue if row["sd"] else row["mean"] == 0)
+        rows.append(row)
     table = pd.DataFrame(rows)
     levels = holm_levels(table["p"].to_numpy())
-    table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
-    for side, sign in (("low", -1), ("high", 1)):
-        table[f"{side}_holm"] = table["mean"] + sign * table["half_holm"]
-    known = table["p"].notna()
-    unit = table.loc[known, "seeds"].map(lambda seeds: smallest_detectable(seeds, 1.0))
-    return table.assign(detectable=unit * table["sd"])
+    half = table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
+    table = table.assign(low_holm=table["mean"] - half, high_holm=table["mean"] + half)
+    return table.assign(detectable=smallest_detectable(table["seeds"], table["sd"]))
 
 
 def holm_levels(p: np.ndarray) -> np.ndarray:
@@ -118,71 +110,40 @@ def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def by_image(images: pd.DataFrame, baseline: str = "plain", score: str = "psnr_raw") -> pd.DataFrame:
-    """The second view: is the gain common to the test pictures, or that of a few?
+def by_image(images: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
+    """The second view: is the gain in `psnr_raw` common to the test pictures, or that of a few?
 
     The difference of a picture is averaged over seeds first. What is said here is about pictures for *these* networks,
     nothing about another seed, so it must never stand for `paired`.
 
     Args:
-        images: one row per run and test picture, as `run_tables.images` makes it.
-        baseline, score: as in `differences`.
+        images: one row per run and test picture, of `run_tables.read`.
+        baseline: as in `differences`.
 
     Returns:
         One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, worst, best
         (pictures' differences).
     """
+    check(images, "image")
     key = [*SETTING, "arm"]
-    parts = [
-        differences(part, baseline, score).assign(image=name) for name, part in images.groupby("image", sort=False)
-    ]
+    parts = [differences(part, baseline).assign(image=name) for name, part in images.groupby("image", sort=False)]
     means = pd.concat(parts).groupby([*key, "image"], sort=False)["difference"].mean(skipna=False)
     arms = means.groupby(key, sort=False)
     table = arms.agg(["size", lambda gains: (gains > 0).sum(), "mean", "min", "max"])
     return table.set_axis(["pictures", "better", "mean", "worst", "best"], axis=1).reset_index()
 
 
-def costs(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
-    """What every arm costs: means over seeds, and the cost of its run beside that of the baseline's.
+def smallest_detectable(seeds, sd):
+    """The true difference that a paired t test at 5 % shows with 80 % power; numbers, or arrays of them.
 
-    Returns:
-        One row per setting and arm: task, scale, network, arm, steps, macs (counted multiply-accumulates of the run),
-        run_cost (macs / those of the baseline).
-    """
-    check(runs, *COST)
-    parts = []
-    for setting, group in runs.groupby(SETTING, sort=False):
-        macs = _by_seed(group, baseline, "macs")
-        means = group.groupby("arm", sort=False)[COST].mean()
-        means["run_cost"] = macs.div(macs[baseline], axis=0).mean()
-        parts.append(means.reset_index().assign(**dict(zip(SETTING, setting, strict=True))))
-    return pd.concat(parts, ignore_index=True)[[*SETTING, "arm", *COST, "run_cost"]]
-
-
-@lru_cache
-def smallest_detectable(seeds: int, sd: float, power: float = POWER) -> float:
-    """The true difference that a paired t test at 5 % over this many seeds (2 or more) shows with this probability.
-
-    The power is the mean over the spread that the seeds may happen to have, 2000 equally likely values of
-    sqrt(chi2 / freedom): scipy's noncentral t gives NaN in its far tails.
+    The noncentral t distribution, whose other tail is left out: less than a millionth.
 
     Args:
         seeds: at least 2.
         sd: standard deviation of the paired differences, >= 0.
-        power: the probability.
     """
-    spreads = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, seeds - 1) / (seeds - 1))
-    edge = stats.t.isf((1 - LEVEL) / 2, seeds - 1) * spreads
-
-    def missing(effect: float) -> float:
-        """How much power an effect, in standard deviations, lacks."""
-        shift = effect * math.sqrt(seeds)
-        return power - float((stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)).mean())
-
-    high = 1.0
-    while missing(high) > 0:
-        high *= 2
-    return optimize.brentq(missing, 0, high) * sd
+    edge = stats.t.isf((1 - LEVEL) / 2, seeds - 1)
+    return special.nctdtrinc(seeds - 1, 1 - POWER, edge) * sd / np.sqrt(seeds)
 
 
 def conclusion(frame: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ import json
 from dataclasses import dataclass, field
 
 from mclir_nb.data import tasks
-from mclir_nb.experiments import compare
+from mclir_nb.experiments import compare, intervals
 from mclir_nb.experiments.compare import Arm, Job
 from mclir_nb.training import recipes
 from mclir_nb.training.recipes import Recipe
@@ -40,7 +40,6 @@ class Experiment:
     changes: dict = field(default_factory=dict)  # recipe fields in which all arms differ from the named recipe
     by_task: dict[str, dict] = field(default_factory=dict)  # further ones of a task
     baseline: str = "plain"  # name of the arm that the others are compared with
-    scores: tuple[str, ...] = ("psnr_raw", "psnr_ema")  # keys of `intervals.SCORES`, compared each for itself
     runs: str = ""  # name of the folder of its runs, below runs/; "": that of the experiment
 
     def plan(self, seeds: int | None = None, **changes) -> list[Job]:
@@ -79,7 +78,7 @@ class Experiment:
             changes = {"changes": dict(arm.changes), "at_cost_of": arm.at_cost_of}
             arms.append({"name": arm.name} | changes | {"lambda_neg": weight})
         facts = {"question": self.question, "recipe": self.recipe, "changes": self.changes, "settings": settings}
-        facts |= {"arms": arms, "seeds": self.seeds, "baseline": self.baseline, "scores": self.scores}
+        facts |= {"arms": arms, "seeds": self.seeds, "baseline": self.baseline, "scores": intervals.BOTH}
         return json.loads(json.dumps(facts))  # lists for tuples, as they come back from a file
 
 

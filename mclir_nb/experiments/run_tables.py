@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -19,6 +20,16 @@ CURVES = ["step", "l_rec", "l_neg", "r", "dose", "dose_cosine", "val_psnr", "val
 RAW = {"psnr_restored": "psnr_raw", "ssim_restored": "ssim_raw"}  # names that say which weights
 MEASURED = {"dose_measured": "dose", "r": "r"}  # columns of the log of which a run's row holds the mean
 FACTS = ("device", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
+LABELS = ["run", "arm", "task", "scale", "network", "seed"]  # of a run, in the tables of its pictures and steps
+ROWS = 12  # of a run's log, beside those at which something was looked at
+
+
+class Tables(NamedTuple):
+    """Of some runs."""
+
+    runs: pd.DataFrame  # see `collect`
+    images: pd.DataFrame  # per test picture `LABELS`, image and its scores; nothing of a run that diverged
+    curves: pd.DataFrame  # per logged step `LABELS` and `CURVES`, thinned; all where validation or dose were looked at
 
 
 def collect(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -37,7 +48,12 @@ def collect(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataF
     Raises:
         ValueError: a folder without runs, half-written runs, files of another version.
     """
-    rows = []
+    return read(out_dir, names).runs
+
+
+def read(out_dir: str | Path, names: Sequence[str] | None = None) -> Tables:
+    """Runs, pictures and curves; arguments and errors are those of `collect`."""
+    runs, images, curves = [], [], []
     for folder in _folders(out_dir, names):
         run, note = records.Run(folder), arm_file(folder)
         recipe, origin, stopped = run.recipe, run.provenance, note.get("stopped", "")
@@ -45,37 +61,21 @@ def collect(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataF
         if recipe.dose is not None:
             chosen = folder / dose.FILE
             used = files.read_json(chosen)["lambda_neg"] if chosen.is_file() else float("nan")
-        scores = pd.DataFrame(columns=SCORES).rename(columns=RAW) if stopped else _scores(folder)
-        log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()
+        scores = _scores(folder) if not stopped else pd.DataFrame(columns=SCORES).rename(columns=RAW)
+        log = run.log if (folder / "log.csv").is_file() else pd.DataFrame()  # else it diverged before a save
         row = {"run": folder.name, "arm": note.get("arm", recipe.objective)}
         row |= {"recipe" if field == "name" else field: value for field, value in recipe}
         row |= {"lambda_used": used, **scores.drop(columns="image").astype(float).mean()}
         row["macs"] = macs.run_macs(recipe)
         row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
         row |= {"pictures": len(scores), "stopped": stopped, "feature_network": origin.get("features")}
-        rows.append(row | {name: origin.get(name) for name in FACTS})
-    return pd.DataFrame(rows)
-
-
-def images(out_dir: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run and test picture: run, arm, task, scale, network, seed, image and its scores."""
-    parts = [_labelled(f, _scores(f)) for f in _folders(out_dir, names) if (f / "scores.csv").is_file()]
-    if not parts:
-        raise ValueError(f"no run in {out_dir} has scores: all of them diverged; use a smaller lambda_neg")
-    return pd.concat(parts, ignore_index=True)
-
-
-def curves(out_dir: str | Path, names: Sequence[str] | None = None, *, rows: int = 12) -> pd.DataFrame:
-    """What the runs logged, thinned to the steps at which validation or dose were looked at and about `rows` others."""
-    parts = [pd.DataFrame()]
-    for folder in _folders(out_dir, names):
-        if (folder / "log.csv").is_file():  # else it diverged before anything was saved
-            log = records.Run(folder).log
-            every = max(1, len(log) // rows)
-            looked = log.reindex(columns=["val_psnr", "dose"]).notna().any(axis=1)
-            kept = log[(log.index % every == every - 1) | looked]
-            parts.append(_labelled(folder, kept.reindex(columns=CURVES)))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+        runs.append(row | {name: origin.get(name) for name in FACTS})
+        images.append(_labelled(row, scores))
+        looked = log.reindex(columns=["val_psnr", "dose"]).notna().any(axis=1)
+        every = max(1, len(log) // ROWS)
+        curves.append(_labelled(row, log[(log.index % every == every - 1) | looked].reindex(columns=CURVES)))
+    some = ([table for table in tables if len(table)] or tables for tables in (images, curves))
+    return Tables(pd.DataFrame(runs), *(pd.concat(tables, ignore_index=True) for tables in some))
 
 
 def _folders(out_dir: str | Path, names: Sequence[str] | None) -> list[Path]:
@@ -94,12 +94,9 @@ def _folders(out_dir: str | Path, names: Sequence[str] | None) -> list[Path]:
     return found
 
 
-def _labelled(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+def _labelled(row: dict, table: pd.DataFrame) -> pd.DataFrame:
     """A table of one run with the columns that say which."""
-    recipe = records.read_recipe(folder)
-    labels = {"run": folder.name, "arm": arm_file(folder).get("arm", recipe.objective)}
-    labels |= {name: getattr(recipe, name) for name in ("task", "scale", "network", "seed")}
-    return pd.concat([pd.DataFrame(labels, index=table.index), table], axis=1)
+    return pd.concat([pd.DataFrame({name: row[name] for name in LABELS}, index=table.index), table], axis=1)
 
 
 def _scores(folder: Path) -> pd.DataFrame:

@@ -175,7 +175,7 @@ def arm_curves(curves: pd.DataFrame) -> Figure:
     """Validation PSNR of the EMA, the reconstruction loss, and r over the steps, means over seeds, a line per arm.
 
     Args:
-        curves: of `run_tables.curves` or a record, one setting.
+        curves: of `run_tables.read` or a record, one setting.
     """
     figure, places = panels(10, 3, 3)
     shown = {"val_psnr_ema": "validation PSNR, EMA (dB)", "l_rec": "l_rec", "r": "r = λ l_neg / l_rec"}

@@ -74,7 +74,7 @@ def test_the_decision_is_written_before_the_first_run(tmp_path):
 def test_a_decision_cannot_be_changed_afterwards(made):
     """Facts decide: another question does not lock a record, and its page stays as it is."""
     changes = ({"seeds": (0, 1)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}})
-    for change in (*changes, {"scores": ("psnr_ema",)}):
+    for change in changes:
         with pytest.raises(ValueError, match="another decision"):
             evidence.begin(dataclasses.replace(SMALL, **change), made[0])
     text = (made[0] / "README.md").read_text()
@@ -244,9 +244,11 @@ def test_results_say_everything_a_gain_has_to_be_read_with(made):
     assert set(found.index) == {"spn", "plain at equal cost"}
     pairs = record.runs.pivot(index="seed", columns="arm", values="psnr_raw")
     gain = pairs["spn"] - pairs["plain"]
+    macs = record.runs.groupby("arm")["macs"].mean()
+    costs = [macs[arm] / macs["plain"] for arm in found.index]
     assert found.loc["spn", "gain_raw"] == pytest.approx(gain.mean())
     assert found.loc["spn", "half_raw"] == pytest.approx(12.706 * gain.std() / 2**0.5, rel=1e-3)  # t(0.975, 1)
-    assert found["holm_raw"].ge(found["half_raw"]).all() and found["run_cost"].gt(1).all()
+    assert found["holm_raw"].ge(found["half_raw"]).all() and found["run_cost"].tolist() == pytest.approx(costs)
     spn = record.runs[record.runs["arm"] == "spn"]
     assert found.loc["spn", "r"] == pytest.approx(spn["r"].mean()) and found["pictures"].tolist() == [4, 4]
     assert found.loc["spn", "dose_measured"] == pytest.approx(spn["dose_measured"].mean())
@@ -267,11 +269,13 @@ def test_a_summary_has_one_line_per_experiment(record):
 
 
 def test_an_answer_is_two_sentences_from_the_intervals(record):
-    record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), R=table(0.5, seeds=1))
-    clear, null, one = (evidence.answer(evidence.read_record(name)) for name in ("D", "C1", "R"))
-    assert clear.startswith("Over 3 paired seeds SPN is better than plain training (derain nafnet +0.4")
+    record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), L=table(0.0, seeds=5), R=table(0.5, seeds=1))
+    clear, null, one = (evidence.answer(evidence.read_record(name)) for name in ("D", "L", "R"))
+    assert clear.startswith(
+        "Over 3 paired seeds (weak evidence: fewer than 5) SPN is better than plain training (derain"
+    )
     assert "differ from plain training after Holm's correction: vgg" in clear
-    assert "no visible effect" in null and "No other arm" in null
+    assert "no visible effect" in null and "weak" not in null and "No other arm" in null
     assert one.startswith("Not known yet")
     assert evidence.main_record("R", "E9", "C1", "D").name == "C1" and evidence.main_record("R").name == "R"
 
@@ -317,7 +321,5 @@ def test_a_record_may_compare_with_another_arm_than_plain(record):
     decided = {"question": "Does it?", "seeds": [0, 1, 2], "baseline": "spn", "scores": ["psnr_raw"]}
     kept = evidence.Record("S", decided, runs, runs, runs)
     assert "sampled against spn" in evidence.outcome(kept) and "plain against spn" in evidence.outcome(kept)
-    assert "against spn" in evidence.state(kept) and evidence.answer(kept).startswith(
-        "Over 3 paired seeds SPN is better"
-    )
+    assert "against spn" in evidence.state(kept) and "SPN is better" in evidence.answer(kept)
     assert set(evidence.results(kept)["arm"]) == {"spn", "sampled"}
