@@ -41,16 +41,10 @@ def in_processes(work: Callable, jobs: Sequence, processes: int) -> Iterator:
 
 
 def on_cluster(work: Callable, jobs: Sequence, scheduler: str, workers: int) -> Iterator:
-    """Results of jobs done by the workers of a Dask scheduler.
+    """Results of jobs done by the workers of a Dask scheduler: its address, or "local" for a cluster on this machine.
 
-    Args:
-        work, jobs: see above.
-        scheduler: "local" starts a cluster of `workers` single-threaded processes on this machine; else an address.
-        workers: of a local cluster.
-
-    Raises:
-        ValueError: dask is not installed, or no scheduler answers.
-        RuntimeError: naming the jobs that failed.
+    The local one has so many single-threaded `workers`. Raises ValueError if dask is not installed, or no scheduler
+    answers.
     """
     try:
         import distributed

@@ -57,19 +57,16 @@ def moments(steps: int, count: int = MOMENTS) -> list[int]:
 def train_through(recipe: Recipe, folder: Path, count: int = MOMENTS, quiet: bool = False) -> None:
     """Train up to the last of `count` moments, keeping the state at each; goes on from the last one that was kept.
 
-    Args:
-        recipe: of an objective with history models; lambda 0 for a plain run with its histories beside it.
-        folder: of the run; made if needed. Each moment lies in a folder of its own.
-        count: how many moments.
-        quiet: print nothing.
+    The objective has history models; lambda 0 is a plain run with its histories beside it. Each moment has a folder of
+    its own in that of the run.
     """
     if not recipe.uses_history:
         raise ValueError(f"objective {recipe.objective} has no histories to look at; take spn, with lambda 0 for plain")
     trainer = Trainer(recipe, torch.device("cpu"))
-    slow, wanted = _histories(trainer, trainer.ema), moments(recipe.steps, count)
-    for step in reversed(wanted):
-        if checkpoint.restore(_place(folder, step), trainer):
-            _load(slow, _place(folder, step), SLOW)
+    slow, wanted = _histories(trainer.ema, recipe), moments(recipe.steps, count)
+    for place in (_place(folder, step) for step in reversed(wanted)):
+        if checkpoint.restore(place, trainer):
+            slow = _histories(trainer.ema, recipe, place, SLOW)
             break
     steps = trainer.patches.batches(trainer.step + 1, wanted[-1])
     for batch in Progress(steps, f"train {folder.name}", wanted[-1], start=trainer.step, quiet=quiet):
@@ -86,22 +83,20 @@ def open_moment(recipe: Recipe, folder: Path, step: int, foreign: Path) -> Momen
     trainer = Trainer(recipe, torch.device("cpu"))
     if not checkpoint.restore(_place(folder, step), trainer):
         raise ValueError(f"{folder} holds no moment after step {step}; train through it first")
-    slow, other = _histories(trainer, trainer.ema), _histories(trainer, trainer.model)
-    _load(slow, _place(folder, step), SLOW)
-    _load(other, _place(foreign, step), "history")
-    return Moment(trainer, slow, other)
+    slow = _histories(trainer.ema, recipe, _place(folder, step), SLOW)
+    return Moment(trainer, slow, _histories(trainer.model, recipe, _place(foreign, step), "history"))
 
 
 def _place(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def _histories(trainer: Trainer, model: nn.Module) -> HistoryModels:
-    return HistoryModels(model, trainer.recipe.history_every, trainer.recipe.history_decay)
-
-
-def _load(histories: HistoryModels, place: Path, part: str) -> None:
-    nn.ModuleList(histories.models).load_state_dict(checkpoint.read(place / checkpoint.FILE)[part])
+def _histories(model: nn.Module, recipe: Recipe, place: Path | None = None, part: str = "") -> HistoryModels:
+    """Histories of a model, as a part of the state in a folder keeps them."""
+    histories = HistoryModels(model, recipe.history_every, recipe.history_decay)
+    if place:
+        nn.ModuleList(histories.models).load_state_dict(checkpoint.read(place / checkpoint.FILE)[part])
+    return histories
 
 
 def probe(
@@ -110,31 +105,24 @@ def probe(
     """Look at every moment of a run that was not looked at yet; a probe that is killed loses one moment at most.
 
     Args:
-        recipe: of the run.
-        folder: where `train_through` has kept it. Its tables `HELPS` and `PASTS` grow by one moment at a time.
+        folder: where `train_through` has kept the run. Its tables `HELPS` and `PASTS` grow by one moment at a time.
         foreign: folder of another run with the same moments.
-        count: moments of the run.
-        batches: of training patches, and as many held-out ones.
-        quiet: print nothing.
+        count, batches: moments of the run; batches of training patches, and as many held-out ones.
     """
     there = {name: folder / name for name in (PASTS, HELPS)}  # helps last: it says what is done
     tables = {n: files.read_table(f) if f.exists() else pd.DataFrame({"step": []}) for n, f in there.items()}
     left = [step for step in moments(recipe.steps, count) if step not in set(tables[HELPS]["step"])]
     for step in Progress(left, f"look {folder.name}", quiet=quiet):
-        for (name, file), found in zip(
-            there.items(), look(open_moment(recipe, folder, step, foreign), batches), strict=True
-        ):
+        for name, found in zip(there, look(open_moment(recipe, folder, step, foreign), batches), strict=True):
             before = tables[name][tables[name]["step"] != step]
             tables[name] = pd.concat([*([before] if len(before) else []), found.assign(step=step)])
-            files.write_file(file, tables[name].to_csv(index=False))
+            files.write_file(there[name], tables[name].to_csv(index=False))
 
 
 def look(moment: Moment, batches: int = BATCHES) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What every past and every direction is good for at a moment.
 
-    Args:
-        moment: of a run.
-        batches: of training patches beyond the run's last step, and as many held-out ones.
+    `batches` of training patches beyond the run's last step are taken, and as many held-out ones.
 
     Returns:
         `PASTS`: per history of the network (own), of another run (foreign) and of the EMA (slow; measured from the
@@ -193,12 +181,9 @@ def directions(
     """The steps that one batch asks of the weights, each by where it moves the output.
 
     Args:
-        model: the trained network.
         lq, gt: the batch, (B, 3, h, w) and (B, 3, H, W), [0, 1].
         negatives: outputs of the own, the foreign and the slow histories, the most rarely refreshed first.
         averaged: output of the evaluation EMA, (B, 3, H, W).
-        features: the feature network of the loss.
-        chance: of what is drawn.
 
     Returns:
         pull: towards gt, as L1 does; push: SPN, away from the own histories; oldest: away from the first of them;
