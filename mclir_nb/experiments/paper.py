@@ -1,12 +1,9 @@
 """The paper's numbers, and what is known to be wrong about them.
 
-The result tables of "Learning from History" (arXiv 2309.06023) as its official README prints them, typing
-errors included, live in `data/paper/`; nothing there is corrected. This module reads them, takes the
-differences, recomputes the averages, and puts beside each claim: paper says | arithmetic says | official code
-says | measured. Every figure under "arithmetic says" is computed from the CSV files when the function is
-called. What is not known stays in `UNKNOWN`.
-
-    tables()["dehazing"]    gains()    arithmetic()    retrainings()    claims()
+The result tables of "Learning from History" (arXiv 2309.06023) as its official README prints them, typing errors
+included, live in `data/paper/`; nothing there is corrected. This module reads them, takes the differences, recomputes
+the averages, and puts beside each claim: paper says | arithmetic says | official code says | measured. Every figure
+under "arithmetic says" is computed from the CSV files when the function is called.
 """
 
 from collections.abc import Sequence
@@ -17,8 +14,10 @@ import pandas as pd
 from mclir_nb import root
 from mclir_nb.evaluation import evaluate
 from mclir_nb.experiments import evidence, intervals
+from mclir_nb.training import macs, recipes
 
-RESULTS = ("dehazing", "deraining", "super_resolution", "deblurring")  # base networks with and without SPN
+# tables of base networks with and without SPN, and their task here
+RESULTS = {"dehazing": "dehaze", "deraining": "derain", "super_resolution": "sr", "deblurring": "deblur"}
 HEAD_TO_HEAD = "losses_head_to_head"  # one network under several losses
 
 NETWORKS = {  # name here: name in the tables
@@ -49,7 +48,7 @@ DATASETS = {  # name here: (name in the tables, what to know before comparing)
     "manga109": ("Manga109", "the x2 values are most likely 8 dB too low, a slip of one digit"),
     "gopro": ("GoPro", "which SSIM gave the SPN value is not known; NAFNet's own is the 3-D one"),
 }
-UNKNOWN: dict[str, str] = {
+UNKNOWN = {  # what is not available
     "ablations": "the paper's ablations: number of negatives, interval, lambda, EMA against frozen copies, "
     "kind of negative",
     "schedules": "lambda, number and interval of the negatives for every network except FFA-Net",
@@ -63,36 +62,23 @@ UNKNOWN: dict[str, str] = {
 }
 
 
-def tables() -> dict[str, pd.DataFrame]:
-    """The five result tables as printed, by file name: one row per network, objective and dataset.
+def read(name: str, **options) -> pd.DataFrame:
+    """One table of data/paper, whose README.md says what its columns are; `options` are those of `pandas.read_csv`.
 
-    Columns: network | objective ("none": the base as the paper quotes it; "SPN" and others: retrained with
-    it) | scale ("x2", "x4", "") | dataset ("average": the printed mean) | psnr_db | ssim; maybe `venue`.
+    Text that is not there is "", and a result table without a column scale gets an empty one.
 
-    Source: Aitical/MCLIR @ e42fb40, README.md (see `data/paper/README.md`).
+    Raises: FileNotFoundError.
     """
-    return {name: _read(name) for name in (*RESULTS, HEAD_TO_HEAD)}
+    path = root() / "data" / "paper" / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout -- data/paper`")
+    table = pd.read_csv(path, keep_default_na=False, na_values={"ssim": [""]}, **options)
+    if "dataset" in table and "scale" not in table:
+        table.insert(table.columns.get_loc("dataset"), "scale", "")
+    return table
 
 
-def elsewhere() -> pd.DataFrame:
-    """Numbers from outside the tables that claims lean on: the abstract, other authors, users who retrained.
-
-    Columns: kind ("abstract gain" | "published" | "retrained") | network | dataset | scale | value_db | ssim
-    (NaN if not given) | source | note | same_recipe ("yes": retrained with the published settings, as far as its
-    source says; "no": with others; else "").
-    """
-    return _read("elsewhere")
-
-
-def neighbours() -> pd.DataFrame:
-    """Ablations of another paper with negatives from the past. This paper's own are not known.
-
-    Columns: source | question ("number of negatives" | "interval" | "weight") | setting (text) | psnr_db | note.
-    """
-    return _read("neighbours", dtype={"setting": str})
-
-
-OUR_ABLATIONS = {  # question of `neighbours`: {setting: arm of record A1}
+OUR_ABLATIONS = {  # question of neighbours.csv: {setting: arm of record A1}
     "number of negatives": {"1": "one history", "2": "two histories", "4": "spn"},
     "interval": {"as decided": "spn", "4 times as long": "refreshed 4 times less often"},
     "weight": {"λ / 10": "lambda x 0.1", "λ": "spn", "10 λ": "lambda x 10"},
@@ -100,7 +86,7 @@ OUR_ABLATIONS = {  # question of `neighbours`: {setting: arm of record A1}
 
 
 def our_ablations(record: evidence.Record) -> pd.DataFrame:
-    """The gains over plain that a record with the arms of A1 holds for the questions of `neighbours`.
+    """The gains over plain that a record with the arms of A1 holds for the questions of neighbours.csv.
 
     Columns: question | setting | mean | low | high (dB, 95 % over paired seeds, raw weights) | record.
     """
@@ -139,7 +125,7 @@ def layout(task: str) -> pd.DataFrame:
         Columns method | venue (in italics where the paper prints none) | a "PSNR / SSIM" per data set, the best of each
         scale in bold | gain (mean over the data sets, dB / SSIM).
     """
-    table, digits = _read(task), _read(task, dtype=str)
+    table, digits = read(task), read(task, dtype=str)
     table["shown"] = list(zip(digits["psnr_db"], digits["ssim"], strict=True))  # as printed, zeros at the end too
     records = [evidence.read_record(name) for name in evidence.recorded()]
     rows = []
@@ -186,7 +172,7 @@ def gains() -> pd.DataFrame:
     """
     key, parts = ["network", "scale", "dataset"], []
     for task in RESULTS:
-        rows = _read(task).rename(columns={"psnr_db": "psnr"}).query("dataset != 'average'")
+        rows = read(task).rename(columns={"psnr_db": "psnr"}).query("dataset != 'average'")
         base, spn = (rows.query("objective == @name")[[*key, "psnr", "ssim"]] for name in ("none", "SPN"))
         parts.append(base.merge(spn, on=key, suffixes=("_base", "_spn"), validate="1:1").assign(task=task))
     table = pd.concat(parts, ignore_index=True)
@@ -204,16 +190,14 @@ def arithmetic() -> pd.DataFrame:
     """
     rows = []
     for task in RESULTS:
-        digits = _read(task, dtype=str)  # text keeps the digits as printed
+        digits = read(task, dtype=str)  # text keeps the digits as printed
         for key, group in digits.groupby(["network", "objective", "scale"], sort=False):
             average = group["dataset"] == "average"
             for metric in ("psnr_db", "ssim"):
+                cells = [Decimal(cell) for cell in group.loc[~average, metric]]
+                mean = sum(cells, Decimal(0)) / len(cells)
                 for printed in map(Decimal, group.loc[average, metric]):  # one, or none where no average is printed
-                    cells = [Decimal(cell) for cell in group.loc[~average, metric]]
-                    mean, unit = (
-                        sum(cells, Decimal(0)) / len(cells),
-                        Decimal(1).scaleb(int(printed.as_tuple().exponent)),
-                    )
+                    unit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
                     error, rounded = abs(printed - mean), mean.quantize(unit, ROUND_HALF_UP)
                     verdict = "agrees" if error <= unit / 2 else "last digit" if error <= unit else "wrong"
                     rows.append((task, *key, metric, float(printed), float(mean), float(rounded), verdict))
@@ -225,16 +209,49 @@ def retrainings() -> pd.DataFrame:
     """The claimed gain beside how far an independent retraining of the base landed from the quoted value.
 
     Columns: network | scale | dataset | psnr_base | retrained | difference_db | gain_db | gain_is_larger |
-    same_recipe (see `elsewhere`) | source | note. One run each, by users: a hint of the size of the noise, not a
+    same_recipe (of elsewhere.csv) | source | note. One run each, by users: a hint of the size of the noise, not a
     measurement of it.
     """
     key = ["network", "scale", "dataset"]
-    runs = elsewhere().query("kind == 'retrained'").rename(columns={"value_db": "retrained"})
+    runs = read("elsewhere").query("kind == 'retrained'").rename(columns={"value_db": "retrained"})
     table = gains().merge(runs[[*key, "retrained", "same_recipe", "source", "note"]], on=key, validate="1:1")
     table["difference_db"] = (table["retrained"] - table["psnr_base"]).round(2)
     table["gain_is_larger"] = table["gain_db"] > table["difference_db"].abs()
     columns = ["psnr_base", "retrained", "difference_db", "gain_db", "gain_is_larger", "same_recipe", "source", "note"]
     return table[[*key, *columns]]
+
+
+def effort(tera_macs: float) -> pd.DataFrame:
+    """What it would take to repeat the rows with SPN: one row per training run.
+
+    Args:
+        tera_macs: 10^12 multiply-accumulates per second that a GPU sustains in training; > 0. It decides the hours
+            alone, and no GPU was measured here.
+
+    Returns:
+        Columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
+        (SPN step / plain step, by MACs), hours plain, hours SPN, command (to type, with the folders of one's own).
+    """
+    if not tera_macs > 0:
+        raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")
+    networks = {theirs: ours for ours, theirs in NETWORKS.items()}
+    places = {theirs: ours for ours, (theirs, _) in reversed(DATASETS.items())}  # of several the first
+    table, rows = gains(), []
+    table["data"] = table["dataset"].map(places).mask(table["task"] == "super_resolution", "div2k")
+    for (theirs, task, data, scale), part in table.groupby(["network", "task", "data", "scale"], sort=False):
+        network, task, factor = networks[theirs], RESULTS[task], int(scale.removeprefix("x") or 1)
+        recipe = recipes.get("paper", task, network=network, scale=factor, dataset=data)
+        counts = macs.count(recipe)
+        hours = 3 * counts.network * recipe.batch_size * recipe.steps / (tera_macs * 1e12) / 3600
+        words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
+        words += f" -p scale {factor}" if factor > 1 else ""
+        row = {"network": f"{theirs} {scale}".strip(), "trained on": data, "rows": ", ".join(part["dataset"])}
+        row |= {"steps": recipe.steps, "batch": recipe.batch_size, "patch": recipe.patch_size}
+        row |= {"GMACs": counts.network / 1e9, "ratio": 1 + counts.surplus, "hours plain": hours}
+        row["hours SPN"] = hours * row["ratio"]
+        row["command"] = f"papermill notebooks/03_train.ipynb out.ipynb {words} -p features_weights VGG16"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def claims() -> pd.DataFrame:
@@ -244,7 +261,7 @@ def claims() -> pd.DataFrame:
     code_says | measured (the committed records that hold the arms, tasks, network and data of the claim, as links from
     a notebook, see `evidence.measured`) | note | source.
     """
-    table = _read("claims").set_index("key")
+    table = read("claims").set_index("key")
     computed = _arithmetic_says()
     table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
     asked = table[["arms", "tasks", "network", "dataset"]].itertuples(index=False)
@@ -264,7 +281,7 @@ def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 
         measured.
     """
     name, (place, note) = NETWORKS.get(network), DATASETS.get(dataset, (None, ""))
-    table = pd.concat([tables()[task] for task in RESULTS])
+    table = pd.concat(map(read, RESULTS))
     wanted = (table.network == name) & (table.dataset == place) & table.scale.isin(["", f"x{scale}"])
     known, rows = {"source": "paper", "protocol": "not stated in the paper", "note": note}, []
     for row in table[wanted].itertuples():
@@ -279,17 +296,6 @@ def beside_paper(scores: pd.DataFrame, network: str, dataset: str, scale: int = 
         rows.append(here | found | {"ssim": means.loc[f"ssim_{kind}", "mean"]})
     columns = ["source", "what", "pictures", "psnr_db", "low", "high", "ssim", "protocol", "note"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _read(name: str, **options) -> pd.DataFrame:
-    """One CSV of data/paper; empty text stays "", and a table without a scale gets an empty one."""
-    path = root() / "data" / "paper" / f"{name}.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout -- data/paper`")
-    table = pd.read_csv(path, keep_default_na=False, na_values={"ssim": [""]}, **options)
-    if "dataset" in table and "scale" not in table:
-        table.insert(table.columns.get_loc("dataset"), "scale", "")
-    return table
 
 
 def _arithmetic_says() -> dict[str, str]:
@@ -326,7 +332,7 @@ def _arithmetic_says() -> dict[str, str]:
 
 def _in_abstract(network: str) -> float:
     """The gain that the abstract names for a network, in dB."""
-    rows = elsewhere().query("kind == 'abstract gain'").set_index("network")
+    rows = read("elsewhere").query("kind == 'abstract gain'").set_index("network")
     return float(rows.loc[network, "value_db"])
 
 
@@ -359,8 +365,8 @@ def _manga109() -> str:
 
 
 def _rain200() -> str:
-    theirs = elsewhere().query("kind == 'published' and network == 'IDT'").rename(columns={"value_db": "psnr_db"})
-    ours = _read("deraining").query("network == 'IDT' and objective == 'none'")
+    theirs = read("elsewhere").query("kind == 'published' and network == 'IDT'").rename(columns={"value_db": "psnr_db"})
+    ours = read("deraining").query("network == 'IDT' and objective == 'none'")
     same = ours.merge(theirs, on=["psnr_db", "ssim"], suffixes=("", "_idt")).query("dataset != dataset_idt")
     listed = "; ".join(
         f"'{row.dataset}' {row.psnr_db:.2f} / {row.ssim:.4f} is what IDT prints for {row.dataset_idt}"
@@ -371,7 +377,7 @@ def _rain200() -> str:
 
 def _rivals() -> str:
     blocks = []
-    for (network, dataset), rows in _read(HEAD_TO_HEAD).groupby(["network", "dataset"], sort=False):
+    for (network, dataset), rows in read(HEAD_TO_HEAD).groupby(["network", "dataset"], sort=False):
         steps = rows.set_index("objective")["psnr_db"]
         steps = (steps - steps["none"]).drop("none")
         listed = ", ".join(f"{objective} {step:+.2f}" for objective, step in steps.items())

@@ -124,7 +124,7 @@ def ablations(theirs: pd.DataFrame, ours: pd.DataFrame) -> Figure:
     """Another paper's ablations above, our own of the same questions below; their numbers are not ours to compare.
 
     Args:
-        theirs: of `paper.neighbours`: source, question, setting, psnr_db.
+        theirs: of neighbours.csv of data/paper: source, question, setting, psnr_db.
         ours: of `paper.our_ablations`: question, setting, mean, low, high (gain over plain, dB), record.
     """
     questions = list(theirs["question"].unique())

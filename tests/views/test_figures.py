@@ -191,7 +191,7 @@ def test_the_busiest_square_is_where_a_map_is_largest():
 
 
 def test_a_figure_is_exported_for_print(tmp_path):
-    figure = paper_figures.ablations(paper.neighbours(), paper.our_ablations(A1))
+    figure = paper_figures.ablations(paper.read("neighbours"), paper.our_ablations(A1))
     pdf, svg = style.export(figure, tmp_path / "new" / "ablations")
     assert pdf.read_bytes().startswith(b"%PDF") and "<svg" in svg.read_text()
 
