@@ -75,30 +75,6 @@ def haze(gt: torch.Tensor, depth: torch.Tensor, beta: float, airlight) -> torch.
     return gt * t + light.view(-1, 1, 1) * (1 - t)
 
 
-def random_depth(gt: torch.Tensor, *, generator: torch.Generator, regions: int = 24) -> torch.Tensor:
-    """A plausible depth layer for a photograph without one: (H, W), random, with the picture's own outlines. OURS.
-
-    `regions` points thrown on the picture get random depths, on the whole farther towards the top; each pixel then
-    takes the depth of the points that are near it and of its colour, so that the layer is smooth within a thing and
-    steps where things end. Good for training a dehazer that shall bear any depth; it says nothing about the scene.
-    """
-    _check_image(gt)
-    height, width = gt.shape[1:]
-    smooth = F.avg_pool2d(gt[None], 9, 1, 4, count_include_pad=False)[0].flatten(1)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    place = torch.stack([rows.flatten(), columns.flatten()]).to(gt) / max(height, width)
-    points = torch.randint(height * width, (regions,), generator=generator, device=generator.device).to(gt.device)
-    chance = torch.rand(regions + 2, generator=generator, device=generator.device).to(gt)
-    lean, slope = 2 * chance[0] - 1, chance[1]  # sideways, and how much of the depth is a slope at all
-    towards = 1 - place[0, points] + lean * (place[1, points] - 0.5)
-    depth = slope * towards + (1 - slope) * chance[2:]
-    unlike = torch.cdist(smooth.T, smooth.T[points]) / 0.3
-    away = torch.cdist(place.T, place.T[points]) / 0.15
-    layer = torch.softmax(-(unlike**2) - away**2, 1) @ depth
-    low, high = layer.aminmax()
-    return ((layer - low) / (high - low).clamp(min=1e-6)).view(height, width)
-
-
 def rain(
     gt: torch.Tensor,
     density: float = 5.0,
@@ -111,10 +87,9 @@ def rain(
 ) -> torch.Tensor:
     """Rain streaks in three curtains, near to far: I = J (1 - a) + a, with a the streaks' opacity.
 
-    A falling drop covers a pixel for a part of the exposure and replaces the background for that time (Garg and Nayar),
-    so opacity is what a streak adds, not light. Each curtain is sparse random noise convolved with a soft line drawn at
-    a sub-pixel angle; a farther curtain has shorter, thinner and more streaks, and a streak thinner than a pixel loses
-    opacity in proportion. Curtains are stacked: 1 - a / brightness = product of (1 - a_k).
+    A falling drop covers a pixel for a part of the exposure, so opacity is what a streak adds, not light. Each curtain
+    is sparse random noise convolved with a soft line; a farther one has shorter, thinner and more streaks, and a streak
+    thinner than a pixel loses opacity in proportion. Stacked: 1 - a / brightness = product of (1 - a_k).
 
     Args:
         gt: (3, H, W) in [0, 1].
@@ -123,14 +98,9 @@ def rain(
         angle: degrees from the vertical, -90 to 90; positive moves the lower end to the right.
         brightness: opacity of the strongest streak, 0 to 1 (drops show the bright sky, so they are white).
         width: full width at half maximum of the nearest streaks in pixels, 0.2 to 20.
-        generator: source of positions, strengths and the curtains' small differences in angle.
-
-    Returns:
-        (3, H, W) in [0, 1], nowhere darker than gt.
 
     Source:
-        the model of Garg and Nayar, "Vision and Rain", IJCV 2007; noise convolved with a line is the usual way to
-        synthesise streaks. The curtains and their constants are ours.
+        the model of Garg and Nayar, "Vision and Rain", IJCV 2007. The curtains and their constants are ours.
     """
     _check_image(gt)
     _check_number("density", density, 0, 200, " streaks per 1000 pixels")
@@ -190,8 +160,7 @@ def linear_to_srgb(light: torch.Tensor) -> torch.Tensor:
 def motion_blur(gt: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Camera shake, where it happens: in linear light. I = srgb(kernel * linear(J)).
 
-    True convolution, the kernel is the picture of a point of light: I(y, x) = sum K(i, j) J(y + c - i, x + c - j) with
-    c the middle of the kernel. Beyond its edge the image is mirrored without repeating the edge.
+    True convolution: the kernel is the picture of a point of light. The image is mirrored without repeating its edge.
 
     Args:
         gt: (3, H, W) in [0, 1], sRGB.
@@ -214,11 +183,10 @@ def motion_blur(gt: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tensor:
     """A random camera-shake kernel: the path of a point of light while a hand holds the camera.
 
-    The path is a smooth random walk (velocity with inertia, plus a steady drift) over 400 moments of the exposure,
-    scaled to reach 55 to 100 % of the half side and drawn with bilinear weights. Its centre of mass is the middle of
-    the kernel, so blurring does not move the picture. `size`: side in pixels, odd, 3 to 99.
+    A smooth random walk (velocity with inertia, plus a steady drift), scaled to reach 55 to 100 % of the half side. Its
+    centre of mass is the middle of the kernel, so blurring does not move the picture.
 
-    Returns: (size, size) float32, >= 0, sum 1.
+    `size`: side in pixels, odd, 3 to 99. Returns: (size, size) float32, >= 0, sum 1.
     Source: ours; a test compares its spread with the eight measured kernels of Levin et al., CVPR 2009.
     """
     if size != int(size) or size % 2 == 0 or not 3 <= size <= 99:
@@ -250,8 +218,7 @@ def _draw_path(path: torch.Tensor, size: int) -> torch.Tensor:
 def noise(gt: torch.Tensor, sigma: float, *, generator: torch.Generator, clip: bool = True) -> torch.Tensor:
     """Additive white Gaussian noise: I = J + n, n ~ N(0, (sigma / 255)^2), independent per pixel and channel.
 
-    `sigma` in 8-bit levels (0 to 255), as in the literature: 15, 25, 50. Without `clip` the
-    result may leave [0, 1], and the noise stays Gaussian in dark and bright places.
+    `sigma` in 8-bit levels: 15, 25, 50 in the literature. Without `clip` the result may leave [0, 1].
     """
     _check_image(gt)
     _check_number("sigma", sigma, 0, 255, " (8-bit levels)")
@@ -273,12 +240,10 @@ def bicubic(
         scale: output size / input size: 0.5, 1/3, 0.25 to shrink, 2, 3, 4 to enlarge; 1/64 to 64.
         border: "symmetric" (MATLAB today, BasicSR, the Set5 files of SwinIR) or "replicate" (older MATLAB, the Set14
             and B100 files of SelfExSR).
-        round_between: round uint8 images between the two passes too, as MATLAB does. False: at the end only (BasicSR,
-            then saved).
+        round_between: round uint8 images between the two passes too, as MATLAB does. False: at the end only (BasicSR).
 
     Returns:
-        The same dtype. Float images are neither rounded nor clipped and can leave [0, 1] slightly; uint8 images
-        are rounded half up and clipped.
+        The same dtype. Float images are neither rounded nor clipped; uint8 images are rounded half up and clipped.
 
     Source:
         MATLAB's documentation of imresize. Float results equal XPixelGroup/BasicSR @ 8d56e3a,
@@ -306,11 +271,7 @@ def _to_levels(values: torch.Tensor) -> torch.Tensor:
 
 
 def _resize_rows(image: torch.Tensor, scale: float, border: str) -> torch.Tensor:
-    """Weighted sums of rows, tap by tap, each product rounded before it is added.
-
-    So the result does not depend on matrix libraries, thread counts, TF32 or fused multiply-add, and values half way
-    between two 8-bit levels round alike everywhere.
-    """
+    """Weighted sums of rows, tap by tap, so that values half way between two levels round alike on every machine."""
     weights, rows = _taps(image.shape[-2], float(scale), border, image.dtype, image.device)
     result = image.new_zeros(())
     for weight, row in zip(weights, rows, strict=True):
@@ -383,7 +344,7 @@ def sample_rain(generator: torch.Generator, ranges: Ranges = RAIN) -> dict[str, 
     return _uniform(ranges, generator)
 
 
-def sample_blur_kernel(generator: torch.Generator, sizes: range = KERNEL_SIZES) -> torch.Tensor:
+def sample_blur_kernel(generator: torch.Generator) -> torch.Tensor:
     """A camera-shake kernel of random odd size, for `motion_blur`."""
-    drawn = torch.randint(0, len(sizes), (1,), generator=generator, device=generator.device)
-    return camera_shake_kernel(sizes[int(drawn)], generator=generator)
+    drawn = torch.randint(0, len(KERNEL_SIZES), (1,), generator=generator, device=generator.device)
+    return camera_shake_kernel(KERNEL_SIZES[int(drawn)], generator=generator)

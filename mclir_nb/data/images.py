@@ -16,14 +16,14 @@ import re
 import struct
 import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from mclir_nb.files import printable
@@ -31,9 +31,7 @@ from mclir_nb.files import printable
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # no other decoder of Pillow is ever tried
 
-MAX_PIXELS = 178_000_000  # a 13,000 x 13,000 picture; Pillow itself stops just above, at twice its MAX_IMAGE_PIXELS
 MAX_PIXELS_PER_BYTE = 5_000  # one colour throughout compresses less than this in PNG and JPEG; more is a false header
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
     the official implementations do; CMYK is converted without a colour profile.
 
     With `upright` it is turned as its EXIF orientation says. Off for data sets: the pixels of lq and gt belong together
-    as stored. (A TIFF is always turned, by Pillow.) Raises: ValueError naming the file and what is wrong with it.
+    as stored. (A TIFF is always turned, by Pillow.) Raises: ValueError naming the file.
     """
     return read_picture(path, upright).image()
 
@@ -76,21 +74,15 @@ def read_picture(path: str | Path, upright: bool = False) -> Picture:
         values = pixels(image)
         if low is not None and low.shape == values.shape:
             values = values.astype(np.uint16) << 8 | low
-        try:
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        except Exception:  # a damaged EXIF block says nothing about the orientation; the pixels are what counts
-            orientation = 1
+        orientation = 1
+        with suppress(Exception):  # a damaged EXIF block says nothing; the pixels are what counts
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         orientation = orientation if orientation in range(1, 9) else 1
-        profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB", "YCbCr") else None
-        profile = profile if isinstance(profile, bytes) else None
+        profile = image.info.get("icc_profile")
+        if image.mode in ("CMYK", "LAB", "YCbCr") or not isinstance(profile, bytes):
+            profile = None
         values = _turned(values, orientation) if upright else values
         return Picture(np.ascontiguousarray(np.atleast_3d(values)), profile, orientation)
-
-
-def read_depth(path: str | Path) -> Tensor:
-    """A depth layer stored as an 8- or 16-bit grey picture, as (H,W) float32 in [0,1] (0 near, 1 far)."""
-    values = read_picture(path).colour[:, :, 0]
-    return torch.from_numpy(values.astype(np.float32) / np.iinfo(values.dtype).max)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -105,9 +97,9 @@ def _opened(path: Path):
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise ValueError("it is a folder" if path.is_dir() else "it is not a regular file")
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of metadata that are not used here
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 _check_header(image, path.stat().st_size)
                 yield image
     except Exception as error:  # decoders raise nearly anything on damaged input: struct.error, KeyError, TypeError ...
@@ -119,9 +111,6 @@ def _check_header(image: ImageFile.ImageFile, file_size: int) -> None:
     if tags.get(284) == 2 and 16 in tags.get(258, ()):  # Pillow reads these wrongly
         raise ValueError("it is a 16-bit TIFF with separate colour planes; save it with interleaved ones")
     claimed, size = image.width * image.height, f"{image.width}x{image.height}"
-    if claimed > MAX_PIXELS:
-        limit = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
-        raise ValueError(f"it is {size}, {limit}; make it smaller, or cut it into parts")
     if claimed > 1_000_000 and claimed > file_size * MAX_PIXELS_PER_BYTE:
         raise ValueError(f"its header claims {size} but the file has only {file_size} bytes; it is damaged, remove it")
 
@@ -132,7 +121,8 @@ def _reason(error: Exception, path: Path) -> str:
             return "it is empty; copy it again"
         return f"it is not a {', '.join(FORMATS)} file, whatever its name says, or its header is damaged; replace it"
     if isinstance(error, Image.DecompressionBombError):
-        return f"its header claims more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller or remove it"
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow stops, a picture of 13,000 x 13,000
+        return f"its header claims more than {limit / 1e6:.0f} million pixels; cut it into parts, or remove it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[0].lower()}{error.strerror[1:]}"
     if type(error) is ValueError and str(error).startswith("it"):
@@ -176,19 +166,13 @@ def _low_bytes(image: ImageFile.ImageFile) -> np.ndarray | None:
     if not arguments or not re.fullmatch(r"RGBA?;16[BLN]", str(arguments[0][0])):
         return None
     other = {"B": "L", "L": "B", "N": "B"}  # N: this machine's order, taken to be little-endian
-    file = image.fp
-    assert file is not None  # it is open
-    place = file.tell()
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as second:
+    with Image.open(image.filename, formats=FORMATS) as second:
         tiles: list[Any] = [  # plain tuples, which Pillow takes as well
             (*tile[:3], (mode[:-1] + other[mode[-1]], *rest))
             for tile, (mode, *rest) in zip(second.tile, arguments, strict=True)
         ]
         second.tile = tiles
-        low = pixels(second)
-    file.seek(place)
-    return low
+        return pixels(second)
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

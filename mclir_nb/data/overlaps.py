@@ -7,61 +7,44 @@ proteus1991/GridDehazeNet.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Overlap(NamedTuple):
-    """Two groups of data sets, by name, and the pictures they share."""
-
-    trained_on: tuple[str, ...]
-    scored_on: tuple[str, ...]
-    sentence: str
-
-
-RAIN = ("rain100l", "rain100h", "rain200l", "rain200h")
-OVERLAPS = (
-    Overlap(
+_RAIN = ("rain100l", "rain100h", "rain200l", "rain200h")
+_OTS = ("reside-ots", "reside-out", "airnet")
+OVERLAPS = (  # trained on, scored on, and what they share
+    (
         ("bsds500",),
-        (*RAIN, "airnet"),
+        (*_RAIN, "airnet"),
         "clean images of Rain100L/H and Rain200L/H are photographs of BSDS500 images/train; after training on these "
         "(with synthetic rain or otherwise) do not report that benchmark",
     ),
-    Overlap(
+    (
         ("rain100h",),
         ("rain100h",),
         "546 of the 1,800 training images of Rain100H share their background with test images; PReNet trains on the "
         "other 1,254",
     ),
-    Overlap(
-        ("reside-ots", "reside-out", "airnet"),
-        ("reside-ots", "sots-outdoor", "reside-out", "airnet"),
+    (
+        _OTS,
+        (*_OTS, "sots-outdoor"),
         "some clear images of OTS are also in SOTS outdoor; GridDehazeNet's training list leaves them out",
     ),
-    Overlap(
+    (
         ("airnet",),
-        (*RAIN, "airnet"),
+        (*_RAIN, "airnet"),
         "the clean images of Rain100L are photographs of BSDS500, from which the mixture's denoising part also takes",
     ),
-    Overlap((), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are one photograph: not independent evidence"),
-    Overlap(
-        (),
-        ("set5", "bsds500"),
-        "Set5 'woman' is BSDS500 train/302003; data set bsds500 leaves that photograph out of training",
-    ),
-    Overlap((), ("b100", "bsds500"), "B100 is BSDS500 images/val cropped to 480x320; bsds500 never trains on it"),
-    Overlap((), ("ddn",), "Test2800 of the Rain13K collection is another selection of the DDN images"),
+    ((), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are one photograph: not independent evidence"),
+    ((), ("set5", "bsds500"), "Set5 'woman' is BSDS500 train/302003; bsds500 leaves it out of training"),
+    ((), ("b100", "bsds500"), "B100 is BSDS500 images/val cropped to 480x320; bsds500 never trains on it"),
+    ((), ("ddn",), "Test2800 of the Rain13K collection is another selection of the DDN images"),
 )
 
 
 def known_overlaps(name: str) -> list[str]:
     """What is known about one data set, for the report on a download."""
-    return [overlap.sentence for overlap in OVERLAPS if name in overlap.trained_on or name in overlap.scored_on]
+    return [sentence for trained, scored, sentence in OVERLAPS if name in trained + scored]
 
 
 def overlap_warnings(trained_on: str, scored_on: str) -> list[str]:
     """Warnings for a network trained on one data set and scored on another; empty where nothing is known."""
-    return [
-        f"Known leak between {trained_on} and {scored_on}: {overlap.sentence}."
-        for overlap in OVERLAPS
-        if trained_on in overlap.trained_on and scored_on in overlap.scored_on
-    ]
+    known = [sentence for trained, scored, sentence in OVERLAPS if trained_on in trained and scored_on in scored]
+    return [f"Known leak between {trained_on} and {scored_on}: {sentence}." for sentence in known]

@@ -1,14 +1,9 @@
-"""Patches for training and whole pictures for scoring, as lq and gt.
-
-Every random choice is drawn from a generator that is a pure function of (seed, purpose, step, index): `stream`. Nothing
-depends on how many workers load, on what was drawn before, or on where a run was interrupted.
-"""
+"""Patches for training and whole pictures for scoring, as lq and gt; every random choice comes from a `stream`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -50,24 +45,18 @@ def degraded(sample: Sample, task: Task, gt: Tensor, depth: Tensor | None, gener
 
     Computed with one thread, as a worker process does: the Fourier transforms of the blur round differently with two.
     """
-    with _one_thread():
-        if sample.noise is not None:
-            lq = degrade.noise(gt, sample.noise, generator=generator)
-        else:
-            lq = task.degrade(gt, depth, generator)
-    return to_uint8(lq).float() / 255
-
-
-@contextmanager
-def _one_thread():
     threads = torch.get_num_threads()
     if threads > 1:
         torch.set_num_threads(1)
     try:
-        yield
+        if sample.noise is not None:
+            lq = degrade.noise(gt, sample.noise, generator=generator)
+        else:
+            lq = task.degrade(gt, depth, generator)
     finally:
         if threads > 1:
             torch.set_num_threads(threads)
+    return to_uint8(lq).float() / 255
 
 
 def _below(limit: int, generator: torch.Generator) -> int:

@@ -207,7 +207,13 @@ BSDS_EXCLUDED = {
     "105019": "clean image of a Rain100L test pair",
     "188091": "clean image behind a heavy-rain test input named 15.png (Rain100H by name, size and density)",
 }
-BSDS_VAL = Packing("(BSR/|)(BSDS500/|)(data/|)images", "val/{n}", None, 100, "multiple-16")
+_BSDS_TOP = "(BSR/|)(BSDS500/|)(data/|)images"
+BSDS_VAL = Packing(_BSDS_TOP, "val/{n}", None, 100, "multiple-16")
+
+
+def _bsds500(title: str, folders: str, count: int, note: str) -> Layout:
+    train = (Packing(_BSDS_TOP, f"{folders}/{{n}}", None, count, skip=BSDS_EXCLUDED),)
+    return Layout(title, (), BERKELEY, (train,), test=((BSDS_VAL,),), notes=(note,))
 
 
 def _benchmark(title: str, name: str, pairs: int, where: str, more: Part = (), **facts) -> Layout:
@@ -337,17 +343,13 @@ LAYOUTS: dict[str, Layout] = {
         notes=("LMDB files are not read: unpack them to input/ and target/, or use the original release.",
                "blur_gamma/ of the release is not used."),
     ),
-    "bsds500": Layout(
-        "BSDS500 photographs, degraded by the task; tested on images/val", (), BERKELEY,
-        ((Packing("(BSR/|)(BSDS500/|)(data/|)images", "(train|test)/{n}", None, 396, skip=BSDS_EXCLUDED),),),
-        test=((BSDS_VAL,),),
-        notes=("4 of the 400 photographs in train and test are left out: they are in a public test set.",),
+    "bsds500": _bsds500(
+        "BSDS500 photographs, degraded by the task; tested on images/val", "(train|test)", 396,
+        "4 of the 400 photographs in train and test are left out: they are in a public test set.",
     ),
-    "bsds500-test": Layout(
-        "BSDS500 photographs without images/train, to train deraining on; tested on images/val", (), BERKELEY,
-        ((Packing("(BSR/|)(BSDS500/|)(data/|)images", "test/{n}", None, 200, skip=BSDS_EXCLUDED),),),
-        test=((BSDS_VAL,),),
-        notes=("Clean pictures of Rain100L/H are photographs of images/train; those of images/test are newer.",),
+    "bsds500-test": _bsds500(
+        "BSDS500 photographs without images/train, to train deraining on; tested on images/val", "test", 200,
+        "Clean pictures of Rain100L/H are photographs of images/train; those of images/test are newer.",
     ),
     "airnet": AIRNET,
 }

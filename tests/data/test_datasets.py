@@ -109,14 +109,6 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
     assert unseen.entries == splits["test"].entries
 
 
-def test_own_splits_are_taken_as_they_are(tmp_path):
-    for split, count in (("train", 4), ("val", 2), ("test", 3)):
-        files = [f"{split}/lq/{i}.jpg" for i in range(count)]
-        pairs(tmp_path, *files, gt=lambda n: n.replace("lq", "gt").replace("jpg", "png"))
-    assert [len(images) for images in opened("folder", DERAIN, tmp_path)] == [4, 2, 3]
-    assert [len(images) for images in datasets.open_splits("folder", DERAIN, tmp_path).values()] == [4, 2, 3]
-
-
 def test_what_is_passed_over_is_said(tmp_path):
     fill(tmp_path, *(f"{i}.png" for i in range(5)), "more/a.png", "more/b.jpg", "c.gif")
     note = datasets.open_set("folder", DENOISE, "test", tmp_path).note

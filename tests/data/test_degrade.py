@@ -33,17 +33,6 @@ def test_haze_by_hand():
     assert torch.allclose(coloured.flatten(), torch.tensor([0.75, 0.5, 0.3]))
 
 
-def test_random_depth_is_seeded_normalised_and_steps_at_the_outlines():
-    gt = torch.full((3, 60, 80), 0.2)
-    gt[:, :, 40:] = 0.9  # two things side by side
-    layers = [degrade.random_depth(gt, generator=seeded(s)) for s in range(20)]
-    assert torch.equal(layers[3], degrade.random_depth(gt, generator=seeded(3)))
-    assert all(layer.shape == (60, 80) and layer.min() == 0 and layer.max() == 1 for layer in layers)
-    across = torch.stack([(layer[:, 1:] - layer[:, :-1]).abs().mean(0) for layer in layers]).mean(0)
-    assert across[36:43].mean() > 2 * across[:30].mean()  # steps at the outline, smooth inside
-    assert np.mean([layer[:20].mean() - layer[-20:].mean() for layer in layers]) > 0.05  # on the whole, far is above
-
-
 def test_rain_is_seeded_only_brightens_and_stays_in_range():
     gt = picture(50, 70)
     one, two, other = (degrade.rain(gt, density=60, brightness=1.0, generator=seeded(s)) for s in (3, 3, 4))
@@ -53,13 +42,14 @@ def test_rain_is_seeded_only_brightens_and_stays_in_range():
         assert torch.equal(degrade.rain(gt, **nothing, generator=seeded()), gt)
 
 
-@pytest.mark.parametrize("name, less, more", [("density", 2, 8), ("length", 8, 24), ("brightness", 0.2, 0.6)])
+MORE = [("density", 2, 8), ("length", 8, 24), ("brightness", 0.2, 0.6), ("width", 0.5, 2)]
+
+
+@pytest.mark.parametrize("name, less, more", MORE)
 def test_more_rain_adds_more_light(name, less, more):
     black = torch.zeros(3, 256, 256)
     low, high = (degrade.rain(black, **{name: v}, generator=seeded()).mean() for v in (less, more))
     assert high / low == pytest.approx(more / less, rel=0.25)
-    thin, thick = (degrade.rain(black, width=w, generator=seeded()).amax() for w in (0.4, 3.0))
-    assert thin < 0.6 * thick  # a streak thinner than a pixel is fainter
 
 
 @pytest.mark.parametrize("angle", [-40, 0, 25, 90])
@@ -91,13 +81,7 @@ def test_blur_equals_a_direct_sum_in_linear_light():
     total = sum(float(kernel[i, j]) * wide[:, 6 - i : 26 - i, 6 - j : 23 - j] for i in range(7) for j in range(7))
     lq = degrade.motion_blur(gt, kernel)
     assert torch.allclose(degrade.srgb_to_linear(lq), torch.from_numpy(total), atol=1e-9)
-
-
-def test_the_identity_kernel_goes_to_linear_light_and_back():
     assert float(degrade.srgb_to_linear(torch.tensor(0.5))) == pytest.approx(0.2140, abs=1e-4)
-    delta, gt = torch.zeros(5, 5), picture()
-    delta[2, 2] = 1
-    assert torch.allclose(degrade.motion_blur(gt, delta), gt, atol=2e-5)
 
 
 def spread(kernel):
@@ -151,10 +135,7 @@ def test_bicubic_by_hand():
     assert torch.allclose(wide + wide.flip(0), torch.ones(4, dtype=torch.float64))
 
 
-def test_bicubic_keeps_ramps_and_has_exact_sizes():
-    for scale in (0.25, 0.5, 2, 3):
-        steps = degrade.bicubic(torch.arange(48.0).expand(1, 8, 48), scale)[0, 0].diff()[6:-6]
-        assert torch.allclose(steps, torch.tensor(1 / scale), atol=1e-4)
+def test_bicubic_has_exact_sizes():
     for side in range(3, 300, 3):
         assert degrade.bicubic(torch.zeros(1, 1, side), 1 / 3).shape[-1] == side // 3
     assert degrade.bicubic(torch.zeros(3, 31, 45), 0.25).shape == (3, 8, 12)  # ceil

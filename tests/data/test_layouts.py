@@ -116,7 +116,7 @@ def test_pictures_that_sets_share_are_known_by_both_names():
     ):
         assert bool(overlaps.overlap_warnings(trained, scored)) == known
     assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")
-    named = {name for overlap in overlaps.OVERLAPS for name in overlap.trained_on + overlap.scored_on}
+    named = {name for trained, scored, _ in overlaps.OVERLAPS for name in trained + scored}
     assert named <= set(published.LAYOUTS)
 
 

@@ -63,6 +63,7 @@ SETS = {  # how it is spoilt, and words of the sentence; every other kind is in 
     "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "no partner", "lq/3.png"),
     "truncated": (lambda root: cut_off(root / "train/lq/0.png"), "train/lq/0.png", "damaged"),
     "one folder twice": (one_folder_twice, "same picture"),
+    "other sizes": (lambda root: pictures.write(root / "train/lq/1.png", (80, 91)), "lq/1.png is 91x80"),
 }
 
 
