@@ -38,15 +38,19 @@ class Cache:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    def place(self, path: Path) -> Path:
+        """Where a picture is kept as it is now. Raises: OSError if it is missing."""
+        facts = path.stat()
+        times = f"|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}"  # a replaced file may keep its mtime
+        key = hashlib.sha256(os.fsencode(os.path.abspath(path)) + times.encode()).hexdigest()[:32]
+        return self.folder / key[:2] / f"{key}.npy"
+
     def read(self, path: Path) -> Tensor:
         """As `images.read_image`: (3,H,W) uint8, here a view of the mapped file. Raises: ValueError as there."""
         try:
-            facts = path.stat()
+            place = self.place(path)
         except OSError:
             return read_image(path)  # which says what is wrong
-        times = f"|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}"  # a replaced file may keep its mtime
-        key = hashlib.sha256(os.fsencode(os.path.abspath(path)) + times.encode()).hexdigest()[:32]
-        place = self.folder / key[:2] / f"{key}.npy"
         try:
             # copy on write: torch wants memory it could write to, and the file must not change
             return torch.from_numpy(np.lib.format.open_memmap(place, mode="c")).permute(2, 0, 1)
@@ -68,9 +72,9 @@ def choose(pictures: list[Path], memory: int) -> tuple[Cache | None, str]:
     if need <= memory:
         return None, ""
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
-    if need < free / 2:
-        return Cache(folder), ""
+    free, cache = shutil.disk_usage(there).free, Cache(folder)
+    if need < free / 2 or any(cache.place(file).is_file() for file in some):  # a run before this one had the room
+        return cache, ""
     return None, (
         f"Decoded, the training pictures take {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: each is "
         "decoded every time it is used. Set MCLIR_NB_CACHE to a folder with room, or to off."

@@ -189,8 +189,9 @@ class Survey:
         for files, what in ((found.unpaired, "no partner of the same name"), (found.twice, "a partner taken already")):
             if files:
                 shown = ", ".join(printable(file.relative_to(found.top).as_posix()) for file in files[:5])
+                some = f"{len(files)} of {len(found.entries) + len(files)} files of {dataset}"
                 raise ValueError(
-                    f"{len(files)} files of {dataset} in {printable(found.top)} have {what}: "
+                    f"{some} in {printable(found.top)} have {what}: "
                     f"{shown}{' ...' if len(files) > 5 else ''}; add or remove them. "
                     f"`python -m mclir_nb check-data {dataset} {place}` lists them all."
                 )

@@ -89,7 +89,7 @@ class Patches:
         self.share = range(batch_size) if share is None else share  # of every batch, for one of several processes
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, str]:
-        for later in range(len(self.images)):  # the picture of this patch, or the next one that is large enough
+        for later in range(2 * len(self.images)):  # its picture or the next that is large enough, in the next pass too
             sample = self.images[self.picture(number + later)]
             if min(sample.gt.shape[1:]) >= self.patch_size:
                 gt, lq = patch(sample, self.task, self.patch_size, stream(self.seed, "patch", number))

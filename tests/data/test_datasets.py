@@ -142,7 +142,8 @@ def test_wrong_names_and_roots(tmp_path):
     assert "train, val, test" in refusal("folder", DENOISE, "trian", tmp_path)
     assert "data_root" in refusal("reside-its", DEHAZE, "train", None)
     assert str(tmp_path) in refusal("embedded", DEHAZE, "test", tmp_path)  # it would be passed over
-    for root in (tmp_path / "nowhere", tmp_path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file"):
         text = refusal("reside-its", DEHAZE, "train", root)
         assert str(root) in text and published.RESIDE in text  # and the tree that is expected:
         assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text

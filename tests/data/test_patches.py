@@ -95,8 +95,10 @@ def test_a_picture_smaller_than_the_patch_is_passed_over(tmp_path):
     write(tmp_path / "train/small.png", size=(12, 40))
     write(tmp_path / "train/large.png", size=(20, 24))
     write(tmp_path / "val/0.png")
+    write(tmp_path / "test/0.png")
     opened = datasets.open_set("folder", DENOISE, "train", tmp_path)
     checks.check_trained(opened, DENOISE, 16)
+    assert "1 of 2" in opened.note
     names = [name for _, _, names in Patches(opened, DENOISE, 16, 2, 0).batches(1, 5) for name in names]
     assert names == ["large"] * 10
     with pytest.raises(ValueError, match="patch of 32"):

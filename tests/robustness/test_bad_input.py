@@ -60,7 +60,7 @@ def one_folder_twice(root):
 
 
 SETS = {  # how it is spoilt, and words of the sentence; every other kind is in tests/data/test_checks.py
-    "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "no partner", "lq/3.png"),
+    "half a download": (lambda root: (root / "train/gt/3.png").unlink(), "1 of 10 files", "no partner", "lq/3.png"),
     "truncated": (lambda root: cut_off(root / "train/lq/0.png"), "train/lq/0.png", "damaged"),
     "one folder twice": (one_folder_twice, "same picture"),
     "other sizes": (lambda root: pictures.write(root / "train/lq/1.png", (80, 91)), "lq/1.png is 91x80"),
@@ -77,12 +77,6 @@ def test_a_data_set_that_cannot_be_trained_on(tmp_path, capsys, what):
     error = refused(capsys, *command)
     assert all(word in error for word in words), error
     assert not (tmp_path / "run").exists()
-
-
-def test_a_file_for_a_root_prints_the_tree_that_is_expected(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    error = refused(capsys, "check-data", "reside-its", tmp_path / "file")
-    assert "file: not a directory" in error and "RESIDE/ITS/hazy" in error
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):
