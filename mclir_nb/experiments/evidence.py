@@ -294,8 +294,12 @@ def answer(record: Record) -> str:
         return f"{said}. No other arm was compared."
     beside = rest[_sign(rest) != 0]
     if beside.empty:
-        other = f"None of the {rest['arm'].nunique()} other arms differs from plain training after Holm's correction"
-        return f"{said}. {other}; alone, each would have shown {rest['detectable'].max():.2f} dB four times in five."
+        arms = rest["arm"].unique()
+        other, each = f"None of the {len(arms)} other arms differs", "each"
+        if len(arms) == 1:
+            other, each = f"The other arm, {arms[0]}, does not differ", "it"
+        alone = f"alone, {each} would have shown {rest['detectable'].max():.2f} dB four times in five"
+        return f"{said}. {other} from plain training after Holm's correction; {alone}."
     listed = "; ".join(f"{arm} ({_amounts(part)})" for arm, part in beside.groupby("arm", sort=False))
     return f"{said}. These other arms differ from plain training after Holm's correction: {listed}."
 
