@@ -144,7 +144,7 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
     batches = trainer.patches.batches(trainer.step + 1, recipe.steps, device=trainer.device)
     label = f"{recipe.task} {recipe.network} {recipe.objective}"
     moments = frames.steps(recipe.steps) if trainer.history and recipe.history_every else []
-    picture = Benchmark(trainer.data.sets["val"], trainer.task, min(recipe.val_side or frames.SIDE, frames.SIDE))[0]
+    cut = Benchmark(trainer.data.sets["val"], trainer.task, min(recipe.val_side or frames.SIDE, frames.SIDE))
     looks = dose.look_steps(recipe)
     bar = Progress(batches, label, total=recipe.steps, start=trainer.step, quiet=quiet)
     for gt, lq, names in bar:
@@ -153,7 +153,7 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
         last = trainer.step == recipe.steps
         if trainer.step in moments:
             ema = trainer.average if recipe.history_of == "ema" else None
-            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, picture, ema)
+            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, cut[0], ema)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % interval(recipe) == 0 or validating:
             row = trainer.log_row()
