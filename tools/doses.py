@@ -15,6 +15,7 @@ RUNS += [("derain", {"objective": rival}) for rival in ("vgg", "cr", "c2r", "pcl
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # with more, sums round otherwise, and a short training tells
     for task, changes in RUNS:
         recipe = recipes.get("demo", task, **changes)
         chosen = dose.lambda_for(recipe, recipe.dose, torch.device("cpu"), shared=dose.KNOWN)

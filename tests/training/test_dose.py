@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from killing import work
 from trainers import CPU, advance, derain, same, trainer
 
@@ -114,4 +115,10 @@ def test_what_is_committed_is_what_a_short_run_finds(monkeypatch):
     recipe = recipes.get("demo", "derain")
     committed = known(recipe)
     monkeypatch.setattr(dose, "KNOWN", dose.KNOWN.with_name("none.json"))
-    assert dose.lambda_for(recipe, recipe.dose, CPU, quiet=True).looks == pytest.approx(committed.looks, rel=0.1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as tools/doses.py: more sum in another order, and 200 steps make tenths of it
+    try:
+        found = dose.lambda_for(recipe, recipe.dose, CPU, quiet=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert found.looks == pytest.approx(committed.looks, rel=0.02)
