@@ -44,7 +44,11 @@ SCRIPT = """(() => {
     input.addEventListener('input', move);
     move();
   });
-  root.querySelector('img').remove();
+  const still = root.querySelector('img');
+  if (view.foot) {
+    still.style.cssText = `aspect-ratio:${view.foot};object-fit:cover;object-position:bottom;max-width:100%`;
+    add(root, 'div', {className: 'mclir-foot'}).append(still);
+  } else still.remove();
 })();"""
 
 
@@ -68,17 +72,19 @@ def texts(lines: Sequence[str], by: Sequence[int] = ()) -> dict:
     return {"name": "", "by": list(by), "texts": list(lines)}
 
 
-def view(sliders: list[dict], panels: list[dict], wipe: bool = False) -> dict:
+def view(sliders: list[dict], panels: list[dict], wipe: bool = False, foot: str = "") -> dict:
     """What a page shows: panels of `pictures` and `texts`, by sliders of `slider`.
 
-    Or, with `wipe`, two pictures on top of each other: the first slider's label is the share of the second that is
-    seen, in per cent.
+    Args:
+        wipe: two pictures on top of each other: the first slider's label is the share of the second that is seen, in
+            per cent.
+        foot: what no slider changes is the lower end of the still, which stays: its width / height; "": nothing.
     """
     for panel in panels:
         settings = math.prod(len(sliders[s]["labels"]) for s in panel["by"])
         contents = panel["pictures" if "pictures" in panel else "texts"]
         assert len(contents) == settings, f"panel {panel['name']!r} has not every setting"
-    return {"sliders": sliders, "panels": panels, "wipe": wipe}
+    return {"sliders": sliders, "panels": panels, "wipe": wipe, "foot": foot}
 
 
 def as_html(shown: dict, still: str, caption: str) -> str:

@@ -189,7 +189,7 @@ def _explorer_still(effects, image, depth) -> bytes:
 def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
     """One picture through training: what the network made of it, what its past made, and where the push sends it.
 
-    While somebody watches, every moment is there, with what each past made and the curves; a saved page has `MOMENTS`.
+    While somebody watches, every moment is there, with what each past made; a saved page has `MOMENTS`.
 
     Args:
         found: of `history_analysis.pushes`.
@@ -201,6 +201,7 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
         for name, direction in {PUSH: found.push, MOVED: found.moved, **found.controls}.items()
     }
     curves = history_figures.progress_and_gap(found)
+    foot = "{} / {}".format(*curves.get_size_inches())
     chosen = range(last + 1) if is_watched() else sorted({round(s) for s in np.linspace(0, last, MOMENTS)})
     sliders = [
         embedded.slider("training step", [kept.steps[s] for s in chosen], len(chosen) // 4),
@@ -209,7 +210,7 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
     shown = [drawn[name][s] for s in chosen for name in drawn]
     panels = [
         embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
-        embedded.pictures("towards (green) or away from the ground truth", shown, (0, 1), quality=55),
+        embedded.pictures("towards (green), or away", shown, (0, 1), quality=55),
         embedded.pictures("ground truth", [kept.gt]),
         embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
     ]
@@ -217,14 +218,13 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
         pasts = enumerate(kept.negatives.unbind(1), 1)
         panels += [embedded.pictures("degraded", [kept.lq])]
         panels += [embedded.pictures(f"past {k}", list(past), (0,)) for k, past in pasts]
-        panels += [embedded.pictures("PSNR and age; progress and gap", [pixels(curves)], side=2000)]
     push = aims[aims.direction == PUSH]
     text = (
         f"{caption} Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} "
         f"moments {push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and "
         f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
     )
-    return Live(_training_still(found, drawn, curves), text.strip(), embedded.view(sliders, panels))
+    return Live(_training_still(found, drawn, curves), text.strip(), embedded.view(sliders, panels, foot=foot))
 
 
 def _sentence(found: Pushes, aims, s: int) -> str:

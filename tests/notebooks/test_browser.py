@@ -225,6 +225,9 @@ def test_sliders_without_a_kernel(browser, tmp_path):
     page.write_text(HTMLExporter().from_notebook_node(alive)[0])
     browser.get(page.as_uri())
     assert move_embedded(browser) == 1 + 2 + 2
+    (foot,) = browser.find_elements(By.CSS_SELECTOR, ".mclir-foot img")  # the curves of the training scrubber
+    ratio = views[sorted(set(MAKERS) - {"spn_playground"}).index("training_scrubber")].view["foot"].split("/")
+    assert foot.size["width"] / foot.size["height"] == pytest.approx(float(ratio[0]) / float(ratio[1]), rel=0.02)
     page.write_text(page.read_text().replace(embedded.SCRIPT, ""))
     browser.get(page.as_uri())
     assert not browser.find_elements(By.CSS_SELECTOR, "input[type=range]")

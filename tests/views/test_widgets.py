@@ -167,6 +167,16 @@ def test_the_training_scrubber_has_every_moment_and_past_and_says_what_its_numbe
     assert f"{share:.0%} of the push" in last and "1 of 2 pasts" in last
 
 
+def test_the_curves_of_the_training_scrubber_are_the_lower_end_of_its_still():
+    live = widgets.training_scrubber(pushes())
+    still = Image.open(io.BytesIO(live.still))
+    width, height = map(float, live.view["foot"].split("/"))
+    maps = np.asarray(still)[: still.height - round(still.width * height / width)]
+    curves = np.asarray(still)[len(maps) :]
+    grey = [(np.ptp(part.astype(int), axis=2) < 8).mean() for part in (maps, curves)]  # curves are lines on white
+    assert len(curves) > 100 and grey[1] > 0.8
+
+
 def test_the_still_of_the_training_scrubber_shows_the_network_at_every_moment():
     still = Image.open(io.BytesIO(widgets.training_scrubber(pushes()).still))
     painted = np.asarray(still.convert("L"))[: still.height // 2] < 250
