@@ -150,23 +150,38 @@ def varied_haze(gt, depth, generator):
 
 def varied_rain(gt, depth, generator):
     """Rain from drizzle to downpour, thin and thick, long and short, from upright to slanting."""
-    ranges = dict(density=(0.5, 14), length=(8, 60), angle=(-40, 40), brightness=(0.2, 0.95), width=(0.8, 3.0))
+    ranges = dict(density=(0.3, 12), length=(8, 110), angle=(-40, 40), brightness=(0.2, 1), width=(0.8, 4.5))
     return degrade.rain(gt, **degrade.sample_rain(generator, ranges), generator=generator)
 
 
+SHAKE = 15  # how many pixels at most a camera shake reaches to each side
+
+
+def varied_blur(gt, depth, generator):
+    """A camera shake from barely visible to large; half of the time one of the task's own."""
+    if torch.rand(1, generator=generator) < 0.5:
+        return degrade.motion_blur(gt, degrade.sample_blur_kernel(generator))
+    half = int(torch.randint(2, SHAKE + 1, (1,), generator=generator))
+    return degrade.motion_blur(gt, degrade.camera_shake_kernel(2 * half + 1, generator=generator))
+
+
 # Training meets more than the task's own degradation, so that pictures from elsewhere are restored too.
-WIDER = {"dehaze": dict(degrade=varied_haze, needs_depth=False), "derain": dict(degrade=varied_rain)}
+WIDER = {
+    "dehaze": dict(degrade=varied_haze, needs_depth=False),
+    "derain": dict(degrade=varied_rain),
+    "deblur": dict(degrade=varied_blur, margin=SHAKE),
+}
 
 COMMON = dict(
     objective="plain", dataset="folder", data_root="photographs", network_size="demo", learning_rate=1.5e-3,
     learning_rate_min=1e-6, betas=(0.9, 0.99), ema_decay=0.995, log_every=50, val_every=500, save_every=250,
 )  # fmt: skip
 RUNS = {
-    "dehaze": dict(network="nafnet", steps=2200, batch_size=2, patch_size=192),
-    "derain": dict(network="nafnet", steps=1600, batch_size=4, patch_size=96),
-    "deblur": dict(network="nafnet", steps=1500, batch_size=4, patch_size=96),
-    "sr-x2": dict(network="edsr", steps=900, batch_size=8, patch_size=96, scale=2),
-    "sr-x4": dict(network="edsr", steps=1000, batch_size=8, patch_size=192, scale=4),
+    "dehaze": dict(network="nafnet", steps=10_000, batch_size=2, patch_size=192),
+    "derain": dict(network="nafnet", steps=8000, batch_size=4, patch_size=96),
+    "deblur": dict(network="nafnet", steps=6000, batch_size=4, patch_size=96),
+    "sr-x2": dict(network="edsr", steps=3000, batch_size=8, patch_size=96, scale=2),
+    "sr-x4": dict(network="edsr", steps=2000, batch_size=8, patch_size=192, scale=4),
 }
 
 
