@@ -181,7 +181,7 @@ RUNS = {
     "derain": dict(network="nafnet", steps=8000, batch_size=4, patch_size=96),
     "deblur": dict(network="nafnet", steps=6000, batch_size=4, patch_size=96),
     "sr-x2": dict(network="edsr", steps=3000, batch_size=8, patch_size=96, scale=2),
-    "sr-x4": dict(network="edsr", steps=2000, batch_size=8, patch_size=192, scale=4),
+    "sr-x4": dict(network="edsr", steps=3000, batch_size=8, patch_size=192, scale=4),
 }
 
 
