@@ -97,9 +97,10 @@ def _probe(page: Path) -> list[str]:
         return [UNKNOWN.format(link)]
     table = push_study.summary(helps)
     figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
+    alone = "With one seed a bar is over the moments of one run and says little of another run. "
     note = (
-        f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. With one seed a bar is over the "
-        "moments of one run and says little of another run. Right of zero, a small step along the direction, from the "
+        f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. "
+        f"{alone if (table['seeds'] == 1).any() else ''}Right of zero, a small step along the direction, from the "
         "network's weights, lowers a held-out loss. Orange: the push, and what is left of it when its controls, the "
         "past of another network and noise of the same distance, are taken off. Filled: while training plain; hollow: "
         "with SPN. The record has the same at the weights of the EMA."
