@@ -92,7 +92,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     try:
         numbers = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != "image"}
-        return pd.read_csv(path, dtype={"image": str}, keep_default_na=False, na_values=numbers)
+        table = pd.read_csv(path, dtype={"image": str}, keep_default_na=False, na_values=numbers)
+        return table.copy()  # joined in memory: pandas warns where columns are added to hundreds that are not
     except (ValueError, OSError, OverflowError) as error:  # the parser's own errors are ValueErrors
         raise ValueError(f"{path} cannot be read as a table ({error}).") from error
 
