@@ -133,7 +133,9 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     seed_of = {name: (job.recipe.task, job.recipe.seed) for name, job in jobs.items()}
     open_seeds = {seed_of[name] for name in jobs if name not in done}
     whole = [name for name in jobs if seed_of[name] not in open_seeds]
-    waiting = [name for name in jobs if seed_of[name] in open_seeds and name in done]
+    kept = folder / UNFINISHED / "runs.csv"  # what another record holds is found there and not written again
+    own = set(new).union(files.read_table(kept)["run"] if kept.is_file() else [])
+    waiting = [name for name in jobs if seed_of[name] in open_seeds and name in own]
     for place, wanted in ((folder, whole), (folder / UNFINISHED, waiting)):
         for name, table in tables.items():
             file = place / f"{name}.csv"

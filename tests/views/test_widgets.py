@@ -16,7 +16,8 @@ from PIL import Image
 
 from mclir_nb.data import datasets
 from mclir_nb.experiments.history_analysis import PUSH
-from mclir_nb.views import embedded, widgets
+from mclir_nb.views import embedded, history_figures, widgets
+from mclir_nb.views.style import pixels
 
 
 @pytest.fixture
@@ -171,10 +172,9 @@ def test_the_curves_of_the_training_scrubber_are_the_lower_end_of_its_still():
     live = widgets.training_scrubber(pushes())
     still = Image.open(io.BytesIO(live.still))
     width, height = map(float, live.view["foot"].split("/"))
-    maps = np.asarray(still)[: still.height - round(still.width * height / width)]
-    curves = np.asarray(still)[len(maps) :]
-    grey = [(np.ptp(part.astype(int), axis=2) < 8).mean() for part in (maps, curves)]  # curves are lines on white
-    assert len(curves) > 100 and grey[1] > 0.8
+    curves = np.asarray(still)[-round(still.width * height / width) :]
+    assert len(curves) == len(pixels(history_figures.progress_and_gap(pushes()))) > 100
+    assert (np.ptp(curves.astype(int), axis=2) < 8).mean() > 0.8  # lines on white
 
 
 def test_the_still_of_the_training_scrubber_shows_the_network_at_every_moment():
