@@ -33,7 +33,7 @@ def small_house(monkeypatch):
     monkeypatch.setitem(plans.EXPERIMENTS, "X1", decided)
 
 
-def test_a_whole_round(tmp_path, small_house, capsys):
+def test_a_whole_round(tmp_path, small_house, clock_of_flops, capsys):
     fine = measure.measure(tmp_path, 60, sizes=FEW, device="cpu", experiments=["X1"])
     found = measure.read(tmp_path)
     assert set(found.checks.check) == {"network", "training", "same files"}
@@ -42,7 +42,7 @@ def test_a_whole_round(tmp_path, small_house, capsys):
     assert set(found.price.precision) == {"float32", "bfloat16"}
     assert set(found.price.step) == {"plain", "exact", "sampled"}
     ratio = found.price[found.price.precision == "float32"].set_index("step").ratio
-    assert ratio.exact > 1.2 and ratio.sampled < ratio.exact and (found.price.peak_mb > 0).all()
+    assert ratio.exact > 2 > ratio.sampled > 1 and (found.price.peak_mb > 0).all()
     assert found.notebooks.seconds.gt(0).all()
     assert evidence.read_record("X1", tmp_path / "records" / "X1").runs.arm.nunique() == 2
     assert f"{found.checks.ok.sum()} of {len(found.checks)} checks" in measure.summary(found)
