@@ -152,6 +152,9 @@ def test_a_record_uses_runs_of_another_with_the_same_setting(made, tmp_path, mon
     evidence.write_record(second, tmp_path / "no runs here")
     assert evidence.recorded() == ["X1", "X2"]
     assert evidence.read_record("X2").runs.equals(evidence.read_record("X1").runs)
+    more = (*SMALL.arms, compare.Arm("more", {"lambda_neg": 1e-3}))  # not run yet: no seed is whole, and none waits
+    third = evidence.write_record(dataclasses.replace(first, name="X3", arms=more), tmp_path / "no runs here")
+    assert not list(third.glob("**/*.csv"))
 
 
 def test_what_is_withdrawn_is_shown_no_more_and_said(made, tmp_path):
