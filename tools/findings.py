@@ -67,10 +67,11 @@ def write_page(page: Path) -> None:
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
         "hand. A gain is a mean paired difference over seeds with its 95 % interval; raw and EMA weights are "
-        "scored apart. The newer records compare objectives at equal dose, the share of the second term in the "
-        "optimiser's update; the older ones (C1, A1, B1) did not.",
+        "scored apart. The dose is how long the second term's part of an optimiser step is beside that of L1. The "
+        "newer records give all objectives the same dose: lambda is chosen for it before a run, and what it turned "
+        "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
         f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
-        *([f"This record is weak: {'; '.join(weak)}."] if weak else []),
+        *([f"What is weak about this record: {'; '.join(weak)}."] if weak else []),
         "## Does the push help where it is applied?",
         *_probe(page),
     ]
@@ -96,14 +97,17 @@ def _probe(page: Path) -> list[str]:
     if helps is None:
         return [UNKNOWN.format(link)]
     table = push_study.summary(helps)
-    figure = evidence_figures.probe(table, [name for name in PROBED if name in set(table["direction"])])
+    tables = {"raw weights": table, "EMA": push_study.summary(helps, "help_plain_ema")}
+    figure = evidence_figures.probe(tables, [name for name in PROBED if name in set(table["direction"])])
     alone = "With one seed a bar is over the moments of one run and says little of another run. "
     note = (
         f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. "
-        f"{alone if (table['seeds'] == 1).any() else ''}Right of zero, a small step along the direction, from the "
-        "network's weights, lowers a held-out loss. Orange: the push, and what is left of it when its controls, the "
-        "past of another network and noise of the same distance, are taken off. Filled: while training plain; hollow: "
-        "with SPN. The record has the same at the weights of the EMA."
+        f"{alone if (table['seeds'] == 1).any() else ''}Right of zero, a small step along the direction lowers a "
+        "held-out loss: a step from the network's own weights in the upper row, from those of their average, the EMA, "
+        "in the lower one. Orange: the push, and what is left of it when its controls, the past of another network and "
+        "noise of the same distance, are taken off. Blue: the push with its sign turned (towards); away from the "
+        "oldest history alone (oldest); the EMA's output away from the EMA's own past (smooth); L1 alone (pull). "
+        "Filled: while training plain; hollow: with SPN."
     )
     return [note, _picture(page, push_study.NAME, push_study.QUESTION, figure)]
 

@@ -30,7 +30,7 @@ def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
     Args:
         name: one of `names()`.
         recipe: whose lambda and intervals the arms are multiples of.
-        dose: share of the second term in the optimiser's update, the same for all arms, see `training.dose`; the sweep
+        dose: of the second term, the same for all arms, see `training.dose`; the sweep
             "lambda" has multiples of it. None: the recipe's own, or its lambda.
     """
     check_choice("sweep", name, QUESTIONS)

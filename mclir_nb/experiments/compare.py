@@ -54,7 +54,7 @@ def arms(objectives: Sequence[str], equal_cost: bool = True, dose: float | None 
     Args:
         objectives: keys of `losses.OBJECTIVES`.
         equal_cost: False leaves that last arm out.
-        dose: share of the second term in the optimiser's update, the same for all objectives, see `training.dose`. The
+        dose: of the second term, the same for all objectives, see `training.dose`. The
             short runs that choose lambda are no part of an arm's cost. None: each objective has the lambda of the
             recipe, a rival its published one, whose gradient may be many times that of L1 in other features.
     """

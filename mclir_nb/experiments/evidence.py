@@ -31,7 +31,8 @@ UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is 
 DIGITS = "%.7g"  # of what is written
 PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
 SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
-SAME = 0.005  # dB; what differs by less is not drawn apart
+SAME = 0.005  # dB; what differs by less is not shown apart
+OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, either way, is a flaw
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
@@ -250,7 +251,8 @@ def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """`results` for readers: "gain ± half (Holm's)" in dB, bold where it lies beside zero after the correction.
 
-    The EMA has a column of its own where it differs from the raw weights by half a hundredth of a decibel anywhere.
+    The EMA has a column of its own where its mean or half differs from that of the raw weights by half a hundredth of a
+    decibel anywhere.
     """
 
     def gains(kind: str) -> list[str]:
@@ -261,7 +263,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         return said
 
     columns = {"task": [intervals.place(row) for row in table.itertuples()], "arm": table["arm"]}
-    if (table["gain_raw"] - table["gain_ema"]).abs().max() < SAME:
+    if max((table[f"{part}_raw"] - table[f"{part}_ema"]).abs().max() for part in ("gain", "half")) < SAME:
         columns["gain, raw = EMA"] = gains("raw")
     else:
         columns |= {"gain, raw weights": gains("raw"), "gain, EMA": gains("ema")}
@@ -300,8 +302,10 @@ def answer(record: Record) -> str:
         other, each = f"None of the {len(arms)} other arms differs", "each"
         if len(arms) == 1:
             other, each = f"The other arm, {arms[0]}, does not differ", "it"
-        alone = f"alone, {each} would have shown {rest['detectable'].max():.2f} dB four times in five"
-        return f"{said}. {other} from plain training after Holm's correction; {alone}."
+        return (
+            f"{said}. {other} from plain training after Holm's correction; without that correction {each} would have "
+            f"shown a true difference of {rest['detectable'].max():.2f} dB four times in five."
+        )
     listed = "; ".join(f"{arm} ({_amounts(part)})" for arm, part in beside.groupby("arm", sort=False))
     return f"{said}. These other arms differ from plain training after Holm's correction: {listed}."
 
@@ -317,7 +321,7 @@ def _amounts(table: pd.DataFrame) -> str:
     said = []
     for row in table.itertuples():
         raw, ema = f"{row.gain_raw:+.3f} ± {row.half_raw:.3f}", f"{row.gain_ema:+.3f} ± {row.half_ema:.3f}"
-        same = abs(row.gain_raw - row.gain_ema) < SAME
+        same = max(abs(row.gain_raw - row.gain_ema), abs(row.half_raw - row.half_ema)) < SAME
         said.append(f"{intervals.place(row)} {raw} dB" + ("" if same else f", with the EMA {ema} dB"))
     return "; ".join(said)
 
@@ -335,13 +339,18 @@ def fading(record: Record) -> pd.DataFrame:
 
 
 def flaws(record: Record) -> list[str]:
-    """What is wrong with a record, computed from its decision and runs; nothing for those planned at equal dose."""
+    """What is wrong with a record, computed from its decision and runs."""
     found, runs = [], record.runs
     arms = [arm["changes"] for arm in record.decision.get("arms", [])]
     if any(arm.get("objective", "spn") != "plain" and "dose" not in arm for arm in arms):
         strength = runs[runs["arm"] == "spn"].groupby("task", sort=False)["r"].mean()
         listed = ", ".join(f"{task} {value:.4f}" for task, value in strength.items())
         found.append(f"lambda was given, not a dose, so tasks and arms push with unequal strength (r of spn: {listed})")
+    doses = runs.groupby(["task", "arm"], sort=False)[["dose", "dose_measured"]].mean().dropna()
+    off = doses[~(doses["dose_measured"] / doses["dose"]).between(1 / OFF, OFF)]
+    if len(off):
+        listed = ", ".join(f"{arm} {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
+        found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
     if (seeds := runs["seed"].nunique()) < SEEDS:
         found.append(f"{seeds} seeds")
     if (pictures := int(runs["pictures"].max())) < PICTURES:
@@ -371,7 +380,7 @@ def summary(top: str = "") -> str:
         seeds = sorted({int(n) for table in tables for n in table["seeds"]})
         lines.append(
             f"- Older and weak ({seeds[0]} to {seeds[-1]} seeds, {old[0].runs['pictures'].max():.0f} test pictures, "
-            f"lambda given and not a dose): {links}. {_counted(sum(map(len, tables)), beside)}."
+            f"lambda given and not a dose): {links}. {_counted(sum(map(len, tables)), beside, 'plain')}."
         )
     return "\n".join(lines)
 
@@ -386,8 +395,7 @@ def state(record: Record) -> str:
         return f"{counted} No conclusion yet."
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
-    said = _counted(int(table["p"].notna().sum()), len(beside))
-    said += f" against {record.decision['baseline']}" * (record.decision["baseline"] != "plain")
+    said = _counted(int(table["p"].notna().sum()), len(beside), record.decision["baseline"])
     return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}."
 
 
@@ -395,9 +403,8 @@ def _link(name: str, top: str) -> str:
     return f"[{name}]({top}data/records/{name}/README.md)"
 
 
-def _counted(many: int, beside: int) -> str:
-    verb = "lies" if beside == 1 else "lie"
-    return f"Of {many} intervals {beside or 'none'} {verb} beside zero after correction"
+def _counted(many: int, beside: int, baseline: str) -> str:
+    return f"Of {many} differences to {baseline}, {beside or 'none'} can be told from zero after correction"
 
 
 def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", top: str = "") -> list[str]:
@@ -433,8 +440,8 @@ def _decision(name: str, decided: Mapping) -> str:
         extra += f"; as many steps as {arm['at_cost_of']} costs multiplications" if arm.get("at_cost_of") else ""
         arms.append(f"`{arm['name']}` ({listed(arm['changes'])}{extra})")
     scores = ", ".join(f"{intervals.SCORES[score][0]} (`{score}`)" for score in decided["scores"])
-    dosed = """- Dose: share of the second term in the optimiser's update. Lambda follows from it in a short plain run
-  with a seed of its own, once per objective and task; the dose is measured again inside the runs.
+    dosed = """- Dose: how long the second term's part of an optimiser step is beside that of L1. Lambda follows from it
+  in a short plain run with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """
     settings = pd.DataFrame(decided["settings"])
     settings["histories every"] = [", ".join(map(str, every)) for every in settings["histories every"]]

@@ -116,7 +116,7 @@ def estimates(recipe: Recipe) -> list[Estimate]:
         Estimate("exact", count, 1, batch),
         *(Estimate("all histories, every k-th step", count, k, batch) for k in (2, 4, 8, 16)),
         *(Estimate("one history, every k-th step", 1, k, batch) for k in sorted({1, 2, own, 8, 16})),
-        *(Estimate("one history, so many patches", 1, 1, share) for share in shares),
+        *(Estimate("one history, some patches of the batch", 1, 1, share) for share in shares),
     ]
 
 

@@ -8,11 +8,11 @@
     C2   three tasks, with more pictures than C1; dehazing waits for photographs with depth
     B2   what is left of B1's variants, at equal dose
 
-They fit two cores and an evening to a week. Objectives are compared at equal dose, the share of the second term in the
-optimiser's update; lambda follows from it before a run, see `training.dose`. Experiments of one setting keep their runs
-in one folder, so that an arm that several of them have is trained once. A decision is not changed once a run of it has
-been started: give the changed experiment another name. C1 and A1 are older and weaker: one lambda for every task, so
-unequal doses, ten training and four test pictures.
+They fit two cores and an evening to a week. Objectives are compared at equal dose, the length of the second term's part
+of an optimiser step beside that of L1; lambda follows from it before a run, see `training.dose`. Experiments of one
+setting keep their runs in one folder, so that an arm that several of them have is trained once. A decision is not
+changed once a run of it has been started: give the changed experiment another name. C1 and A1 are older and weaker: one
+lambda for every task, so unequal doses, ten training and four test pictures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The dose of a run: which lambda makes the second term a stated share of the optimiser's update.
+"""The dose of a run: which lambda makes the second term's part of an optimiser step so long beside that of L1.
 
 The same lambda is a strong push in one task, network or feature network and none in another. `lambda_for` looks along
 a short plain run, in which the term is only watched, and gives the lambda for a dose (`push.Dose.update`, on average
@@ -105,7 +105,7 @@ def lambda_for(
 
     Args:
         recipe: the run that is planned; its own lambda does not matter.
-        dose: the share of the term in the optimiser's update that is wanted, > 0.
+        dose: what is wanted, > 0: length of the term's part of an optimiser step / that of L1.
         looks: moments at which the dose is measured, evenly spread.
         shared: a JSON file in which short runs are kept for other runs: what they find does not depend on the dose.
 

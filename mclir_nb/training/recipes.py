@@ -112,7 +112,7 @@ class Recipe(BaseModel):
     lambda_neg: NonNegativeFloat | None = None
     """Weight of the term beside L1, whose sign is in the loss; None: the published one, in its own features."""
     dose: PositiveFloat | None = None
-    """Share of the term in the optimiser's update; lambda follows from it before the run, see `training.dose`. Ours."""
+    """Length of the term's part of a step beside that of L1; lambda follows from it, see `training.dose`. Ours."""
     lambda_from: NonNegativeInt = 0
     """Step before which lambda is 0; ours."""
     lambda_follows_rate: bool = False

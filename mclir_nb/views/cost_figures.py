@@ -4,13 +4,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mclir_nb.training import macs
-from mclir_nb.views.style import COLOURS, MARKERS, history_colours, panels, styled
+from mclir_nb.views import style
+from mclir_nb.views.style import MARKERS, history_colours, panels, styled
 
 ARMS = {  # of `timing.compare`: what it is called, colour
-    "reference SPN": ("reference SPN, four histories", COLOURS["plain"]),
-    "exact SPN": ("exact SPN, four histories", COLOURS["history"]),
-    "sampled SPN": ("sampled SPN", COLOURS["ema"]),
-    "plain": ("our plain step", COLOURS["restored"]),
+    "reference SPN": ("reference SPN, four histories", style.MORE_ARMS[1]),
+    "exact SPN": ("exact SPN, four histories", style.ARMS["spn"]),
+    "sampled SPN": ("sampled SPN", style.ARMS["sampled"]),
+    "plain": ("our plain step", style.ARMS["plain"]),
 }
 
 
@@ -51,9 +52,9 @@ def noise(table: pd.DataFrame) -> Figure:
         for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
             few, drawn, colour = "patches" in name, "one" in name, axes.lines[-1].get_color()
-            offset, side = ((0, -11), "center") if few else ((-5, -9), "right") if drawn else ((4, 4), "left")
+            offset, side = ((5, -4), "left") if few else ((-5, -9), "right") if drawn else ((4, 4), "left")
             for row in rows.itertuples():
-                note = f"{row.patches}" if few else f"k = {row.every}"
+                note = f"{row.patches} of {table.patches.max()}" if few else f"k = {row.every}"
                 place, style = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
                 axes.annotate(note, place, xytext=offset, textcoords="offset points", **style)
         axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")

@@ -1,6 +1,7 @@
 """Figures of evidence: paired differences, dose-response, gain beside cost, the probe, curves of arms."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from mclir_nb.experiments import intervals
 from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
-SAME = 0.005  # dB; weights whose means differ by less are drawn once
+SAME = 0.005  # dB; weights whose means and spreads differ by less are drawn once
 
 
 @styled
@@ -20,7 +21,7 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
 
     Args:
         frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed). A column `weights`
-            ("raw" or "ema") tells two kinds apart: the EMA is drawn, hollow, where its means differ. Of several
+            ("raw" or "ema") tells two kinds apart: the EMA is drawn, hollow, where its numbers differ. Of several
             settings (columns task, scale, network) each has a panel; more than three share one.
         baseline: name of the arm at zero.
 
@@ -44,7 +45,8 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
                 y = row + (k - (len(kinds) - 1) / 2) * 0.4
                 _interval(axes, own, y, looks[arm.rpartition(": ")[2]]["color"], kind, written=len(parts) == 1)
         axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), title=where)
-        axes.set_xlabel(f"difference to {baseline} (dB)")
+        both = "\nfilled: raw weights, hollow: EMA" if len(kinds) > 1 else ""
+        axes.set_xlabel(f"difference to {baseline} (dB){both}")
         axes.grid(axis="y", visible=False)
     return figure
 
@@ -60,8 +62,8 @@ def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Raw and EMA weights apart where they differ, else the raw ones alone."""
     if "weights" not in part:
         return {"": part}
-    means = part.pivot_table(index="arm", columns="weights", values="difference")
-    same = "ema" not in means or (means["raw"] - means["ema"]).abs().max() < SAME
+    found = part.groupby(["weights", "arm"])["difference"].agg(["mean", "std"])
+    same = "ema" not in found.index or (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) < SAME
     return {kind: part[part["weights"] == kind] for kind in (["raw"] if same else ["raw", "ema"])}
 
 
@@ -69,7 +71,7 @@ def _interval(axes, values: pd.Series, y: float, colour: str, kind: str, written
     """The dots of one arm, their mean and its interval, with the numbers written beside them."""
     if values.empty:
         return
-    axes.plot(values, np.full(len(values), y), "o", color=colour, alpha=0.35, markersize=4, mew=0)
+    axes.plot(values, np.full(len(values), y + 0.16), "o", color=colour, alpha=0.5, markersize=3, mew=0)  # below it
     found = intervals.t_interval(values.to_numpy())
     fill = "white" if kind == "ema" else colour
     half = None if len(values) < 2 else found["half"]
@@ -111,7 +113,7 @@ def dose_response(table: pd.DataFrame) -> Figure:
             for row in rows.itertuples():
                 axes.plot([row.dose, row.dose_measured], [row.gain_raw] * 2, color="#bbbbbb", lw=1, zorder=0)
         doses = sorted(set(part["dose"]))
-        axes.set(xscale="log", xlabel="dose: share of the term in the update", title=where)
+        axes.set(xscale="log", xlabel="dose: the term's part of a step / that of L1", title=where)
         axes.set_xticks(doses, [f"{dose:g}" for dose in doses])
         axes.minorticks_off()
     places[0].set_ylabel("paired gain over plain (dB)")
@@ -130,9 +132,12 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
     figure, places = panels(10 if len(parts) > 1 else 8, 3.6, len(parts))
     for axes, (where, part) in zip(places, parts.items(), strict=True):
         axes.axhline(0, color=COLOURS["plain"], lw=1)
-        for number, row in enumerate(part.sort_values("run_cost").itertuples()):
+        part = part.sort_values("run_cost", kind="stable")
+        alike = part.groupby(part["run_cost"].round(2))["arm"]  # arms of one cost stand side by side around it
+        aside = alike.cumcount() - (alike.transform("size") - 1) / 2
+        for row, place in zip(part.itertuples(), part["run_cost"] * (1 + 0.012 * aside), strict=True):
             style = looks[row.arm] | {"linestyle": "none", "label": row.arm, "capsize": 3, "markersize": 5}
-            axes.errorbar(row.run_cost * (1 + 0.004 * number), row.gain_raw, yerr=row.half_raw, **style)
+            axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
         axes.set(xlabel="multiplications of the run / those of plain", title=where)
         if max(part["gain_raw"].abs() + part["half_raw"].fillna(0)) > 1:
             axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
@@ -144,27 +149,31 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def probe(table: pd.DataFrame, directions: Sequence[str]) -> Figure:
+def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figure:
     """Which directions help a held-out loss: mean cosine with its downhill direction, and its interval over seeds.
 
-    Right of zero helps. Filled: while training plain; hollow: while training with SPN. A panel per task.
+    Right of zero helps. Filled: while training plain; hollow: while training with SPN. A row per table, a panel per
+    task.
 
     Args:
-        table: of `push_study.summary`: task, rate, term, direction, mean, low, high.
+        tables: {name of the weights that are moved: of `push_study.summary`}: task, rate, term, direction, mean, low,
+            high.
         directions: which, from top to bottom.
     """
-    table = table[(table["rate"] == table["rate"].iloc[0]) & table["direction"].isin(directions)]
-    tasks = list(table["task"].unique())[:PANELS]
-    figure, places = panels(10, 0.9 + 0.3 * len(directions), len(tasks), sharey=True)
-    for axes, task in zip(places, tasks, strict=True):
+    first = next(iter(tables.values()))
+    tasks = list(first["task"].unique())[:PANELS]
+    figure, places = panels(10, len(tables) * (0.9 + 0.3 * len(directions)), len(tasks), len(tables), sharey=True)
+    for axes, (weights, task) in zip(places, itertools.product(tables, tasks), strict=True):
         axes.axvline(0, color=COLOURS["plain"], lw=1)
-        for row in table[table["task"] == task].itertuples():
+        table = tables[weights]
+        shown = (table["task"] == task) & (table["rate"] == table["rate"].iloc[0]) & table["direction"].isin(directions)
+        for row in table[shown].itertuples():
             y = directions.index(row.direction) + (0.15 if row.term == "spn" else -0.15)
             half = [[row.mean - row.low], [row.high - row.mean]]
             colour = COLOURS["history" if row.direction.startswith("push") else "restored"]
             fill = "white" if row.term == "spn" else colour
             axes.errorbar(row.mean, y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
-        axes.set(title=task, xlabel="cosine with the downhill direction")
+        axes.set(title=f"{task}, {weights}", xlabel="cosine with the downhill direction")
         axes.set(yticks=range(len(directions)), yticklabels=directions, ylim=(len(directions) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
     return figure

@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mclir_nb.views.style import COLOURS, ERROR_MAP, difference, error_limit, panels, picture, show_image, styled
+from mclir_nb.views.style import (
+    COLOURS,
+    ERROR_MAP,
+    SIGNED_MAP,
+    difference,
+    error_limit,
+    panels,
+    picture,
+    show_image,
+    styled,
+)
 
 WIDTH = 10.0  # inches, of the widest figure
 BAND = (0.01, 0.1)  # in which the authors keep r
@@ -73,7 +83,7 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
 
     Args:
         rows: one {name: image or map} per row; a (H, W) tensor or array is a map, all else a picture. A map with
-            negative values makes its column a signed one: white is 0.
+            negative values makes its column a signed one: white is 0, green above.
         labels: one name per row, written at its left.
         limits: {column: upper end of its scale}. All other maps of a kind, signed or not, share one, from the data.
         width: largest width in inches, at most 10.
@@ -113,7 +123,7 @@ def _scales(shown: list[dict], columns: list[str], limits: dict[str, float]) -> 
         top = max(float(np.percentile(np.abs(alike), 99.5)), 1e-6)
         unit = 10.0 ** (math.floor(math.log10(top)) - 1)  # rounded up to two digits
         limit = limits.get(name) or math.ceil(round(top / unit, 6)) * unit
-        low, colours = (-limit, "PuOr") if signed[name] else (0, ERROR_MAP)
+        low, colours = (-limit, SIGNED_MAP) if signed[name] else (0, ERROR_MAP)
         scales[name] = {"vmin": low, "vmax": limit, "cmap": colours}
     return scales
 
@@ -187,7 +197,7 @@ def curves(log: pd.DataFrame) -> Figure:
     """What a training run logged: losses, the push beside the pull, validation PSNR and learning rate over the steps.
 
     The push beside the pull has three sizes: r = lambda l_neg / l_rec, a ratio of values, which the authors keep within
-    `BAND`; the ratio of the two gradients at the image; and the dose, its share of the update.
+    `BAND`; the ratio of the two gradients at the image; and the dose, the ratio in the update.
 
     Args:
         log: one row per logged step: `step` and any of `l_rec`, `l_neg`, `r`, `image_ratio`, `dose`, `val_psnr`,

@@ -60,7 +60,7 @@ def progress_and_gap(found: Pushes) -> Figure:
     """PSNR and age over the steps, and for each history whether moving on from it helps: where progress exceeds gap.
 
     Args:
-        found: of `history_analysis.pushes`; a panel per history, green where progress > gap and brown where not.
+        found: of `history_analysis.pushes`; a panel per history, green where progress > gap and pink where not.
     """
     kept, table = found.kept, found.table
     count = kept.negatives.shape[1]
@@ -111,11 +111,11 @@ def moments(found: Pushes) -> Figure:
     for s in three_moments(found):
         now, past = kept.restored[s], kept.negatives[s, 0]
         apart = difference(now, past)
-        limit = error_limit([apart])
+        limit = error_limit([apart], unit=0.002)
         row = {
             f"the network, {_psnr(now[None], kept.gt[None])[0]:.1f} dB": now,
             f"its past, {_psnr(past[None], kept.gt[None])[0]:.1f} dB": past,
-            f"where they differ, up to {limit:.2f}": error_picture(apart, limit),
+            f"where they differ, up to {limit:.3g}": error_picture(apart, limit),
             PUSH: aim_picture(now, found.towards(found.push)[s]),
         }
         rows.append({name: with_zoom(image, (top, left, side), corner) for name, image in row.items()})
@@ -124,7 +124,7 @@ def moments(found: Pushes) -> Figure:
     first = [{name: with_zoom(image, (top, left, side), corner)} for name, image in sources.items()]
     first.append({"": np.ones_like(first[0]["degraded"])})
     figure = image_grid([one | row for one, row in zip(first, rows, strict=False)], labels)
-    lines = (("The push", "black"), ("green: to the ground truth", COLOURS["gt"]), ("brown: away", COLOURS["away"]))
+    lines = (("The push", "black"), ("green: to the ground truth", COLOURS["gt"]), ("pink: away", COLOURS["away"]))
     for axes in [axes for axes in figure.axes if not axes.get_title()]:
         for line, (text, colour) in enumerate(lines):
             axes.text(0.5, 0.6 - 0.12 * line, text, color=colour, ha="center", transform=axes.transAxes)
@@ -179,5 +179,5 @@ def by_groups(tables: dict[str, pd.DataFrame], *, by: str, mean: str) -> Figure:
     axes.axhline(0, color=COLOURS["plain"], linewidth=1)
     axes.set(xticks=range(1, count + 1), ylabel=mean)
     axes.set_xlabel(f"{count} equal groups of pixels, from the least to the greatest {by}")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

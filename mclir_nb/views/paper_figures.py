@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from torch import Tensor
 
 from mclir_nb.views.figures import WIDTH
-from mclir_nb.views.style import COLOURS, MARKERS, difference, panels, picture, show_image, styled
+from mclir_nb.views.style import COLOURS, MARKERS, SIGNED_MAP, difference, panels, picture, show_image, styled
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4)  # dB, of a logarithmic axis
 
@@ -36,7 +36,10 @@ def improvements(gains: pd.DataFrame, retrained: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(TICKS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.supxlabel("gain of SPN as printed (dB); bars: a base network trained again lands so far off", fontsize=9)
+    figure.supxlabel(
+        "dots: gain of SPN as printed (dB); bars: how far one retraining of the base landed from the quoted value",
+        fontsize=9,
+    )
     return figure
 
 
@@ -45,11 +48,12 @@ def _gains_of(axes, part: pd.DataFrame, same: pd.DataFrame) -> None:
     part = part.assign(label=(part["network"] + " " + part["scale"]).str.strip())
     place = {label: row for row, label in enumerate(part["label"].unique())}
     for number, (dataset, dots) in enumerate(part.groupby("dataset", sort=False)):
-        rows = [place[label] for label in dots["label"]]
+        aside = 0.1 * (number - (part["dataset"].nunique() - 1) / 2)  # equal gains stay visible
+        rows = [place[label] + aside for label in dots["label"]]
         marker, colour = MARKERS[number], COLOURS[("restored", "history", "gt", "ema", "lq")[number]]
         axes.plot(dots["gain_db"], rows, marker, color=colour, markersize=6, mec="white", mew=0.5, label=dataset)
         found = dots.merge(same, on=["network", "scale", "dataset"])
-        heights = [place[label] - 0.28 for label in found["label"]]
+        heights = [place[label] - 0.35 for label in found["label"]]
         axes.plot(found["difference_db"].abs(), heights, "|", color=colour, markersize=8, mew=2.5)
     axes.set(yticks=list(place.values()), yticklabels=list(place), ylim=(len(place) - 0.5, -0.6))
     axes.set_title(part["task"].iloc[0].replace("_", "-"), loc="left")
@@ -72,7 +76,7 @@ def visual_comparison(
         outputs: {name: image of the size of gt}, in this order; gt is added at the end.
         box: (top, left, height, width) in pixels.
         score: (image, gt) -> dB, of whole pictures.
-        signed: {name: (H, W) map}, cropped and drawn in PuOr at the end, white is 0.
+        signed: {name: (H, W) map}, cropped, at the end; white is 0, green above.
 
     Raises:
         ValueError: for a box outside the picture, or outputs of another size.
@@ -88,7 +92,7 @@ def visual_comparison(
         crops.append((name + told, picture(image)[cut], {}))
     limit = max((float(values.abs().quantile(0.995)) for values in (signed or {}).values()), default=1.0)
     for name, values in (signed or {}).items():
-        crops.append((f"{name}\n± {limit:.2g}", values[cut].numpy(), dict(cmap="PuOr", vmin=-limit, vmax=limit)))
+        crops.append((f"{name}\n± {limit:.2g}", values[cut].numpy(), dict(cmap=SIGNED_MAP, vmin=-limit, vmax=limit)))
     lines = 1 if len(crops) < 4 else 2
     columns = -(-len(crops) // lines)
     side = WIDTH * 0.58 / columns  # inches of a crop
@@ -131,7 +135,12 @@ def ablations(theirs: pd.DataFrame, ours: pd.DataFrame) -> Figure:
     figure, places = panels(WIDTH, 4.2, len(questions), 2, sharey="row")
     for axes, below, question in zip(places, places[len(questions) :], questions, strict=False):
         rows = theirs[theirs["question"] == question]
-        axes.plot(rows["setting"].astype(str), rows["psnr_db"], "o-", color=COLOURS["plain"])
+        axes.plot(
+            [f"{x:g}" if isinstance(x, float) else str(x) for x in rows["setting"]],
+            rows["psnr_db"],
+            "o-",
+            color=COLOURS["plain"],
+        )
         axes.set_title(f"{question}, theirs: {rows['source'].iloc[0].split(' (')[0]}", loc="left")
         mine = ours[ours["question"] == question]
         below.axhline(0, color=COLOURS["plain"], lw=1)

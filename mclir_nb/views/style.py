@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from PIL import Image
@@ -26,7 +26,7 @@ COLOURS = {
     "plain": "#555555",
     "ema": "#CC79A7",
     "band": "#F0E442",
-    "away": "#8C510A",  # from the ground truth; towards it is green, as gt
+    "away": "#FF618C",  # from the ground truth; the complement of gt, so that equal parts of both look grey
 }
 ARMS = {  # of a comparison, the same in all figures; doses of SPN from light to dark
     "plain": COLOURS["plain"],
@@ -47,11 +47,13 @@ ARMS = {  # of a comparison, the same in all figures; doses of SPN from light to
     "cr": "#AA4499",
     "c2r": "#CC6677",
     "pcl": "#E69F00",
+    "random network, frozen": "#802000",
+    "first weights, frozen": "#806000",
 }
 # fmt: off
 MORE_ARMS = (  # each as far as possible (CIEDE2000) from the arms above and from the ones before it
-    "#802000", "#806000", "#6000E0", "#8080A0", "#006060", "#E00020",
-    "#A08060", "#404000", "#8060E0", "#20A000", "#60A0A0", "#604080",
+    "#6000E0", "#8080A0", "#006060", "#E00020", "#A08060",
+    "#404000", "#8060E0", "#20A000", "#60A0A0", "#604080",
 )
 # fmt: on
 LINES = ("-", "--", ":", "-.")
@@ -59,6 +61,7 @@ HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slow
 MARKERS = "os^Dv<>PX*"
 DPI = 110  # 10 inches are 1100 pixels
 ERROR_MAP = "inferno"
+SIGNED_MAP = LinearSegmentedColormap.from_list("signed", [COLOURS["away"], "white", COLOURS["gt"]])
 STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
@@ -161,10 +164,10 @@ def difference(one, other) -> np.ndarray:
     return np.abs(one - other).mean(-1)
 
 
-def error_limit(errors) -> float:
-    """One upper end for several error maps: their 99.5 percentile, rounded up to 0.02, at least 0.02."""
+def error_limit(errors, unit: float = 0.02) -> float:
+    """One upper end for several error maps: their 99.5 percentile, rounded up to a multiple of `unit`, not 0."""
     top = max(float(np.percentile(error, 99.5)) for error in errors)
-    return max(0.02, math.ceil(round(top / 0.02, 6)) * 0.02)
+    return max(1, math.ceil(round(top / unit, 6))) * unit
 
 
 def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
@@ -173,7 +176,7 @@ def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
 
 
 def aim_picture(image, towards) -> np.ndarray:
-    """A direction on a pale grey picture, (H, W, 3) in [0, 1]: green where it leads to the truth, brown where away.
+    """A direction on a pale grey picture, (H, W, 3) in [0, 1]: green where it leads to the truth, pink where away.
 
     `towards`, (H, W), is above 0 towards gt; its scale is its own, so that a late moment is as bright as an early one.
     """

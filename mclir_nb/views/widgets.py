@@ -220,7 +220,7 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
         panels += [embedded.pictures(f"past {k}", list(past), (0,)) for k, past in pasts]
     push = aims[aims.direction == PUSH]
     text = (
-        f"{caption} Green leads towards the ground truth, brown away; each map has its own scale. Over {len(push)} "
+        f"{caption} Green leads towards the ground truth, pink away; each map has its own scale. Over {len(push)} "
         f"moments {push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and "
         f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
     )

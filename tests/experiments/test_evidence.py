@@ -265,9 +265,9 @@ def test_a_summary_has_one_line_per_experiment(record):
     assert len(told) <= 10 and len(told) == len(evidence.NEWER) + 1
     (dose,) = (line for line in told if "[D]" in line)
     assert "(../data/records/D/README.md)" in dose and "derain 3 of 5 seeds" in dose
-    assert "Of 2 intervals 2 lie beside zero after correction: spn, derain nafnet, raw +0.4" in dose
+    assert "Of 2 differences to plain, 2 can be told from zero after correction: spn, derain nafnet, raw +0.4" in dose
     assert all("Not run yet" in line for line in told if "[R]" in line)
-    assert told[-1].count("[C1]") == 1 and "none lie beside zero" in told[-1]
+    assert told[-1].count("[C1]") == 1 and "none can be told from zero" in told[-1]
     assert evidence.committed("C1").name == "C1" and evidence.committed("E9") is None
 
 
@@ -303,7 +303,10 @@ def test_flaws_are_computed():
     old = evidence.flaws(evidence.read_record("A1"))
     assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
     new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
-    assert evidence.flaws(evidence.Record("D", new, table(0.1, seeds=8).assign(pictures=100), None, None)) == []
+    runs = table(0.1, seeds=8).assign(pictures=100)
+    assert evidence.flaws(evidence.Record("D", new, runs, None, None)) == []
+    (flaw,) = evidence.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), None, None))
+    assert "spn 0.25 on derain" in flaw
 
 
 def test_nothing_is_claimed_without_records_or_with_one_seed(record):
@@ -324,5 +327,5 @@ def test_a_record_may_compare_with_another_arm_than_plain(record):
     decided = {"question": "Does it?", "seeds": [0, 1, 2], "baseline": "spn", "scores": ["psnr_raw"]}
     kept = evidence.Record("S", decided, runs, runs, runs)
     assert "sampled against spn" in evidence.outcome(kept) and "plain against spn" in evidence.outcome(kept)
-    assert "against spn" in evidence.state(kept) and "SPN is better" in evidence.answer(kept)
+    assert "differences to spn" in evidence.state(kept) and "SPN is better" in evidence.answer(kept)
     assert set(evidence.results(kept)["arm"]) == {"spn", "sampled"}
