@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 import zipfile
@@ -42,7 +43,7 @@ def read(path: str | Path) -> dict:
     Raises:
         ValueError: the file is missing, damaged, a program (TorchScript), asks to run code, or holds no dictionary.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         kind = "is a folder; name the file inside it" if path.is_dir() else "does not exist; check the path"
         raise ValueError(f"{path} {kind}")

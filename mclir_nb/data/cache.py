@@ -23,13 +23,9 @@ from mclir_nb.data.images import read_image, read_size
 
 def default_folder() -> Path | None:
     """$MCLIR_NB_CACHE, else mclir_nb in the user's cache folder; None if it says "off", or without a home folder."""
-    chosen = os.environ.get("MCLIR_NB_CACHE")
-    if chosen:
-        return None if chosen == "off" else Path(chosen).expanduser()
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mclir_nb"
-    except RuntimeError:
-        return None
+    chosen = os.environ.get("MCLIR_NB_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/mclir_nb"
+    place = os.path.expanduser(chosen)
+    return None if chosen == "off" or place.startswith("~") else Path(place)
 
 
 class Cache:

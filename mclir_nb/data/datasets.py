@@ -70,7 +70,7 @@ def open_set(
             raise ValueError(f"data_root {where} would not be looked at: dataset 'embedded' is here; choose 'folder'.")
         return embedded(split)
     survey = Survey.of(dataset, task, data_root)
-    seen = trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(survey.place)
+    seen = trained_on is not None and os.path.realpath(os.path.expanduser(trained_on)) == os.path.realpath(survey.place)
     return survey.open(split, alone=not seen)
 
 
@@ -111,7 +111,7 @@ class Survey:
         layout = published.get(dataset)
         if data_root is None:
             raise ValueError(f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}")
-        place = Path(data_root).expanduser()
+        place = Path(os.path.expanduser(data_root))
         try:
             os.scandir(place).close()
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
         ValueError: the file cannot be read or `out` cannot be used.
         OSError: it cannot be written.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     picture = images.read_picture(path, upright=True)
-    out = path.parent if out is None else Path(out).expanduser()
+    out = path.parent if out is None else Path(os.path.expanduser(out))
     if not out.is_dir():
         if out.exists():
             raise ValueError(f"{out} exists and is never overwritten; choose another name.")

@@ -101,3 +101,5 @@ def test_without_a_home_folder_nothing_is_cached(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user that nobody knows
     assert cache.default_folder() is None
+    monkeypatch.setenv("MCLIR_NB_CACHE", "~no-such-user/cache")
+    assert cache.default_folder() is None

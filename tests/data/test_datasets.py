@@ -97,7 +97,7 @@ def test_the_all_in_one_mixture_degrades_each_part_in_its_own_way(tmp_path):
     assert errors[0] < errors[1] < errors[2] and 12 < errors[0] < 16
 
 
-def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
+def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path, monkeypatch):
     pairs(tmp_path, *(f"lq/{i:02}.png" for i in range(30)), gt=lambda n: n.replace("lq", "gt"))
     splits = datasets.open_splits("folder", DERAIN, tmp_path)
     assert [len(splits[split]) for split in datasets.SPLITS] == [24, 3, 3]
@@ -105,8 +105,10 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
     assert "24 of the 30" in splits["train"].note and "3 of the 30" in splits["test"].note
     test = datasets.open_set("folder", DERAIN, "test", tmp_path)
     assert len(test) == 30 and "30 pairs" in test.note and str(tmp_path) in test.note
-    unseen = datasets.open_set("folder", DERAIN, "test", tmp_path, trained_on=tmp_path / "." / "lq" / "..")
-    assert unseen.entries == splits["test"].entries
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for same in (tmp_path / "." / "lq" / "..", f"~/{tmp_path.name}"):
+        unseen = datasets.open_set("folder", DERAIN, "test", tmp_path, trained_on=same)
+        assert unseen.entries == splits["test"].entries
 
 
 def test_what_is_passed_over_is_said(tmp_path):
@@ -143,7 +145,7 @@ def test_wrong_names_and_roots(tmp_path):
     assert "data_root" in refusal("reside-its", DEHAZE, "train", None)
     assert str(tmp_path) in refusal("embedded", DEHAZE, "test", tmp_path)  # it would be passed over
     (tmp_path / "file").touch()
-    for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file"):
+    for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file", "~no-such-user/photos"):
         text = refusal("reside-its", DEHAZE, "train", root)
         assert str(root) in text and published.RESIDE in text  # and the tree that is expected:
         assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text

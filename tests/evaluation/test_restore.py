@@ -122,6 +122,9 @@ def test_a_name_or_a_folder_can_be_given(tmp_path):
     for out in ("b.png", "b.jpg", "no/b.png"):  # there already, no PNG, no such folder
         with pytest.raises(ValueError, match=str(tmp_path)):
             restore.restore_file(Same(), tmp_path / "a.png", tmp_path / out)
+    for path, out in (("~no-such-user/a.png", None), (tmp_path / "a.png", "~no-such-user/out")):
+        with pytest.raises(ValueError, match="~no-such-user"):
+            restore.restore_file(Same(), path, out)
 
 
 def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):

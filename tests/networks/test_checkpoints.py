@@ -218,6 +218,11 @@ def test_a_file_that_is_no_checkpoint_is_called_what_it_is(kind, tmp_path):
     assert "\n" not in str(caught.value) and same(target, edsr(1))
 
 
+def test_a_home_folder_that_nobody_has_does_not_exist():
+    with pytest.raises(ValueError, match="~no-such-user/x.pth does not exist"):
+        networks.load_checkpoint(edsr(1), "~no-such-user/x.pth")
+
+
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize("export", [False, True])
 def test_a_program_is_called_a_program(export, tmp_path):
