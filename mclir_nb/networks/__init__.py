@@ -147,7 +147,7 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         ValueError: an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
-    if scale not in network.scales:
+    if type(scale) is not int or scale not in network.scales:
         raise ValueError(f"{name} has no scale {scale}; build it with scale={' or '.join(map(str, network.scales))}")
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:

@@ -8,7 +8,7 @@ import torch
 from golden import SHARED, needs_data
 from pictures import fill, noise, pairs, write
 
-from mclir_nb.data import datasets, published, tasks
+from mclir_nb.data import checks, datasets, published, tasks
 from mclir_nb.data.patches import Benchmark
 
 DEHAZE, DERAIN, DEBLUR, DENOISE = (tasks.get(name) for name in ("dehaze", "derain", "deblur", "denoise"))
@@ -117,6 +117,13 @@ def test_what_is_passed_over_is_said(tmp_path):
     assert "5 pictures" in note and "3 of the pictures below it" in note and "c.gif" in note
 
 
+def test_what_a_run_says_of_the_photographs_that_come_along_is_not_said_to_the_next():
+    first, second = (datasets.open_set("embedded", DENOISE, "train") for _ in range(2))
+    assert first[0] is second[0]  # decoded once
+    checks.check_trained(first, DENOISE, 400)
+    assert "passed over" in first.note and not second.note
+
+
 def test_the_disk_is_looked_at_once(tmp_path, monkeypatch):
     fill(tmp_path, *(f"train/{i}.png" for i in range(5)), "val/a.png")
     looked, find = [], datasets.find
@@ -158,6 +165,15 @@ def test_what_a_task_cannot_use_is_refused(tmp_path):
     assert "depth" in refusal("folder", DEHAZE, "train", tmp_path / "clean")
     fill(tmp_path / "few", "1.png")
     assert "too few pictures" in refusal("folder", DENOISE, "train", tmp_path / "few")
+
+
+def test_the_scale_of_a_task_is_its_own_and_whole(monkeypatch):
+    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", "none", scale=2)
+    monkeypatch.setitem(tasks.TASKS, "mine", mine)
+    assert tasks.get("mine") is tasks.get("mine", 2) is mine
+    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", 2.0)):
+        with pytest.raises(ValueError, match=f"{scale} is not"):
+            tasks.get(name, scale)
 
 
 def test_a_picture_too_small_for_its_crop(tmp_path):

@@ -264,6 +264,8 @@ def test_a_wrong_image_is_refused(wrong, word):
         (lambda: networks.build("ffa-net"), "did you mean 'ffanet'"),
         (lambda: networks.build("edsr"), "scale=2 or 3 or 4"),
         (lambda: networks.build("ffanet", 2), "scale=1"),
+        (lambda: networks.build("ffanet", True), "scale=1"),
+        (lambda: networks.build("edsr", 2.0), "no scale 2.0"),
         (lambda: networks.build("edsr", 2, num_feats=8), "did you mean 'num_feat'"),
         (lambda: networks.options("edsr", "huge"), "huge"),
         (lambda: small("idt").core(torch.rand(1, 3, 64, 65)), "64x65"),
