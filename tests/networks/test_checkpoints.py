@@ -1,6 +1,7 @@
 """Checkpoints: every published layout is read, nothing in a file runs, and what does not fit is explained."""
 
 import argparse
+import os
 import pickle
 import struct
 from collections import OrderedDict
@@ -202,6 +203,7 @@ NO_CHECKPOINT = {  # what stands in its place, and a word of the sentence
     "empty": (lambda path: path.touch(), "empty"),
     "folder": (lambda path: path.mkdir(), "folder"),
     "missing": (lambda path: None, "does not exist"),
+    "pipe": (os.mkfifo, "no regular file"),
     "number": (lambda path: torch.save(3, path), "int"),
     "pickled network": (lambda path: torch.save(edsr(1), path), "Restorer.*state_dict"),
     "no weights": (lambda path: torch.save({"step": 3, "params": {"lr": 0.1}}, path), "step"),
@@ -216,6 +218,20 @@ def test_a_file_that_is_no_checkpoint_is_called_what_it_is(kind, tmp_path):
     with pytest.raises(ValueError, match=f"x.pth .*{word}") as caught:
         networks.load_checkpoint(target, path)
     assert "\n" not in str(caught.value) and same(target, edsr(1))
+
+
+def test_a_file_without_permission(tmp_path, monkeypatch):
+    path, opened = tmp_path / "x.pth", Path.open
+    torch.save(edsr(1).core.state_dict(), path)
+
+    def deny(file, *arguments):
+        if file == path:
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments)
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(ValueError, match="x.pth cannot be read .*Permission denied"):
+        networks.load_checkpoint(edsr(1), path)
 
 
 def test_a_home_folder_that_nobody_has_does_not_exist():
