@@ -251,6 +251,20 @@ def test_a_program_is_called_a_program(export, tmp_path):
         networks.load_checkpoint(edsr(1), path)
 
 
+def test_a_network_of_ones_own_that_needs_data_to_be_built_hides_no_explanation(tmp_path, monkeypatch):
+    class Drawn(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.largest = self.weight.max().item()
+
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Drawn))
+    torch.save(edsr(2, scale=4).core.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"build\('edsr', scale=4"):
+        networks.load_checkpoint(edsr(1), tmp_path / "x.pth")
+    table = networks.table().set_index("network")
+    assert table.macs.notna().tolist() == [True, True, False] and table.loc["mine", "task"] == "own"
+
+
 def with_bias(tensor: torch.Tensor) -> dict:
     return edsr(2).core.state_dict() | {"conv_last.bias": tensor}
 
