@@ -11,6 +11,7 @@ import html
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,8 @@ def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> No
             os.fsync(folder)
             os.close(folder)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written
+            aside.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error.strerror or error}); the file as it was before is unchanged. "
             "Free space or choose another out_dir, then run the same command again."

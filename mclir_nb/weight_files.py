@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 import zipfile
@@ -40,14 +41,19 @@ def read(path: str | Path) -> dict:
     It holds tensors by name, or dictionaries of tensors beside numbers and text.
 
     Raises:
-        ValueError: the file is missing, damaged, a program (TorchScript), asks to run code, or holds no dictionary.
+        ValueError: the file is missing, may not be read, is damaged or a program (TorchScript), asks to run code, or
+            holds no dictionary.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        kind = "is a folder; name the file inside it" if path.is_dir() else "does not exist; check the path"
-        raise ValueError(f"{path} {kind}")
-    with path.open("rb") as file:
-        start = file.read(32)
+    path = Path(os.path.expanduser(path))
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is {'a folder' if os.path.isdir(path) else 'no regular file'}; name the file itself")
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError for a name with a NUL byte
+        raise ValueError(f"{path} cannot be read ({error}); check the path and your right to read it") from error
     tensors_only = start[8:9] == b"{"  # safetensors: the length of a JSON text, then the text
     if not tensors_only:
         _refuse_other_files(path, start)

@@ -23,13 +23,9 @@ from mclir_nb.data.images import read_image, read_size
 
 def default_folder() -> Path | None:
     """$MCLIR_NB_CACHE, else mclir_nb in the user's cache folder; None if it says "off", or without a home folder."""
-    chosen = os.environ.get("MCLIR_NB_CACHE")
-    if chosen:
-        return None if chosen == "off" else Path(chosen).expanduser()
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mclir_nb"
-    except RuntimeError:
-        return None
+    chosen = os.environ.get("MCLIR_NB_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/mclir_nb"
+    place = os.path.expanduser(chosen)
+    return None if chosen == "off" or place.startswith("~") else Path(place)
 
 
 class Cache:
@@ -71,9 +67,10 @@ def choose(pictures: list[Path], memory: int) -> tuple[Cache | None, str]:
     need = sum(height * width * 3 for height, width in map(read_size, some)) * len(pictures) // len(some)
     if need <= memory:
         return None, ""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    # os.path, since up to Python 3.13 Path.is_dir raises where a folder may not be looked into
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.isdir(place))
     free, cache = shutil.disk_usage(there).free, Cache(folder)
-    if need < free / 2 or any(cache.place(file).is_file() for file in some):  # a run before this one had the room
+    if need < free / 2 or any(os.path.isfile(cache.place(file)) for file in some):  # a run before this one had the room
         return cache, ""
     return None, (
         f"Decoded, the training pictures take {need / 1e9:.0f} GB, and {folder} has {free / 1e9:.0f} GB free: each is "

@@ -66,6 +66,7 @@ class Finding:
 
 def _inspect(entries: list[Entry], task: Task, patch_size: int = 1, smallest: int = 1) -> Iterator[Finding]:
     """A finding for every entry, in order; by several processes if there are many."""
+    _picture.cache_clear()  # a file may have been repaired since
     judge = partial(_judge, entries, task, patch_size, smallest)
     workers = 0 if len(entries) <= FEW else worker_count()
     return itertools.chain.from_iterable(load_in_order(judge, range(0, len(entries), CHUNK), workers))
@@ -192,7 +193,7 @@ def check_data(
         raise ValueError("the embedded photographs need no check; their checksums are in data/samples/index.csv.")
     layout = published.get(name)
     if not isinstance(task, Task):
-        task = tasks.get(task or (layout.tasks or ("denoise",))[0])
+        task = tasks.get(task or datasets.fitting_task(name, "denoise"))
     survey = Survey.of(name, task, data_root)
     report = Report(name, layout, survey.place)
     seen: dict[bytes, tuple[str, str]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mimetypes
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def names() -> list[str]:
 
 def fitting_task(dataset: str, task: str) -> str:
     """`task` if the data set has files for it, else the first task that its files are published for."""
-    offered = () if dataset == "embedded" else published.get(dataset).tasks
+    offered = () if dataset in ("embedded", "folder") else published.get(dataset).tasks
     return task if task in offered or not offered else offered[0]
 
 
@@ -68,9 +68,9 @@ def open_set(
         if data_root is not None:
             where = printable(data_root)
             raise ValueError(f"data_root {where} would not be looked at: dataset 'embedded' is here; choose 'folder'.")
-        return embedded(split)
+        return replace(embedded(split))  # a copy, for its note may grow; the decoded pictures are shared
     survey = Survey.of(dataset, task, data_root)
-    seen = trained_on is not None and os.path.realpath(trained_on) == os.path.realpath(survey.place)
+    seen = trained_on is not None and os.path.realpath(os.path.expanduser(trained_on)) == os.path.realpath(survey.place)
     return survey.open(split, alone=not seen)
 
 
@@ -111,7 +111,7 @@ class Survey:
         layout = published.get(dataset)
         if data_root is None:
             raise ValueError(f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}")
-        place = Path(data_root).expanduser()
+        place = Path(os.path.expanduser(data_root))
         try:
             os.scandir(place).close()
         except OSError as error:

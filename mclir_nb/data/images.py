@@ -78,11 +78,8 @@ def read_picture(path: str | Path, upright: bool = False) -> Picture:
         with suppress(Exception):  # a damaged EXIF block says nothing; the pixels are what counts
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         orientation = orientation if orientation in range(1, 9) else 1
-        profile = image.info.get("icc_profile")
-        if image.mode in ("CMYK", "LAB", "YCbCr") or not isinstance(profile, bytes):
-            profile = None
         values = _turned(values, orientation) if upright else values
-        return Picture(np.ascontiguousarray(np.atleast_3d(values)), profile, orientation)
+        return Picture(np.ascontiguousarray(np.atleast_3d(values)), colour_profile(image), orientation)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -129,6 +126,12 @@ def _reason(error: Exception, path: Path) -> str:
         return str(error)
     detail = " ".join(str(error).split()).rstrip(".") or "no details"
     return f"it is damaged ({type(error).__name__}: {detail}); copy it again, or remove it"
+
+
+def colour_profile(image: Image.Image) -> bytes | None:
+    """The ICC profile, where it describes RGB or grey values, as `pixels` gives them."""
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and image.mode not in ("CMYK", "LAB", "YCbCr") else None
 
 
 def pixels(image: Image.Image) -> np.ndarray:

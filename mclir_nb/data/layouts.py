@@ -111,16 +111,25 @@ class Found:
 
 
 def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | None:
-    """The first packing with at least one complete pair; else the first with any file; else None."""
+    """The first packing with at least one complete pair; else the first with any file; else None.
+
+    Raises: ValueError for a folder that may not be looked into.
+    """
     broken = None
-    for packing in packings:
-        if packing.scales and scale not in packing.scales:
-            continue
-        for top in _tops(packing.top, root):
-            found = _scan(packing, top, scale)
-            if found.entries:
-                return found
-            broken = broken or (found if found.unpaired else None)
+    try:
+        for packing in packings:
+            if packing.scales and scale not in packing.scales:
+                continue
+            for top in _tops(packing.top, root):
+                found = _scan(packing, top, scale)
+                if found.entries:
+                    return found
+                broken = broken or (found if found.unpaired else None)
+    except PermissionError as error:
+        raise ValueError(
+            f"{printable(error.filename)} cannot be looked at: permission denied; give yourself the right to read it "
+            f"and the folders on the way (chmod -R u+rX {printable(root)}), or copy the data set."
+        ) from error
     return broken
 
 
@@ -240,14 +249,8 @@ def _matching(place: Path, parts: list[str], key: Key = ()) -> Iterator[tuple[Ke
 
 def _items(place: Path) -> list[os.DirEntry]:
     """What a folder holds, by name."""
-    try:
-        with os.scandir(place) as found:
-            return sorted(found, key=lambda item: item.name)
-    except PermissionError as error:
-        raise ValueError(
-            f"the folder {printable(place)} cannot be listed: permission denied; give yourself the right to read it "
-            "and what it holds (chmod -R u+rX), or copy the data set."
-        ) from error
+    with os.scandir(place) as found:
+        return sorted(found, key=lambda item: item.name)
 
 
 def _text(name: str) -> str:

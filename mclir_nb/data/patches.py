@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -162,5 +161,5 @@ class Benchmark:
 
 def _centre(length: int, side: int | None, scale: int) -> slice:
     size = (length if side is None else min(side, length)) // scale * scale
-    start = math.floor((length - size) / 2 / scale) * scale
+    start = (length - size) // (2 * scale) * scale
     return slice(start, start + size)

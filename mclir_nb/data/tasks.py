@@ -83,17 +83,17 @@ def names() -> list[str]:
 def get(name: str, scale: int | None = None) -> Task:
     """The task called `name`, one of `names()`.
 
-    `scale` is 2, 3 or 4 for "sr" (None: 4, the paper's most reported factor), 1 or None otherwise. Raises: ValueError
-    naming what is accepted.
+    `scale` is 2, 3 or 4 for "sr" (None: 4, the paper's most reported factor), that of the task or None otherwise.
+    Raises: ValueError naming what is accepted.
     """
     check_choice("task", name, TASKS)
     task = TASKS[name]
     if name != "sr":
-        if scale not in (None, 1):
-            raise ValueError(f"task {name!r} keeps the image size: scale {scale} is not possible; leave it out.")
+        if scale is not None and (type(scale) is not int or scale != task.scale):
+            raise ValueError(f"task {name!r} has scale {task.scale}: scale {scale} is not possible; leave it out.")
         return task
     scale = 4 if scale is None else scale
-    if scale not in SCALES:
+    if type(scale) is not int or scale not in SCALES:
         raise ValueError(f"super-resolution by {scale} is not supported; use scale 2, 3 or 4.")
     # MATLAB's widened cubic reads 2*scale pixels to each side of an lq pixel's centre
     return Task("sr", partial(_bicubic, scale=scale), task.network, task.protocol, task.benchmark, scale, 3 * scale)

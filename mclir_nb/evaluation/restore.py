@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch.nn import functional
 from mclir_nb import files
 from mclir_nb.data import images
 from mclir_nb.evaluation import tiles
+from mclir_nb.networks import check_finite
 
 MARGIN = 16  # lq pixels around somebody's picture, a multiple of every network's window
+ROUNDING = 1e-4  # how far floating point values may leave [0, 1]
 
 
 def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: bool = False, quiet: bool = True):
@@ -27,7 +30,7 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
         image: one of
             a tensor (3,H,W) or (1,3,H,W), floating point in [0,1] or uint8;
             an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or floating point in [0,1];
-            a PIL image (one that is neither grey nor RGB comes back as RGB).
+            a PIL image (one that is neither grey nor RGB comes back as RGB; the profile of CMYK is left out).
             Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
             bilinearly where the network enlarges.
         tile, ensemble, quiet: as in `tiles.run`.
@@ -42,7 +45,8 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
         return _array(network, image, options)
     if isinstance(image, Image.Image):
         restored = Image.fromarray(_array(network, images.pixels(image), options))
-        restored.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+        if profile := images.colour_profile(image):
+            restored.info["icc_profile"] = profile
         return restored
     hint = "; for a file use restore_file" if isinstance(image, (str, Path)) else ""
     raise ValueError(f"cannot restore a {type(image).__name__}; give a tensor, an array or a PIL image{hint}.")
@@ -69,9 +73,9 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
         ValueError: the file cannot be read or `out` cannot be used.
         OSError: it cannot be written.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     picture = images.read_picture(path, upright=True)
-    out = path.parent if out is None else Path(out).expanduser()
+    out = path.parent if out is None else Path(os.path.expanduser(out))
     if not out.is_dir():
         if out.exists():
             raise ValueError(f"{out} exists and is never overwritten; choose another name.")
@@ -93,9 +97,11 @@ def _restored(network: nn.Module, lq: Tensor, options: dict) -> Tensor:
     """`tiles.run` on the picture with a mirrored margin, cut off again: what a network pads shows at no border."""
     down, across = (min(MARGIN, side - 1) for side in lq.shape[2:])
     wide = functional.pad(lq, (across, across, down, down), "reflect")
-    scale = tiles.scale_of(network)
+    tile, scale = tiles.checked(options["tile"]), tiles.scale_of(network)
+    if max(lq.shape[2:]) <= tile:
+        tile += tiles.ALIGN  # the margin alone cuts no picture
     inner = (slice(side * scale, -side * scale or None) for side in (down, across))
-    return tiles.run(network, wide, **options)[(..., *inner)]
+    return tiles.run(network, wide, **options | {"tile": tile})[(..., *inner)]
 
 
 def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
@@ -107,8 +113,7 @@ def _tensor(network: nn.Module, image: Tensor, options: dict) -> Tensor:
     values = image.detach().cpu().float().reshape(1, *shape[-3:])
     if image.dtype == torch.uint8:
         values = values / 255
-    _check_range(values)
-    restored = _restored(network, values, options)
+    restored = _restored(network, _in_range(values), options)
     restored = restored.reshape(*shape[:-2], *restored.shape[-2:])
     if image.dtype == torch.uint8:
         return (restored * 255 + 0.5).to(torch.uint8).to(image.device)
@@ -123,7 +128,7 @@ def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
         raise ValueError(f"an array of {image.dtype} is not accepted; use uint8, uint16 or floats in [0,1].")
     top = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
     layers = torch.from_numpy(np.array(np.atleast_3d(image), np.float32)).permute(2, 0, 1)[None].div_(top)
-    _check_range(layers)
+    layers = _in_range(layers)
     colours = layers.shape[1] - (layers.shape[1] in (2, 4))
     restored = _restored(network, layers[:, :colours].expand(1, 3, -1, -1), options)
     parts = [restored if colours == 3 else restored.mean(1, keepdim=True)]
@@ -136,12 +141,13 @@ def _array(network: nn.Module, image: np.ndarray, options: dict) -> np.ndarray:
     return array.reshape(*array.shape[:2], *image.shape[2:])
 
 
-def _check_range(values: Tensor) -> None:
-    if not torch.isfinite(values).all():
-        raise ValueError("the picture holds NaN or infinite values; repair it first.")
+def _in_range(values: Tensor) -> Tensor:
+    """The values without what rounding left outside [0, 1]. Raises: ValueError for values beyond that."""
+    check_finite(values)
     low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(f"the picture's values run from {low:g} to {high:g}; floating point must be in [0, 1].")
+    return values if low >= 0 and high <= 1 else values.clamp(0, 1)
 
 
 def _new_file(original: Path, out: Path) -> Path:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mclir_nb.method import precision
+from mclir_nb.networks import check_finite
 from mclir_nb.progress import Progress
 
 TILE = 1280  # lq pixels: GoPro's 1280x720 is one tile
@@ -48,8 +49,9 @@ def run(
         (1,3,H*scale,W*scale) float32 on the CPU, clamped to [0,1].
 
     Raises:
-        ValueError: an impossible tile, a tile that does not fit into memory, or an output that is not finite.
+        ValueError: an impossible tile, a tile that does not fit into memory, or an image or output that is not finite.
     """
+    check_finite(lq)
     height, width = lq.shape[2:]
     rows, columns = (max(0, SMALLEST_IMAGE - side) for side in (height, width))
     lq = functional.pad(lq, (0, columns, 0, rows), "replicate") if rows or columns else lq
@@ -132,11 +134,15 @@ def _piece(network: nn.Module, lq: Tensor, device: torch.device) -> Tensor:
     try:
         with torch.inference_mode():
             return network(lq.to(device)).float().cpu()
-    except torch.OutOfMemoryError as error:
-        smaller = max(SMALLEST_TILE, max(lq.shape[2:]) // 2 // ALIGN * ALIGN)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        side = max(lq.shape[2:])
+        smaller = max(SMALLEST_TILE, side // 2 // ALIGN * ALIGN)
+        advice = [f"give a smaller tile (tile={smaller})"] if smaller + ALIGN <= side else []
+        advice += ["free some memory" if device.type == "cpu" else "use the CPU"]
         raise ValueError(
-            f"{device} has too little memory for {lq.shape[3]}x{lq.shape[2]} pixels at once; give a smaller tile "
-            f"(tile={smaller}), or use the CPU."
+            f"{device} has too little memory for {lq.shape[3]}x{lq.shape[2]} pixels at once; {', or '.join(advice)}."
         ) from error
 
 

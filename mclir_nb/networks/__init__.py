@@ -8,7 +8,9 @@ own from a notebook, `NETWORKS["mine"] = own(MyClass)` is enough.
 
 import copy
 import inspect
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -147,7 +149,7 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         ValueError: an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
-    if scale not in network.scales:
+    if type(scale) is not int or scale not in network.scales:
         raise ValueError(f"{name} has no scale {scale}; build it with scale={' or '.join(map(str, network.scales))}")
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
@@ -159,15 +161,18 @@ def table() -> pd.DataFrame:
     """All networks at paper size: network | year | task | scale | parameters | macs | reference.
 
     `macs` are multiply-accumulates of convolutions and matrix products for one restored image of 256x256 pixels (at
-    scale 4 for super-resolution), counted while the network runs without data, not quoted.
+    scale 4 for super-resolution), counted while the network runs without data, not quoted. Both counts are missing for
+    a network of your own that needs data.
     """
     rows = []
     for name, network in NETWORKS.items():
         scale = network.scales[-1]
-        with torch.device("meta"):
-            restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
+        counts = {"parameters": math.nan, "macs": math.nan}
+        with suppress(Exception):  # the meta device has no numbers, which a constructor of the reader's own may ask for
+            with torch.device("meta"):
+                restorer, lq = build(name, scale).eval(), torch.empty(1, 3, 256 // scale, 256 // scale)
+            counts = {"parameters": sum(p.numel() for p in restorer.parameters()), "macs": count_macs(restorer, lq)}
         row = {"network": name, "year": network.year, "task": network.task, "scale": scale}
-        counts = {"parameters": sum(p.numel() for p in restorer.parameters()), "macs": count_macs(restorer, lq)}
         rows.append(row | counts | {"reference": network.reference})
     return pd.DataFrame(rows)
 
@@ -206,14 +211,18 @@ def load_checkpoint(
 
 
 def _known() -> list[tuple[str, checkpoints.Shapes]]:
-    """Every network, scale and size: how to build it, and the names and shapes of its tensors."""
+    """Every network, scale and size: how to build it, and the names and shapes of its tensors.
+
+    A network of the reader's own that cannot be built without data is passed over.
+    """
     listing = []
     for name, network in NETWORKS.items():
         for scale in network.scales:
             for size in ("paper", "demo", "tiny"):
                 call = f"build({name!r}" + (f", scale={scale}" if scale > 1 else "")
                 call += ")" if size == "paper" else f", **options({name!r}, {size!r}))"
-                listing.append((call, _shapes(name, scale, options(name, size))))
+                with suppress(Exception):
+                    listing.append((call, _shapes(name, scale, options(name, size))))
     return listing
 
 

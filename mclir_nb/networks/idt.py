@@ -23,7 +23,16 @@ Shape story, for the paper's embed_dim 32; blocks see maps channels last, (B, H,
 import torch
 from torch import nn
 
-from mclir_nb.networks.layers import DropPath, attention, from_windows, named, reflect_pad, split_heads, to_windows
+from mclir_nb.networks.layers import (
+    DropPath,
+    attention,
+    from_windows,
+    named,
+    reflect_pad,
+    relative_offsets,
+    split_heads,
+    to_windows,
+)
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
@@ -70,11 +79,8 @@ class WindowAttention(nn.Module):
         """(heads, N, N) from the table; offsets beyond k_bound share its last entry."""
         last = self.k_bound - 1
         table = self.relative_position_bias_table.unflatten(0, (2 * last + 1, 2 * last + 1))
-        along = torch.arange(self.size, device=table.device)
-        offset = (along[:, None] - along).clamp(-last, last) + last
-        pairs = table[offset[:, None, :, None], offset[None, :, None, :]]
-        # pairs[i, j, k, l] is the bias from token (i, j) to token (k, l): offset (i - k, j - l)
-        return pairs.permute(4, 0, 1, 2, 3).reshape(self.num_heads, self.size**2, self.size**2)
+        rows, columns = (offset.clamp(-last, last) + last for offset in relative_offsets(self.size, table.device))
+        return table[rows, columns].permute(2, 0, 1)
 
 
 class LeFF(nn.Module):
@@ -124,11 +130,9 @@ class SpatialTransformerLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        batch, height, width, channels = x.shape
-        win = CROSS_WINDOW
-        grid = x.reshape(batch, height // win, win, width // win, win, channels)
-        windows = grid.permute(0, 5, 1, 3, 2, 4).reshape(batch * channels, -1, win**2)
-        out = self.attn(windows).reshape(batch, channels, -1).transpose(1, 2)
+        batch, channels = len(x), x.shape[-1]
+        windows = to_windows(x, CROSS_WINDOW).unflatten(0, (batch, -1)).permute(0, 3, 1, 2)  # (B, C, windows, 64)
+        out = self.attn(windows.flatten(0, 1).contiguous()).reshape(batch, channels, -1).transpose(1, 2)
         # Official quirk: windows are not folded back; 64 pixels of a window are added to 64 pixels in a row.
         x = x + self.drop_path(out.reshape(x.shape))
         return x + self.drop_path(self.mlp(self.norm2(x)))

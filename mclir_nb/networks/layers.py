@@ -1,4 +1,4 @@
-"""What several networks share: official names, windows and the attention in them, borders, upsampling, drop path."""
+"""What several networks share: official names, norm, windows and attention in them, borders, upsampling, drop path."""
 
 from collections import OrderedDict
 
@@ -13,6 +13,13 @@ WINDOWS_AT_ONCE = 2**15  # times heads; bounds the memory of large images, and C
 def named(**modules: nn.Module) -> nn.Sequential:
     """Modules in a row under the names that they have in the official state_dict."""
     return nn.Sequential(OrderedDict(modules))
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation of each pixel over its channels, (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
@@ -39,9 +46,9 @@ def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tens
     return x
 
 
-def relative_offsets(window: int) -> tuple[Tensor, Tensor]:
+def relative_offsets(window: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Offsets in rows and in columns between every two tokens of a window, each (N, N)."""
-    along = torch.arange(window)
+    along = torch.arange(window, device=device)
     rows, columns = along.repeat_interleave(window), along.repeat(window)
     return rows[:, None] - rows, columns[:, None] - columns
 

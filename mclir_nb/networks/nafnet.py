@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mclir_nb.networks.layers import LayerNorm2d
+
 GOPRO = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "dec_blk_nums": [1, 1, 1, 1]}
 SIZES = {
     "32": {"width": 32, **GOPRO},
@@ -24,13 +26,6 @@ SIZES = {
     "demo": {"width": 16, "middle_blk_num": 1, "enc_blk_nums": [1, 1, 1], "dec_blk_nums": [1, 1, 1]},
     "tiny": {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
 }
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation of each pixel over its channels, (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def box_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.layers import named
+from mclir_nb.networks.layers import LayerNorm2d, named
 
 _SHALLOW = dict(num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
 SIZES: dict[str, dict] = {
@@ -43,28 +43,6 @@ def restore(core: "PromptIR", lq: Tensor) -> Tensor:
     height, width = lq.shape[-2:]
     lq = F.pad(lq, (0, -width % 8, 0, -height % 8), "reflect")
     return core(lq)[..., :height, :width]
-
-
-class BiasFreeNorm(nn.Module):
-    """LayerNorm over the last axis that divides by the deviation without subtracting the mean."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x.var(-1, keepdim=True, unbiased=False) + 1e-5).rsqrt() * self.weight
-
-
-class LayerNorm(nn.Module):
-    """Normalisation of each pixel over its channels, "WithBias" or "BiasFree"."""
-
-    def __init__(self, dim: int, LayerNorm_type: str):
-        super().__init__()
-        self.body = BiasFreeNorm(dim) if LayerNorm_type == "BiasFree" else nn.LayerNorm(dim)  # eps 1e-5
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
@@ -109,11 +87,11 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Channel attention and feed-forward, both pre-normalised residual branches: (B, C, H, W) -> same."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_expansion_factor: float, bias: bool, LayerNorm_type: str):
+    def __init__(self, dim: int, num_heads: int, ffn_expansion_factor: float, bias: bool):
         super().__init__()
-        self.norm1 = LayerNorm(dim, LayerNorm_type)
+        self.norm1 = named(body=LayerNorm2d(dim))
         self.attn = Attention(dim, num_heads, bias)
-        self.norm2 = LayerNorm(dim, LayerNorm_type)
+        self.norm2 = named(body=LayerNorm2d(dim))
         self.ffn = FeedForward(dim, ffn_expansion_factor, bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +142,7 @@ class PromptIR(nn.Module):
         heads: list[int] | tuple[int, ...] = (1, 2, 4, 8),  # of levels 1 to 4
         ffn_expansion_factor: float = 2.66,  # hidden width of the feed-forward parts per channel, rounded down
         bias: bool = False,  # of convolutions inside the blocks and of 1x1 convolutions
-        LayerNorm_type: str = "WithBias",  # or "BiasFree"
+        LayerNorm_type: str = "WithBias",  # the only one
         decoder: bool = False,  # whether the prompts exist; False is the official default, and cannot run
         *,
         # Constants officially, which binds `dim` to 48; arguments here for small members.
@@ -173,12 +151,14 @@ class PromptIR(nn.Module):
         prompt_len: int = 5,  # how many there are to mix
     ):
         super().__init__()
+        if LayerNorm_type != "WithBias":
+            raise ValueError(f"LayerNorm_type {LayerNorm_type!r} is not supported; use 'WithBias'")
 
         def blocks(channels: int, level: int, count: int) -> nn.Sequential:
             return nn.Sequential(*[block(channels, level) for _ in range(count)])
 
         def block(channels: int, level: int) -> TransformerBlock:
-            return TransformerBlock(channels, heads[level - 1], ffn_expansion_factor, bias, LayerNorm_type)
+            return TransformerBlock(channels, heads[level - 1], ffn_expansion_factor, bias)
 
         def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, 1, bias=bias)

@@ -84,7 +84,7 @@ def explain_out_of_memory(recipe: Recipe) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:
         causes = (error, error.__cause__)  # tiles of validation have a sentence of their own
-        on_cpu = "DefaultCPUAllocator" in str(error)
+        on_cpu = any("DefaultCPUAllocator" in str(cause) for cause in causes)
         if not (on_cpu or any(isinstance(cause, torch.OutOfMemoryError | MemoryError) for cause in causes)):
             raise
         raise OutOfMemory(

@@ -153,7 +153,7 @@ def build_network(recipe: Recipe) -> networks.Restorer:
     return networks.build(recipe.network, recipe.scale, **networks.options(recipe.network, recipe.network_size))
 
 
-def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) -> tuple[str | None, str | None]:
+def where_data_lie(place: str | Path, recipe: Recipe, benchmark: str, data_root=None) -> tuple[str | None, str | None]:
     """Where a run's network is to be scored, and the folder of own pictures it has learnt from, as it is called now.
 
     A folder that was moved is known by its content: of the pictures in it only those held out are scored.
@@ -170,6 +170,7 @@ def where_data_lie(place: Path, recipe: Recipe, benchmark: str, data_root=None) 
         return data_root, learnt_from
     if data_root is None or recipe.data_root is None:
         return data_root or recipe.data_root, learnt_from
+    place = Path(os.path.expanduser(place))
     folder = place if place.is_dir() else place.parent
     kept = files.read_json(folder / "provenance.json").get("content", {}).get("train")
     sets = datasets.open_splits(benchmark, tasks.get(recipe.task, recipe.scale), data_root)

@@ -65,6 +65,21 @@ def test_without_permission_or_the_file_all_is_as_without_a_cache(tmp_path):
             Cache(tmp_path / "cache").read(path)
 
 
+def test_a_folder_that_may_not_be_looked_into_is_as_without_a_cache(tmp_path, monkeypatch):
+    locked, stat = tmp_path / "locked", os.stat
+
+    def deny(path, *arguments, **options):
+        if str(path).startswith(f"{locked}/"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    locked.mkdir()
+    monkeypatch.setenv("MCLIR_NB_CACHE", str(locked / "cache"))
+    monkeypatch.setattr(os, "stat", deny)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    assert cache.choose([write(tmp_path / "a.png")], memory=0)[0] is None
+
+
 def test_only_training_sets_too_large_for_memory_are_cached(tmp_path, monkeypatch):
     for i in range(20):
         write(tmp_path / f"pairs/lq/{i}.png", seed=i)
@@ -100,4 +115,6 @@ def test_without_a_home_folder_nothing_is_cached(monkeypatch):
     for name in ("MCLIR_NB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user that nobody knows
+    assert cache.default_folder() is None
+    monkeypatch.setenv("MCLIR_NB_CACHE", "~no-such-user/cache")
     assert cache.default_folder() is None

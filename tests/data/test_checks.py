@@ -139,6 +139,21 @@ def test_before_a_run_every_picture_to_be_scored_is_read(album):
     checks.check_scored(test, DERAIN, smallest=1)
 
 
+def test_a_repaired_picture_is_read_again(tmp_path):
+    gt, lq = (write(tmp_path / f"test/{side}/1.png", (32, 40)) for side in ("gt", "lq"))
+    test = datasets.open_set("folder", DERAIN, "test", tmp_path)
+    with pytest.raises(ValueError, match="same picture"):
+        checks.check_scored(test, DERAIN)
+    write(lq, (32, 40), 1)
+    checks.check_scored(test, DERAIN)
+
+
+def test_clean_photographs_of_ones_own_are_in_order(tmp_path):
+    for i in range(12):
+        write(tmp_path / f"{i}.png", (32, 40), i)
+    assert checked(tmp_path, task=None).ok
+
+
 def test_another_exif_orientation_on_one_side_is_named_and_trains(album):
     tag = Image.Exif()
     tag[0x0112] = 6

@@ -8,7 +8,7 @@ import torch
 from golden import SHARED, needs_data
 from pictures import fill, noise, pairs, write
 
-from mclir_nb.data import datasets, published, tasks
+from mclir_nb.data import checks, datasets, published, tasks
 from mclir_nb.data.patches import Benchmark
 
 DEHAZE, DERAIN, DEBLUR, DENOISE = (tasks.get(name) for name in ("dehaze", "derain", "deblur", "denoise"))
@@ -97,7 +97,7 @@ def test_the_all_in_one_mixture_degrades_each_part_in_its_own_way(tmp_path):
     assert errors[0] < errors[1] < errors[2] and 12 < errors[0] < 16
 
 
-def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
+def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path, monkeypatch):
     pairs(tmp_path, *(f"lq/{i:02}.png" for i in range(30)), gt=lambda n: n.replace("lq", "gt"))
     splits = datasets.open_splits("folder", DERAIN, tmp_path)
     assert [len(splits[split]) for split in datasets.SPLITS] == [24, 3, 3]
@@ -105,14 +105,23 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path):
     assert "24 of the 30" in splits["train"].note and "3 of the 30" in splits["test"].note
     test = datasets.open_set("folder", DERAIN, "test", tmp_path)
     assert len(test) == 30 and "30 pairs" in test.note and str(tmp_path) in test.note
-    unseen = datasets.open_set("folder", DERAIN, "test", tmp_path, trained_on=tmp_path / "." / "lq" / "..")
-    assert unseen.entries == splits["test"].entries
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for same in (tmp_path / "." / "lq" / "..", f"~/{tmp_path.name}"):
+        unseen = datasets.open_set("folder", DERAIN, "test", tmp_path, trained_on=same)
+        assert unseen.entries == splits["test"].entries
 
 
 def test_what_is_passed_over_is_said(tmp_path):
     fill(tmp_path, *(f"{i}.png" for i in range(5)), "more/a.png", "more/b.jpg", "c.gif")
     note = datasets.open_set("folder", DENOISE, "test", tmp_path).note
     assert "5 pictures" in note and "3 of the pictures below it" in note and "c.gif" in note
+
+
+def test_what_a_run_says_of_the_photographs_that_come_along_is_not_said_to_the_next():
+    first, second = (datasets.open_set("embedded", DENOISE, "train") for _ in range(2))
+    assert first[0] is second[0]  # decoded once
+    checks.check_trained(first, DENOISE, 400)
+    assert "passed over" in first.note and not second.note
 
 
 def test_the_disk_is_looked_at_once(tmp_path, monkeypatch):
@@ -143,7 +152,7 @@ def test_wrong_names_and_roots(tmp_path):
     assert "data_root" in refusal("reside-its", DEHAZE, "train", None)
     assert str(tmp_path) in refusal("embedded", DEHAZE, "test", tmp_path)  # it would be passed over
     (tmp_path / "file").touch()
-    for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file"):
+    for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file", "~no-such-user/photos"):
         text = refusal("reside-its", DEHAZE, "train", root)
         assert str(root) in text and published.RESIDE in text  # and the tree that is expected:
         assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text
@@ -156,6 +165,15 @@ def test_what_a_task_cannot_use_is_refused(tmp_path):
     assert "depth" in refusal("folder", DEHAZE, "train", tmp_path / "clean")
     fill(tmp_path / "few", "1.png")
     assert "too few pictures" in refusal("folder", DENOISE, "train", tmp_path / "few")
+
+
+def test_the_scale_of_a_task_is_its_own_and_whole(monkeypatch):
+    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", "none", scale=2)
+    monkeypatch.setitem(tasks.TASKS, "mine", mine)
+    assert tasks.get("mine") is tasks.get("mine", 2) is mine
+    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", 2.0)):
+        with pytest.raises(ValueError, match=f"{scale} is not"):
+            tasks.get(name, scale)
 
 
 def test_a_picture_too_small_for_its_crop(tmp_path):

@@ -103,7 +103,9 @@ def test_every_public_set_describes_itself():
         text = datasets.tree(layout, task_of(name))
         assert layout.where in text and "{" not in text and "|" not in text
     assert list(published.table().index) == list(published.LAYOUTS)
-    for dataset, asked, given in (("rain200l", "deblur", "derain"), ("bsds500", "deblur", "deblur")):
+    fitting = [("rain200l", "deblur", "derain"), ("bsds500", "deblur", "deblur")]
+    fitting += [(dataset, "mine", "mine") for dataset in ("folder", "embedded")]
+    for dataset, asked, given in fitting:
         assert datasets.fitting_task(dataset, asked) == given
 
 

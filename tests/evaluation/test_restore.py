@@ -49,6 +49,13 @@ def test_pil_images_come_back_as_pil_images(mode):
     assert np.array_equal(np.asarray(restored), np.asarray(wanted))
 
 
+def test_a_profile_comes_back_with_the_colours_that_it_describes():
+    for mode, kept in (("RGB", True), ("L", True), ("CMYK", False)):
+        picture = Image.fromarray(BYTES[:, :, :3]).convert(mode)
+        picture.info["icc_profile"] = b"a profile"
+        assert ("icc_profile" in restore.restore(Same(), picture).info) == kept
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8])
 @pytest.mark.parametrize("shape", [(3, 18, 20), (1, 3, 18, 20)])
 def test_tensors_come_back_as_they_were(shape, dtype):
@@ -67,6 +74,25 @@ def test_what_a_network_pads_shows_at_no_border(size):
     torch.testing.assert_close(restore.restore(mean, grey), grey)
 
 
+def test_the_margin_alone_cuts_no_picture():
+    class Seeing(Same):
+        def forward(self, lq):
+            seen.append(tuple(lq.shape[2:]))
+            return super().forward(lq)
+
+    for height, wanted in ((256, [(288, 282)]), (257, [(256, 256), (256, 154), (161, 256), (161, 154)])):
+        seen = []
+        restore.restore(Seeing(), torch.rand(3, height, 250), tile=256)
+        assert seen == wanted
+
+
+def test_values_that_rounding_left_outside_are_taken_for_what_they_are():
+    ramp = torch.linspace(-1e-5, 1 + 1e-5, 400).reshape(1, 20, 20).repeat(3, 1, 1)
+    for image in (ramp, ramp.permute(1, 2, 0).numpy()):
+        restored = torch.as_tensor(restore.restore(Same(), image))
+        assert restored.min() == 0 and restored.max() == 1 and ramp.max() > 1
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
@@ -76,6 +102,7 @@ def test_what_a_network_pads_shows_at_no_border(size):
         (torch.rand(1, 9, 9), "1, 9, 9"),
         (torch.zeros(3, 9, 9, dtype=torch.int64), "int64"),
         (torch.full((3, 9, 9), 255.0), "255"),
+        (torch.full((3, 9, 9), 1.001), "1.001"),
         (np.zeros((9, 9, 5), np.uint8), "9, 9, 5"),
         (np.zeros((0, 9, 3), np.uint8), "0, 9, 3"),
         (np.zeros((9, 9), np.int32), "int32"),
@@ -122,6 +149,9 @@ def test_a_name_or_a_folder_can_be_given(tmp_path):
     for out in ("b.png", "b.jpg", "no/b.png"):  # there already, no PNG, no such folder
         with pytest.raises(ValueError, match=str(tmp_path)):
             restore.restore_file(Same(), tmp_path / "a.png", tmp_path / out)
+    for path, out in (("~no-such-user/a.png", None), (tmp_path / "a.png", "~no-such-user/out")):
+        with pytest.raises(ValueError, match="~no-such-user"):
+            restore.restore_file(Same(), path, out)
 
 
 def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):

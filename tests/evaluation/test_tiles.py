@@ -109,10 +109,17 @@ def test_damaged_weights_are_noticed_and_the_mode_is_put_back():
     assert network.training
 
 
-def test_out_of_memory_names_a_smaller_tile():
+def test_a_damaged_image_is_not_blamed_on_the_weights():
+    with pytest.raises(ValueError, match="image"):
+        tiles.run(Local(), photo(20, 20) / 0)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator")])
+def test_out_of_memory_names_a_smaller_tile_if_there_is_one(error):
     class Greedy(nn.Module):
         def forward(self, lq):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
 
-    with pytest.raises(ValueError, match="tile=448"):
-        tiles.run(Greedy(), photo(400, 900))
+    for size, advice in (((400, 900), "tile=448"), ((300, 320), "tile=256"), ((256, 288), "at once; free some memory")):
+        with pytest.raises(ValueError, match=advice):
+            tiles.run(Greedy(), photo(*size))

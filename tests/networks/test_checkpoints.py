@@ -1,6 +1,7 @@
 """Checkpoints: every published layout is read, nothing in a file runs, and what does not fit is explained."""
 
 import argparse
+import os
 import pickle
 import struct
 from collections import OrderedDict
@@ -202,6 +203,7 @@ NO_CHECKPOINT = {  # what stands in its place, and a word of the sentence
     "empty": (lambda path: path.touch(), "empty"),
     "folder": (lambda path: path.mkdir(), "folder"),
     "missing": (lambda path: None, "does not exist"),
+    "pipe": (os.mkfifo, "no regular file"),
     "number": (lambda path: torch.save(3, path), "int"),
     "pickled network": (lambda path: torch.save(edsr(1), path), "Restorer.*state_dict"),
     "no weights": (lambda path: torch.save({"step": 3, "params": {"lr": 0.1}}, path), "step"),
@@ -218,6 +220,25 @@ def test_a_file_that_is_no_checkpoint_is_called_what_it_is(kind, tmp_path):
     assert "\n" not in str(caught.value) and same(target, edsr(1))
 
 
+def test_a_file_without_permission(tmp_path, monkeypatch):
+    path, opened = tmp_path / "x.pth", Path.open
+    torch.save(edsr(1).core.state_dict(), path)
+
+    def deny(file, *arguments):
+        if file == path:
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments)
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(ValueError, match="x.pth cannot be read .*Permission denied"):
+        networks.load_checkpoint(edsr(1), path)
+
+
+def test_a_home_folder_that_nobody_has_does_not_exist():
+    with pytest.raises(ValueError, match="~no-such-user/x.pth does not exist"):
+        networks.load_checkpoint(edsr(1), "~no-such-user/x.pth")
+
+
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize("export", [False, True])
 def test_a_program_is_called_a_program(export, tmp_path):
@@ -228,6 +249,20 @@ def test_a_program_is_called_a_program(export, tmp_path):
         torch.jit.trace(core, lq).save(path)
     with pytest.raises(ValueError, match="x.pt2 is a program.*state_dict"):
         networks.load_checkpoint(edsr(1), path)
+
+
+def test_a_network_of_ones_own_that_needs_data_to_be_built_hides_no_explanation(tmp_path, monkeypatch):
+    class Drawn(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.largest = self.weight.max().item()
+
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Drawn))
+    torch.save(edsr(2, scale=4).core.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"build\('edsr', scale=4"):
+        networks.load_checkpoint(edsr(1), tmp_path / "x.pth")
+    table = networks.table().set_index("network")
+    assert table.macs.notna().tolist() == [True, True, False] and table.loc["mine", "task"] == "own"
 
 
 def with_bias(tensor: torch.Tensor) -> dict:

@@ -9,10 +9,10 @@ from mclir_nb.networks import idt
 from mclir_nb.networks.idt import IDT, SIZES, restore
 
 
-def build(size: str = "tiny", seed: int = 0, device: str = "cpu", **options) -> IDT:
-    torch.manual_seed(seed)
+def build(size: str, device: str = "cpu") -> IDT:
+    torch.manual_seed(0)
     with torch.device(device):
-        return IDT(**{**SIZES[size], **options})
+        return IDT(**SIZES[size])
 
 
 @needs_shared

@@ -168,6 +168,12 @@ def test_the_gradient_reaches_every_parameter(name):
     assert [k for k in silent if not re.fullmatch(UNUSED.get(name, ""), k)] == []
 
 
+def test_a_black_image_has_finite_gradients():
+    core = promptir.PromptIR(**promptir.SIZES["tiny"])  # fresh: all features are 0, and so are the lengths of q and k
+    core(torch.zeros(1, 3, 16, 16)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in core.parameters())
+
+
 def test_bfloat16_autocast_stays_close_and_trains(member):
     lq = torch.rand(1, 3, 24, 24)
     with torch.autocast("cpu", torch.bfloat16):
@@ -264,6 +270,8 @@ def test_a_wrong_image_is_refused(wrong, word):
         (lambda: networks.build("ffa-net"), "did you mean 'ffanet'"),
         (lambda: networks.build("edsr"), "scale=2 or 3 or 4"),
         (lambda: networks.build("ffanet", 2), "scale=1"),
+        (lambda: networks.build("ffanet", True), "scale=1"),
+        (lambda: networks.build("edsr", 2.0), "no scale 2.0"),
         (lambda: networks.build("edsr", 2, num_feats=8), "did you mean 'num_feat'"),
         (lambda: networks.options("edsr", "huge"), "huge"),
         (lambda: small("idt").core(torch.rand(1, 3, 64, 65)), "64x65"),
@@ -286,6 +294,7 @@ def test_a_wrong_request_is_refused(call, word):
         ("ffanet", {"dim": 20}, "dim"),
         ("nafnet", {"dec_blk_nums": [1]}, "levels"),
         ("promptir", {"heads": [3, 2, 4, 8]}, "3 heads"),
+        ("promptir", {"LayerNorm_type": "biasfree"}, "LayerNorm_type 'biasfree'"),
         ("idt", {"depths": [2, 2]}, "nine"),
         ("idt", {"depths": [1, 1, 1, 1, 1, 2, 2, 2, 2]}, "depths"),
         ("idt", {"img_size": 96}, "img_size"),

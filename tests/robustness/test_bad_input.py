@@ -79,17 +79,19 @@ def test_a_data_set_that_cannot_be_trained_on(tmp_path, capsys, what):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("call", ["scandir", "stat"])
+def test_a_folder_that_may_not_be_looked_into(tmp_path, capsys, monkeypatch, call):
     sound(tmp_path)
-    list_it = os.scandir
+    look = getattr(os, call)
 
-    def scandir(place):
+    def deny(place, *arguments, **options):
         if str(place).endswith("lq"):
-            raise PermissionError(13, "Permission denied")
-        return list_it(place)
+            raise PermissionError(13, "Permission denied", str(place))
+        return look(place, *arguments, **options)
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert "train/lq" in refused(capsys, "check-data", "folder", tmp_path, "--task", "derain")
+    monkeypatch.setattr(os, call, deny)
+    error = refused(capsys, "check-data", "folder", tmp_path, "--task", "derain")
+    assert "train/lq" in error and "chmod" in error
 
 
 def test_a_benchmark_picture_too_small_to_be_scored_is_named():

@@ -9,6 +9,7 @@ import pytest
 from killing import same_runs, short
 from trainers import before_step
 
+from mclir_nb import files
 from mclir_nb.training import checkpoint, run_folder, train
 
 RECIPE = short(steps=6, objective="plain")
@@ -51,6 +52,13 @@ def test_a_full_disk_leaves_the_old_state_and_a_clear_message(small_disk, straig
     (small_disk / "filler").unlink()
     killing.work(RECIPE, folder)
     same_runs(straight, folder)
+
+
+@pytest.mark.parametrize("name", ["file/x.json", "x" * 300])
+def test_a_place_where_no_file_can_be_is_the_same_sentence(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write .*out_dir"):
+        files.write_file(tmp_path / name, "{}")
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence_and_a_finished_run_in_it_is_read(small_disk, straight):

@@ -32,6 +32,11 @@ def test_lack_of_memory_names_the_fields_to_turn_down(error):
     assert caught.value.__cause__ is error
 
 
+def test_lack_of_memory_in_validation_is_lack_of_memory():
+    with pytest.raises(machine.OutOfMemory), machine.explain_out_of_memory(recipes.get("gpu")):
+        raise ValueError("cpu has too little memory for 64x64 pixels at once") from ON_CPU
+
+
 def test_unknown_devices_are_refused():
     with pytest.raises(ValueError, match="gpu.*cuda:N"):
         machine.pick_device("gpu")

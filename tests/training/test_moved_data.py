@@ -45,7 +45,9 @@ def test_a_run_goes_on_with_data_that_were_moved(interrupted, tmp_path):
     assert train.train(recipe(data), run, quiet=True).is_finished
 
 
-def test_a_finished_run_is_scored_on_its_held_out_pictures_wherever_they_lie(interrupted, tmp_path, capsys):
+def test_a_finished_run_is_scored_on_its_held_out_pictures_wherever_they_lie(
+    interrupted, tmp_path, capsys, monkeypatch
+):
     run, data = interrupted
     train.train(recipe(data), run, quiet=True)
     held_out = records.Run(run).scores.image.tolist()
@@ -54,6 +56,8 @@ def test_a_finished_run_is_scored_on_its_held_out_pictures_wherever_they_lie(int
     assert records.where_data_lie(run, made, "folder", str(moved)) == (str(moved), str(moved))
     assert records.where_data_lie(run / "ema.safetensors", made, "folder", str(other)) == (str(other), str(data))
     assert records.where_data_lie(run, made, "folder") == (str(data), str(data))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert records.where_data_lie("~/run", made, "folder", str(moved)) == (str(moved), str(moved))
     for place, pairs in ((moved, len(held_out)), (other, 8)):
         scores = tmp_path / f"{place.name}.csv"
         assert main(["evaluate", "folder", str(place), *checkpointed, "--out", str(scores)]) == 0
