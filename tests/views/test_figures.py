@@ -10,8 +10,7 @@ import torch
 from live_views import pushes
 from matplotlib.figure import Figure
 
-from mclir_nb import files, root
-from mclir_nb.experiments import evidence, history_analysis, intervals, paper, probe, push_study, trajectory
+from mclir_nb.experiments import evidence, history_analysis, intervals, paper, push_study, trajectory
 from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.views import (
     cost_figures,
@@ -71,7 +70,7 @@ def watched() -> Watched:
 
 
 def helps() -> pd.DataFrame:
-    return push_study.summary(files.read_table(root() / "data" / "records" / "P" / probe.HELPS))
+    return push_study.summary(push_study.recorded()[0])
 
 
 def steps_table() -> pd.DataFrame:
@@ -268,12 +267,13 @@ def test_arms_are_in_the_order_of_what_is_drawn():
 
 
 def test_the_probe_has_a_row_per_weights_and_learning_rate():
-    """A task that was not looked at with a rate has no panel there."""
+    """A task that was not looked at with a rate is said to be missing."""
     table = helps()
     slow = table[table["task"] == "sr"].assign(rate="eighth")
     figure = evidence_figures.probe({"raw weights": pd.concat([table, slow]), "EMA": table}, ["push", "towards"])
-    titles = [axes.get_title() for axes in figure.axes if axes.axison]
-    assert len(titles) == 7 and titles[3] == "sr, raw weights, rate: eighth"
+    looked = [axes.get_title() for axes in figure.axes if axes.containers]
+    assert len(looked) == 7 and looked[3] == "sr, raw weights, rate: eighth"
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["not looked at"] * 5
     assert all("rate" not in axes.get_title() for axes in evidence_figures.probe({"EMA": table}, ["push"]).axes)
 
 
