@@ -1,6 +1,7 @@
 """Figures of pictures and of one run show what they are given, on fixed scales, and change nothing global."""
 
 import io
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -336,6 +337,18 @@ def test_lags_draw_every_history_and_leave_zero_lags_out():
     logs = history_figures.lags(lag_table()).axes
     assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
     assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
+
+
+def test_progress_and_gap_say_how_a_history_is_refreshed():
+    found = pushes()
+
+    def titles(**columns):
+        figure = history_figures.progress_and_gap(replace(found, table=found.table.assign(**columns)))
+        return [axes.get_title() for axes in figure.axes if axes.get_title().startswith("past")]
+
+    assert titles() == ["past 1, every 5 steps", "past 2, every 10 steps"]
+    assert titles(every=[5, None] * 3) == ["past 1, every 5 steps", "past 2, never refreshed"]
+    assert titles(age=np.nan) == ["past 1, adaptive rule", "past 2, adaptive rule"]
 
 
 def test_progress_and_gap_are_shaded_by_which_is_larger():
