@@ -333,6 +333,16 @@ def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe(
     assert bars == sorted(same["difference_db"].abs()) and len(bars) == len(retrained) - 1
 
 
+def test_no_price_and_no_line_of_a_negative_is_cut_off():
+    for price in (2.3, 5.3):
+        for axes in cost_figures.noise(noise_table().assign(measured=[price, 1.12])).axes:
+            assert axes.get_xlim()[1] >= max(3, price)
+    found = watched()
+    right = explain_figures.negatives_over_time(found, {"far": 40.0}).axes[1]
+    low, high = right.get_ylim()
+    assert low < (found.table.psnr_history_0 - found.table.psnr).min() and high > (40 - found.table.psnr).max()
+
+
 def test_lags_draw_every_history_and_leave_zero_lags_out():
     logs = history_figures.lags(lag_table()).axes
     assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
