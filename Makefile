@@ -6,7 +6,7 @@
 # make carry               into carry/, what a borrowed GPU machine lacks (docs/borrowed_gpu.md); CARRY_PYTHON=3.12
 # make notebooks           set up, then run the committed notebooks again: NAMES="01 03_train", none: all
 #
-# ARGS is handed on: make train TASK=sr ARGS="-p recipe tiny -p scale 2"; make test ARGS="tests/test_losses.py"
+# ARGS is handed on: make train TASK=sr ARGS="-p recipe tiny -p scale 2"; make test ARGS="tests/method/test_losses.py"
 # Needs Python 3.11 or newer with pip, nothing else: make train PYTHON=python3.12
 PYTHON ?= python3
 TASK ?= dehaze

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from mclir_nb import files, root
-from mclir_nb.experiments import evidence, intervals, measure, probe, push_study
+from mclir_nb.experiments import evidence, intervals, measure, push_study
 from mclir_nb.experiments.plans import EXPERIMENTS
 from mclir_nb.views import evidence_figures
 from mclir_nb.views.style import render
@@ -34,19 +33,13 @@ equal cost; dehazing with FFA-Net of 3 x 6 blocks, patches of 128: the same arms
 
 def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
-    name, table, seen = push_study.NAME, _probed(), "Not run yet."
-    if table is not None:
-        seen = f"Runs looked at: {len(table[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}."
+    name, seen, done = push_study.NAME, "Not run yet.", push_study.whole(push_study.recorded()[0])
+    if len(done):
+        seen = f"Runs looked at: {len(done[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}."
     lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", evidence.summary()]
     if lent := measure.read():
         lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")
     return "\n".join(lines)
-
-
-def _probed() -> pd.DataFrame | None:
-    """The table of record P, if it has one."""
-    file = root() / "data" / "records" / push_study.NAME / probe.HELPS
-    return files.read_table(file) if file.is_file() else None
 
 
 def write(readme: Path) -> None:
@@ -93,18 +86,19 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
 
 def _probe(page: Path) -> list[str]:
     """The same of record P, which is of another kind."""
-    helps, link = _probed(), f"[{push_study.NAME}](../data/records/{push_study.NAME}/README.md)"
-    if helps is None:
+    helps, link = push_study.recorded()[0], f"[{push_study.NAME}](../data/records/{push_study.NAME}/README.md)"
+    if push_study.whole(helps).empty:
         return [UNKNOWN.format(link)]
     table = push_study.summary(helps)
     tables = {"raw weights": table, "EMA": push_study.summary(helps, "help_plain_ema")}
     figure = evidence_figures.probe(tables, [name for name in PROBED if name in set(table["direction"])])
     alone = "With one seed a bar is over the moments of one run and says little of another run. "
+    rates = ", at the recipe's learning rate (demo) or at an eighth of it (eighth)" * (table["rate"].nunique() > 1)
     note = (
         f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. "
         f"{alone if (table['seeds'] == 1).any() else ''}Right of zero, a small step along the direction lowers a "
-        "held-out loss: a step from the network's own weights in the upper row, from those of their average, the EMA, "
-        "in the lower one. Orange: the push, and what is left of it when its controls, the past of another network and "
+        "held-out loss: a step from the network's own weights (raw weights), or from those of their average (EMA)"
+        f"{rates}. Orange: the push, and what is left of it when its controls, the past of another network and "
         "noise of the same distance, are taken off. Blue: the push with its sign turned (towards); away from the "
         "oldest history alone (oldest); the EMA's output away from the EMA's own past (smooth); L1 alone (pull). "
         "Filled: while training plain; hollow: with SPN."

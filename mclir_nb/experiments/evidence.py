@@ -10,7 +10,7 @@ that is not whole wait in `unfinished/` and are shown nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,10 +203,14 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     return Record(name, files.read_json(folder / "decision.json"), runs, images, curves, taken.get("why", ""))
 
 
-def from_runs(out_dir: str | Path) -> Record:
-    """A reader's own finished runs in the shape of a record, for the same tables and figures."""
+def from_runs(out_dir: str | Path, names: Sequence[str] | None = None) -> Record:
+    """A reader's own finished runs in the shape of a record, for the same tables and figures.
+
+    `names`: of the run folders, such as those of a plan's jobs; None: all that are finished.
+    """
     out_dir = Path(out_dir).expanduser()
-    done = sorted(f.parent.name for f in out_dir.glob("*/recipe.json") if run_tables.is_finished(f.parent))
+    there = sorted(file.parent.name for file in out_dir.glob("*/recipe.json")) if names is None else names
+    done = [name for name in there if run_tables.is_finished(out_dir / name)]
     return Record("your own runs", {}, *run_tables.read(out_dir, done))
 
 
@@ -237,13 +241,14 @@ def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
     table = intervals.paired(record.runs, baseline)
     kinds = {kind: table[table["score"] == f"psnr_{kind}"].set_index(key) for kind in ("raw", "ema")}
     found = pd.DataFrame({f"{new}_{kind}": part[old] for kind, part in kinds.items() for old, new in names.items()})
-    facts = record.runs.groupby(key, sort=False)[["macs", "dose", "dose_measured", "r", "pictures"]].mean()
+    arms = record.runs.groupby(key, sort=False)
+    facts = arms[["macs", "dose", "dose_measured", "r"]].mean()
     of_baseline = facts["macs"].xs(baseline, level="arm").reindex(facts.index.droplevel("arm"))
     facts["run_cost"] = facts["macs"] / of_baseline.to_numpy()
     found["detectable"] = table.groupby(key, sort=False)["detectable"].max()
     found = found.join(facts[["dose", "dose_measured", "r", "run_cost"]])
     found["seeds"] = kinds["raw"]["seeds"]
-    found = found.join(facts["pictures"]).reset_index().astype({"pictures": int})
+    found = found.join(arms["pictures"].max()).reset_index().astype({"pictures": int})
     parts = [part.sort_values("gain_raw", ascending=False) for _, part in found.groupby(intervals.SETTING, sort=False)]
     return pd.concat(parts, ignore_index=True)
 
@@ -280,22 +285,26 @@ def outcome(record: Record) -> str:
 
 
 def answer(record: Record) -> str:
-    """Two plain sentences: does SPN gain over plain training, and does any other arm; computed from the intervals."""
-    table = results(record)
+    """Plain sentences, computed from the intervals: does SPN gain over plain training, does any other arm, and of which
+    arm nothing is said, because a run of it diverged.
+    """
+    table, lost = results(record), _diverged(record.runs, "plain")
     table = table[table["half_raw"].notna()]
     if table.empty:
-        return f"Not known yet: record {record.name} has no two seeds, and one difference has no spread."
+        return f"Not known yet: no arm of record {record.name} has two seeds and no run that diverged.{lost}"
     controls = [arm["name"] for arm in record.decision.get("arms", []) if arm.get("at_cost_of")]
     spn, bought = table[table["arm"] == "spn"], table[table["arm"].isin(controls)]
     rest = table[~table["arm"].isin(["spn", *controls])]
     verbs = {0: "shows no visible effect", 1: "is better than plain training", -1: "is worse than plain training"}
     verdicts = [f"{verbs[sign]} ({_amounts(part)})" for sign, part in spn.groupby(_sign(spn), sort=False)]
     few = f" (weak evidence: fewer than {SEEDS})" if table["seeds"].min() < SEEDS else ""
-    said = f"Over {' or '.join(map(str, sorted(set(spn['seeds']))))} paired seeds{few} SPN {' and '.join(verdicts)}"
+    seeds = " or ".join(map(str, sorted(set((table if spn.empty else spn)["seeds"]))))
+    said = f"Over {seeds} paired seeds{few} SPN {' and '.join(verdicts) or 'cannot be judged'}"
     if len(bought):
         said += f", where plain training at its cost gains {_amounts(bought)}"
     if rest.empty:
-        return f"{said}. No other arm was compared."
+        alone = set(record.runs["arm"]) <= {"plain", "spn", *controls}
+        return f"{said}.{' No other arm was compared.' * alone}{lost}"
     beside = rest[_sign(rest) != 0]
     if beside.empty:
         arms = rest["arm"].unique()
@@ -304,10 +313,20 @@ def answer(record: Record) -> str:
             other, each = f"The other arm, {arms[0]}, does not differ", "it"
         return (
             f"{said}. {other} from plain training after Holm's correction; without that correction {each} would have "
-            f"shown a true difference of {rest['detectable'].max():.2f} dB four times in five."
+            f"shown a true difference of {rest['detectable'].max():.2f} dB four times in five.{lost}"
         )
     listed = "; ".join(f"{arm} ({_amounts(part)})" for arm, part in beside.groupby("arm", sort=False))
-    return f"{said}. These other arms differ from plain training after Holm's correction: {listed}."
+    return f"{said}. These other arms differ from plain training after Holm's correction: {listed}.{lost}"
+
+
+def _diverged(runs: pd.DataFrame, baseline: str) -> str:
+    """A sentence for each arm and setting with a run that diverged; "" if none did."""
+    lost = runs[runs["psnr_raw"].isna()]
+    said = ""
+    for arm, where in dict.fromkeys((row.arm, intervals.place(row)) for row in lost.itertuples()):
+        of = "any arm there" if arm == baseline else "it"
+        said += f" A run of {arm} on {where} diverged, so nothing is said of {of}."
+    return said
 
 
 def _sign(table: pd.DataFrame) -> pd.Series:
@@ -351,10 +370,11 @@ def flaws(record: Record) -> list[str]:
     if len(off):
         listed = ", ".join(f"{arm} {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
         found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
-    if (seeds := runs["seed"].nunique()) < SEEDS:
-        found.append(f"{seeds} seeds")
-    if (pictures := int(runs["pictures"].max())) < PICTURES:
-        found.append(f"{pictures} test pictures")
+    tasks = runs.groupby("task", sort=False)
+    seeds, pictures = tasks["seed"].nunique(), tasks["pictures"].max()
+    for counts, enough, what in ((seeds, SEEDS, "seeds"), (pictures, PICTURES, "test pictures")):
+        if counts.min() < enough:
+            found.append(f"{counts.min():.0f} {what}" + f" of {counts.idxmin()}" * (counts.nunique() > 1))
     return found + ([record.withdrawn] if record.withdrawn else [])
 
 
@@ -390,13 +410,14 @@ def state(record: Record) -> str:
     per_task = record.runs.groupby("task", sort=False)["seed"].nunique()
     counted = ", ".join(f"{task} {count}" for task, count in per_task.items())
     counted += f" of {len(record.decision['seeds'])} seeds."
-    table = intervals.paired(record.runs, record.decision["baseline"])
+    baseline = record.decision["baseline"]
+    table, lost = intervals.paired(record.runs, baseline), _diverged(record.runs, baseline)
     if table["p"].isna().all():
-        return f"{counted} No conclusion yet."
+        return f"{counted} No conclusion yet.{lost}"
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
-    said = _counted(int(table["p"].notna().sum()), len(beside), record.decision["baseline"])
-    return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}."
+    said = _counted(int(table["p"].notna().sum()), len(beside), baseline)
+    return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}.{lost}"
 
 
 def _link(name: str, top: str) -> str:
@@ -422,7 +443,8 @@ def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", t
         there = runs.groupby("task")["arm"].agg(set)
         where = tasks.split() or list(there.index)
         if where and all(set(arms.split()) <= there.get(task, set()) for task in where):
-            sizes, data = (" and ".join(runs[column].unique()) for column in ("network_size", "dataset"))
+            own = runs[runs["task"].isin(where)]
+            sizes, data = (" and ".join(own[column].unique()) for column in ("network_size", "dataset"))
             what = f"{', '.join(arms.split())} on {', '.join(where)} ({sizes} networks, {data} pictures)"
             found.append(f"{_link(record.name, top)} {what}")
     return found
@@ -439,7 +461,7 @@ def _decision(name: str, decided: Mapping) -> str:
         extra = f"; lambda {arm['lambda_neg']:g}" if arm["lambda_neg"] else ""
         extra += f"; as many steps as {arm['at_cost_of']} costs multiplications" if arm.get("at_cost_of") else ""
         arms.append(f"`{arm['name']}` ({listed(arm['changes'])}{extra})")
-    scores = ", ".join(f"{intervals.SCORES[score][0]} (`{score}`)" for score in decided["scores"])
+    scores = ", ".join(f"{intervals.SCORES[score]} (`{score}`)" for score in decided["scores"])
     dosed = """- Dose: how long the second term's part of an optimiser step is beside that of L1. Lambda follows from it
   in a short plain run with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """
@@ -468,7 +490,9 @@ def _decision(name: str, decided: Mapping) -> str:
 def _findings(record: Record) -> str:
     """The second half of README.md, computed."""
     decided, runs = record.decision, record.runs
-    first, diverged = runs.iloc[0], (runs["stopped"] != "").sum()
+    diverged = (runs["stopped"] != "").sum()
+    machines = runs[["device", "threads", "torch", "mclir_nb"]].drop_duplicates().itertuples()
+    made = "; ".join(f"{m.device}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}" for m in machines)
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     data = "" if {setting["data"] for setting in decided["settings"]} == {"embedded"} else " --data-root BSDS500"
@@ -488,7 +512,7 @@ lambda * l_neg / l_rec. `cost`: counted multiplications of the run / those of `{
 
 {table}
 
-Made on {first["device"]}, {first["threads"]} threads, torch {first["torch"]}, mclir_nb {first["mclir_nb"]}. No times
+Made on {made}. No times
 are given, for the machine was shared; `09_cost` measures them.
 
 ## Command

@@ -47,18 +47,14 @@ def precisions(model: nn.Module, histories: Sequence[nn.Module], lq: Tensor, fea
         Per arm: arm, cosine (with the float64 gradient), l_neg (relative to float64), signal (mean over the histories,
         see `precision.signal`), and distance_K, mean |restored - negative K| in float64.
     """
-
-    def in_float64(network: nn.Module) -> nn.Module:
-        return copy.deepcopy(network).double()
-
     outputs = {}
     with torch.no_grad():
         restored = model(lq)
         for name in {of_histories for of_histories, _ in PRECISIONS.values()}:
             with precision.autocast(name, lq.device):
                 outputs[name] = [history(lq).float() for history in histories]
-        exact, *exact_negatives = (in_float64(network)(lq.double()) for network in (model, *histories))
-    true_features = in_float64(features)
+        exact, *exact_negatives = (copy.deepcopy(network).double()(lq.double()) for network in (model, *histories))
+    true_features = copy.deepcopy(features).double()
     true_value = distances.feature_distance(exact, exact_negatives, true_features)
     true_push = push.image_push(exact, exact_negatives, true_features)
     rows = []

@@ -95,13 +95,13 @@ class Pushes:
 
         Returns:
             One row per moment and direction: step; direction; share, the part of the direction's length that points
-            towards gt (0.5 is a coin); net, how much faster |restored - gt| falls with it, where the pull alone is 1
-            (NaN for the movement, which is no force).
+            towards gt (0.5 is a coin; NaN if it has no length); net, how much faster |restored - gt| falls with it,
+            where the pull alone is 1 (NaN for the movement, which is no force).
         """
         parts = []
         for name, direction in {PUSH: self.push, **self.controls, MOVED: self.moved}.items():
             towards = direction * (self.kept.gt - self.kept.restored).sign()
-            share = towards.clamp(min=0).sum(dim=(1, 2, 3)) / towards.abs().sum(dim=(1, 2, 3)).clamp(min=1e-30)
+            share = towards.clamp(min=0).sum(dim=(1, 2, 3)) / towards.abs().sum(dim=(1, 2, 3))
             net = towards.mean(dim=(1, 2, 3)).tolist() if name != MOVED else math.nan
             part = {"step": self.kept.steps, "direction": name, "share": share.tolist(), "net": net}
             parts.append(pd.DataFrame(part))

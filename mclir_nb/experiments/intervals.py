@@ -15,13 +15,8 @@ from scipy import special, stats
 
 LEVEL = 0.95  # of every interval, two-sided
 POWER = 0.8  # probability with which the smallest detectable difference would have been seen
-SCORES = {  # score: (what it is, unit)
-    "psnr_raw": ("PSNR, raw weights", "dB"),
-    "psnr_ema": ("PSNR, EMA weights", "dB"),
-    "ssim_raw": ("SSIM, raw weights", ""),
-    "ssim_ema": ("SSIM, EMA weights", ""),
-}
-BOTH = ("psnr_raw", "psnr_ema")
+SCORES = {"psnr_raw": "PSNR, raw weights", "psnr_ema": "PSNR, EMA weights"}  # in dB
+BOTH = tuple(SCORES)
 SETTING = ["task", "scale", "network"]  # runs are compared within one of these
 SEEDS = 5  # fewer are weak evidence, however well they agree: a spread of two or three values is hardly known
 FEW = 4  # so many intervals get a sentence each, even where they hold zero
@@ -110,7 +105,7 @@ def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def by_image(images: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
+def by_image(images: pd.DataFrame, baseline: str = "plain", runs: pd.DataFrame | None = None) -> pd.DataFrame:
     """The second view: is the gain in `psnr_raw` common to the test pictures, or that of a few?
 
     The difference of a picture is averaged over seeds first. What is said here is about pictures for *these* networks,
@@ -119,18 +114,23 @@ def by_image(images: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     Args:
         images: one row per run and test picture, of `run_tables.read`.
         baseline: as in `differences`.
+        runs: the table of the same runs, for arms whose runs all diverged and left no picture; None: there is none.
 
     Returns:
         One row per setting and arm: task, scale, network, arm, pictures, better (how many gain), mean, worst, best
-        (pictures' differences).
+        (pictures' differences; all NaN for an arm with a run that diverged).
     """
     check(images, "image")
-    key = [*SETTING, "arm"]
-    parts = [differences(part, baseline).assign(image=name) for name, part in images.groupby("image", sort=False)]
-    means = pd.concat(parts).groupby([*key, "image"], sort=False)["difference"].mean(skipna=False)
-    arms = means.groupby(key, sort=False)
+    key, own = [*SETTING, "arm"], images if runs is None else runs
+    whole = own[key].drop_duplicates().merge(own[[*SETTING, "seed"]].drop_duplicates())
+    whole = whole.merge(images[[*SETTING, "image"]].drop_duplicates()).merge(images, how="left")
+    parts = [differences(part, baseline).assign(image=name) for name, part in whole.groupby("image", sort=False)]
+    seeds = pd.concat(parts).groupby([*key, "image"], sort=False)["difference"]
+    arms = seeds.agg(lambda values: values.mean(skipna=False)).groupby(key, sort=False)
     table = arms.agg(["size", lambda gains: (gains > 0).sum(), "mean", "min", "max"])
-    return table.set_axis(["pictures", "better", "mean", "worst", "best"], axis=1).reset_index()
+    table = table.set_axis(["pictures", "better", "mean", "worst", "best"], axis=1).astype({"better": "Int64"})
+    table.loc[table["mean"].isna(), "better"] = pd.NA
+    return table.reset_index()
 
 
 def smallest_detectable(seeds, sd):
@@ -162,11 +162,9 @@ def conclusion(frame: pd.DataFrame) -> str:
     rest = frame[~apart]
     if len(rest):
         low, high = rest["detectable"].min(), rest["detectable"].max()
-        unit = SCORES.get(rest["score"].iloc[0], ("", ""))[1]
         lines.append(
             f"{'The other' if lines else 'All'} {len(rest)} of {len(frame)} intervals hold zero: no effect visible at "
-            f"this size. They would have shown true differences of {low:.3f} to {high:.3f} {unit}".rstrip()
-            + " four times in five."
+            f"this size. They would have shown true differences of {low:.3f} to {high:.3f} dB four times in five."
         )
     return "\n".join(lines)
 
@@ -215,22 +213,16 @@ def t_interval(values: np.ndarray) -> dict[str, float]:
 
 def _sentence(row, many: int) -> str:
     """One row of `paired` in words; `many`: intervals that were looked at."""
-    what, unit = SCORES.get(row.score, (row.score, ""))
-    number = "{:+.4f}" if not unit else "{:+.3f}"
-
-    def amount(value: float) -> str:
-        return f"{number.format(value)} {unit}".rstrip()
-
-    head = f"{place(row)}, {row.arm} against {row.baseline} ({what})"
+    head = f"{place(row)}, {row.arm} against {row.baseline} ({SCORES[row.score]})"
     if row.stopped:
         return f"{head}: {row.stopped} of {row.seeds} pairs have no score, because a run diverged."
-    spread = f"95 % interval {number.format(row.low)} to {amount(row.high)}, {row.seeds} seeds"
+    spread = f"95 % interval {row.low:+.3f} to {row.high:+.3f} dB, {row.seeds} seeds"
     if not (row.low > 0 or row.high < 0):
         return (
-            f"{head}: no effect visible at this size: {amount(row.mean)} ({spread}). A true difference of "
-            f"{amount(row.detectable)[1:]} would have been seen four times in five."
+            f"{head}: no effect visible at this size: {row.mean:+.3f} dB ({spread}). A true difference of "
+            f"{row.detectable:.3f} dB would have been seen four times in five."
         )
-    said = f"{head}: {'better' if row.low > 0 else 'worse'} by {amount(abs(row.mean))[1:]} ({spread})"
+    said = f"{head}: {'better' if row.low > 0 else 'worse'} by {abs(row.mean):.3f} dB ({spread})"
     few = f": weak evidence, with fewer than {SEEDS} seeds" if row.seeds < SEEDS else ""
     if many == 1:
         return f"{said}{few}."

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from mclir_nb import files, networks, root
+from mclir_nb.data import datasets, tasks
 from mclir_nb.experiments import ablations, compare, cost, evidence, run_tables, timing
 from mclir_nb.method import precision, push
 from mclir_nb.training import machine, recipes, run_folder, train
@@ -132,12 +133,15 @@ def measure(
         Whether nothing failed: every check within its limit, and no error anywhere.
 
     Raises:
-        ValueError: a folder that holds results, or is of another machine or other sizes; a number that is none.
+        ValueError: a folder that holds results, or is of another machine or other sizes; a number that is none; a
+            data set of an experiment that is not there.
     """
     folder, place = Path(folder).expanduser().resolve(), machine.pick_device(device)
     if not minutes > 0:
         raise ValueError(f"minutes is {minutes}; it must be above 0, such as 8.")
     chosen = [evidence.get(name) for name in experiments]
+    for recipe in (recipe for experiment in chosen for recipe in experiment.recipes(data_root=data_root)):
+        datasets.open_splits(recipe.dataset, tasks.get(recipe.task, recipe.scale), recipe.data_root)
     _begin(folder, place, sizes, proceed)
     importlib.import_module("torch._dynamo")  # torch does when it is needed, and an import bears no interrupt
     clock = Clock(minutes)

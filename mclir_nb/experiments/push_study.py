@@ -111,17 +111,21 @@ def run(out: Path, data_root: str, folder: Path | None = None, quiet: bool = Fal
         folder: of the record; None: data/records/P.
         quiet: print nothing.
     """
-    steps = _recorded(folder or RECORD)[0].groupby(CELL)["step"].nunique()
-    done = set(steps.index[steps == probe.MOMENTS])
+    done = set(whole(recorded(folder or RECORD)[0])[CELL].itertuples(index=False, name=None))
     for cell in cells():
         if cell not in done:
             run_cell(cell, out, data_root, quiet=quiet)
 
 
-def _recorded(folder: Path) -> list[pd.DataFrame]:
+def recorded(folder: Path = RECORD) -> list[pd.DataFrame]:
     """`probe.HELPS` and `probe.PASTS` of the record as it stands; without rows where there is none yet."""
     there = [folder / name for name in (probe.HELPS, probe.PASTS)]
     return [files.read_table(file) if file.exists() else pd.DataFrame(columns=[*CELL, "step"]) for file in there]
+
+
+def whole(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a record's table that are of runs of which every moment was looked at."""
+    return table[table.groupby(CELL)["step"].transform("nunique") == probe.MOMENTS]
 
 
 def run_cell(
@@ -168,14 +172,14 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
     """Mean over moments, then over seeds, of each direction, with its interval; and push minus its two controls.
 
     Args:
-        helps: the record's table.
+        helps: the record's table, with a whole run at least; what is not `whole` is left out.
         score: one of its columns that begin with help_.
 
     Returns:
         Columns task, rate, term, direction, seeds, mean, low, high. The interval is over seeds; with a single seed
         over its moments, which are not independent.
     """
-    wide = helps.pivot(index=[*CELL, "step"], columns="direction", values=score)
+    wide = whole(helps).pivot(index=[*CELL, "step"], columns="direction", values=score)
     for other in ("foreign", "noise"):
         wide[f"push - {other}"] = wide["push"] - wide[other]
     rows = []
@@ -191,12 +195,12 @@ def write_record(out: Path, folder: Path | None = None) -> Path:
     """Add what was looked at to the record; without anything yet, write the decision alone. Returns its folder."""
     folder = folder or RECORD
     folder.mkdir(parents=True, exist_ok=True)
-    page, tables = DECISION, _recorded(folder)
+    page, tables = DECISION, recorded(folder)
     if found := read(out):
         tables = [_merged(old, new) for old, new in zip(tables, found, strict=True)]
         for name, table in zip((probe.HELPS, probe.PASTS), tables, strict=True):
             files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
-    if len(tables[0]):
+    if len(whole(tables[0])):
         page += _outcome(*tables)
     page += f"\n## Command\n\n```\npython -m mclir_nb probe --data-root BSDS500 --out runs/{NAME}\n```\n"
     files.write_file(folder / "README.md", page)
@@ -212,9 +216,23 @@ def _merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _missing(helps: pd.DataFrame) -> str:
+    """Which runs were not looked at, and which only in part, in one line; "" if that is none."""
+    looked, part = helps.groupby(CELL)["step"].nunique().to_dict(), []
+    none: dict[str, list[str]] = {}
+    for cell in cells():
+        if cell not in looked:
+            none.setdefault(" ".join(cell[:3]), []).append(str(cell.seed))
+        elif looked[cell] < probe.MOMENTS:
+            part.append(f"{' '.join(cell[:3])} {cell.seed} ({looked[cell]} of {probe.MOMENTS} moments, not counted)")
+    named = [f"{name} {', '.join(seeds)}" for name, seeds in none.items()] + part
+    return f"\nMissing (task, rate, term, seeds): {'; '.join(named)}.\n" if named else ""
+
+
 def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     """The second half of the page, computed."""
-    looked = helps.groupby(CELL, sort=False)["step"].nunique()
+    missing, helps, pasts = _missing(helps), whole(helps), whole(pasts)
+    count = len(helps[CELL].drop_duplicates())
     cells_of = ["task", "rate", "term", "past"]
     own = pasts.assign(**{"progress > gap": pasts["progress"] > pasts["gap"], "votes > 0.5": pasts["votes"] > 0.5})
     held = own.groupby(cells_of, sort=False)[["progress > gap", "votes > 0.5"]]
@@ -232,8 +250,8 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     return f"""
 ## Outcome
 
-{len(looked)} of {len(list(cells()))} runs were looked at, {int(looked.sum())} moments.
-
+{count} of {len(list(cells()))} runs were looked at, {count * probe.MOMENTS} moments.
+{missing}
 In {len(pushes)} settings of task, rate and term two seeds or more are done. There the push at the weights lies
 clearly below zero (harms) in {harms} and clearly above (helps) in {gains}. Against the past of another seed and against
 noise of the same distance it is clearly better in {better} and clearly worse in {worse} of {len(controls)} comparisons.

@@ -48,6 +48,7 @@ def noise(table: pd.DataFrame) -> Figure:
         table: as `gradient_fidelity.sampling_noise` returns it.
     """
     figure, places = panels(9, 3.8, 2, sharex=True, sharey=True)
+    dearest = max(3, 1.1 * table[["counted", "measured"]].max(axis=None))
     for axes, column in zip(places, ("counted", "measured"), strict=True):
         for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
@@ -58,8 +59,9 @@ def noise(table: pd.DataFrame) -> Figure:
                 place, style = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
                 axes.annotate(note, place, xytext=offset, textcoords="offset points", **style)
         axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")
-        axes.set(xlim=(0.9, 3), xlabel=f"{column} price of a step / plain step", xscale="log")
-        axes.set_xticks([1, 1.1, 1.25, 1.5, 2, 3], labels=["1", "1.1", "1.25", "1.5", "2", "3"], minor=False)
+        axes.set(xlim=(0.9, dearest), xlabel=f"{column} price of a step / plain step", xscale="log")
+        ticks = [tick for tick in (1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if tick <= dearest]
+        axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
         axes.minorticks_off()
     places[0].set_ylabel("added noise (%)")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)

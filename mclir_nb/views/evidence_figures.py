@@ -8,16 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from mclir_nb.experiments import intervals
+from mclir_nb.experiments import evidence, intervals
 from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
-SAME = 0.005  # dB; weights whose means and spreads differ by less are drawn once
 
 
 @styled
 def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figure:
     """Gains over the baseline in dB, seed by seed, their mean and its 95 % interval; the largest gain at the top.
+
+    An arm with a run that diverged stands at the bottom: it has dots, but neither mean nor interval.
 
     Args:
         frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed). A column `weights`
@@ -33,15 +34,17 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
     looks, parts = arm_styles(frame["arm"]), _by_setting(frame)
     if len(parts) > PANELS:
         parts = {"": pd.concat(part.assign(arm=f"{where}: " + part["arm"]) for where, part in parts.items())}
-    gains = {where: part.groupby("arm")["difference"].mean().sort_values() for where, part in parts.items()}
-    height = 0.9 + 0.3 * max(map(len, gains.values()))
+    drawn = {where: _kinds(part) for where, part in parts.items()}
+    height = 0.9 + 0.3 * max(part["arm"].nunique() for part in parts.values())
     figure, places = panels(10 if len(parts) > 1 else 8, height, len(parts))
-    for axes, (where, part) in zip(places, parts.items(), strict=True):
-        arms, kinds = list(gains[where].index[::-1]), _kinds(part)
+    for axes, (where, kinds) in zip(places, drawn.items(), strict=True):
+        first = next(iter(kinds.values())).groupby("arm")["difference"]
+        gains = first.agg(lambda values: values.mean(skipna=False))  # NaN where a run diverged
+        arms = list(gains.sort_values(ascending=False, kind="stable").index)
         axes.axvline(0, color=COLOURS["plain"], lw=1)
         for row, arm in enumerate(arms):
             for k, (kind, values) in enumerate(kinds.items()):
-                own = values.loc[values["arm"] == arm, "difference"].dropna()
+                own = values.loc[values["arm"] == arm, "difference"]
                 y = row + (k - (len(kinds) - 1) / 2) * 0.4
                 _interval(axes, own, y, looks[arm.rpartition(": ")[2]]["color"], kind, written=len(parts) == 1)
         axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), title=where)
@@ -63,22 +66,25 @@ def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if "weights" not in part:
         return {"": part}
     found = part.groupby(["weights", "arm"])["difference"].agg(["mean", "std"])
-    same = "ema" not in found.index or (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) < SAME
-    return {kind: part[part["weights"] == kind] for kind in (["raw"] if same else ["raw", "ema"])}
+    apart = "ema" in found.index and (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) >= evidence.SAME
+    return {kind: part[part["weights"] == kind] for kind in (["raw", "ema"] if apart else ["raw"])}
 
 
 def _interval(axes, values: pd.Series, y: float, colour: str, kind: str, written: bool) -> None:
-    """The dots of one arm, their mean and its interval, with the numbers written beside them."""
+    """The dots of one arm, their mean and its interval, with the numbers written beside them; NaN: a run diverged."""
     if values.empty:
         return
     axes.plot(values, np.full(len(values), y + 0.16), "o", color=colour, alpha=0.5, markersize=3, mew=0)  # below it
-    found = intervals.t_interval(values.to_numpy())
-    fill = "white" if kind == "ema" else colour
-    half = None if len(values) < 2 else found["half"]
-    axes.errorbar(found["mean"], y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
+    if lost := values.isna().sum():
+        text, written = f"{lost} of {len(values)} diverged", True
+    else:
+        found = intervals.t_interval(values.to_numpy())
+        fill = "white" if kind == "ema" else colour
+        axes.errorbar(found["mean"], y, xerr=found["half"], fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
+        spread = "one seed: no interval" if len(values) < 2 else f"± {found['half']:.3f}, {len(values)} seeds"
+        text = f"{found['mean']:+.3f} {spread}"
     if written:
-        spread = "one seed: no interval" if half is None else f"± {half:.3f}, {len(values)} seeds"
-        text = f"{found['mean']:+.3f} {spread}{', EMA' if kind == 'ema' else ''}"
+        text += ", EMA" * (kind == "ema")
         axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=colour)
 
 
@@ -126,11 +132,14 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
     """Mean paired gain of every arm, raw weights, with its 95 % interval, against the cost of the run.
 
     Args:
-        table: of `evidence.results`; a panel per setting, three at most.
+        table: of `evidence.results`; a panel per setting, of the first three where there are more.
     """
-    parts, looks = dict(list(_by_setting(table).items())[:PANELS]), arm_styles(table["arm"])
-    figure, places = panels(10 if len(parts) > 1 else 8, 3.6, len(parts))
-    for axes, (where, part) in zip(places, parts.items(), strict=True):
+    parts, looks = _by_setting(table), arm_styles(table["arm"])
+    shown = list(parts.items())[:PANELS]
+    figure, places = panels(10 if len(shown) > 1 else 8, 3.6, len(shown))
+    if len(parts) > PANELS:
+        figure.suptitle(f"{PANELS} of {len(parts)} settings", fontsize=9)
+    for axes, (where, part) in zip(places, shown, strict=True):
         axes.axhline(0, color=COLOURS["plain"], lw=1)
         part = part.sort_values("run_cost", kind="stable")
         alike = part.groupby(part["run_cost"].round(2))["arm"]  # arms of one cost stand side by side around it
@@ -138,8 +147,9 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
         for row, place in zip(part.itertuples(), part["run_cost"] * (1 + 0.012 * aside), strict=True):
             style = looks[row.arm] | {"linestyle": "none", "label": row.arm, "capsize": 3, "markersize": 5}
             axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
-        axes.set(xlabel="multiplications of the run / those of plain", title=where)
-        if max(part["gain_raw"].abs() + part["half_raw"].fillna(0)) > 1:
+        around = "\n(arms of one cost stand side by side around it)" if aside.any() else ""
+        axes.set(xlabel=f"multiplications of the run / those of plain{around}", title=where)
+        if (part["gain_raw"].abs() + part["half_raw"].fillna(0)).max() > 1:
             axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.set_title(f"{where} (logarithmic beyond 0.1)".strip())
@@ -152,8 +162,8 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
 def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figure:
     """Which directions help a held-out loss: mean cosine with its downhill direction, and its interval over seeds.
 
-    Right of zero helps. Filled: while training plain; hollow: while training with SPN. A row per table, a panel per
-    task.
+    Right of zero helps. Filled: while training plain; hollow: while training with SPN. A row per table and learning
+    rate, a panel per task.
 
     Args:
         tables: {name of the weights that are moved: of `push_study.summary`}: task, rate, term, direction, mean, low,
@@ -161,19 +171,22 @@ def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figu
         directions: which, from top to bottom.
     """
     first = next(iter(tables.values()))
-    tasks = list(first["task"].unique())[:PANELS]
-    figure, places = panels(10, len(tables) * (0.9 + 0.3 * len(directions)), len(tasks), len(tables), sharey=True)
-    for axes, (weights, task) in zip(places, itertools.product(tables, tasks), strict=True):
+    tasks, rates = list(first["task"].unique())[:PANELS], first["rate"].unique()
+    down = len(tables) * len(rates)
+    figure, places = panels(10, down * (0.9 + 0.3 * len(directions)), len(tasks), down, sharey=True)
+    for axes, (weights, rate, task) in zip(places, itertools.product(tables, rates, tasks), strict=True):
         axes.axvline(0, color=COLOURS["plain"], lw=1)
         table = tables[weights]
-        shown = (table["task"] == task) & (table["rate"] == table["rate"].iloc[0]) & table["direction"].isin(directions)
-        for row in table[shown].itertuples():
+        shown = table[(table["task"] == task) & (table["rate"] == rate) & table["direction"].isin(directions)]
+        if shown.empty:
+            axes.text(0.5, 0.5, "not looked at", ha="center", transform=axes.transAxes)
+        for row in shown.itertuples():
             y = directions.index(row.direction) + (0.15 if row.term == "spn" else -0.15)
-            half = [[row.mean - row.low], [row.high - row.mean]]
             colour = COLOURS["history" if row.direction.startswith("push") else "restored"]
-            fill = "white" if row.term == "spn" else colour
-            axes.errorbar(row.mean, y, xerr=half, fmt="o", color=colour, mfc=fill, markersize=5, capsize=3)
-        axes.set(title=f"{task}, {weights}", xlabel="cosine with the downhill direction")
+            style = dict(color=colour, mfc="white" if row.term == "spn" else colour, markersize=5, capsize=3)
+            axes.errorbar(row.mean, y, xerr=row.high - row.mean, fmt="o", **style)
+        at = f", rate: {rate}" if len(rates) > 1 else ""
+        axes.set(title=f"{task}, {weights}{at}", xlabel="cosine with the downhill direction")
         axes.set(yticks=range(len(directions)), yticklabels=directions, ylim=(len(directions) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
     return figure
@@ -185,7 +198,12 @@ def arm_curves(curves: pd.DataFrame) -> Figure:
 
     Args:
         curves: of `run_tables.read` or a record, one setting.
+
+    Raises:
+        ValueError: for several.
     """
+    if len(parts := _by_setting(curves)) > 1:
+        raise ValueError(f"the curves are of {len(parts)} settings ({', '.join(parts)}); give those of one")
     figure, places = panels(10, 3, 3)
     shown = {"val_psnr_ema": "validation PSNR, EMA (dB)", "l_rec": "l_rec", "r": "r = λ l_neg / l_rec"}
     for axes, (column, label) in zip(places, shown.items(), strict=True):

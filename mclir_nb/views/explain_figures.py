@@ -70,7 +70,7 @@ def negatives_over_time(watched: Watched, fixed: dict[str, float]) -> Figure:
     left.plot(table.step, table.psnr, color=COLOURS["restored"], label="model")
     right.axhline(0, color=COLOURS["restored"])
     left.set(title="How good", xlabel="training step", ylabel="PSNR (dB)")
-    right.set(title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)", ylim=(-8, 8))
+    right.set(title="Seen from the model", xlabel="training step", ylabel="negative - model (dB)")
     left.legend(fontsize=7, ncols=2, loc=(0.3, 0.62))
     return figure
 

@@ -42,17 +42,21 @@ def lags(table: pd.DataFrame) -> Figure:
     histories = list(table.groupby("history"))
     for (number, part), colour in zip(histories, history_colours(len(histories)), strict=True):
         line = {"color": colour, "marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3, "linewidth": 1}
-        every = part["every"].iloc[0]
-        label = f"every {int(every)} steps" if every and every == every else "never refreshed"
-        if part["age"].isna().all():
-            label = "adaptive rule"
         for axes, column in zip(places, RULERS, strict=True):
             seen = part[part[column] > 0]
-            axes.plot(seen["step"], seen[column], label=label, **line)
+            axes.plot(seen["step"], seen[column], label=_refreshed(part), **line)
     for axes, (title, unit) in zip(places, RULERS.values(), strict=True):
         axes.set(title=title, xlabel="step", ylabel=unit, yscale="log")
     places[0].legend(fontsize=7)
     return figure
+
+
+def _refreshed(part: pd.DataFrame) -> str:
+    """How a history is refreshed, from its rows of `history_analysis.over_time`."""
+    every = part["every"].iloc[0]
+    if part["age"].isna().all():
+        return "adaptive rule"
+    return f"every {int(every)} steps" if every and every == every else "never refreshed"
 
 
 @styled
@@ -81,7 +85,7 @@ def progress_and_gap(found: Pushes) -> Figure:
             shade = {"color": COLOURS[fill], "alpha": 0.3, "lw": 0, "interpolate": True}
             panel.fill_between(part.step, part.progress, part.gap, where=helps, **shade)
         panel.set_yscale("symlog", linthresh=GREY_LEVEL, linscale=0.5)
-        panel.set_title(f"past {k + 1}, every {part.every.iloc[0]} steps", color=colour)
+        panel.set_title(f"past {k + 1}, {_refreshed(part)}", color=colour)
     for panel in pasts[1:count]:
         panel.sharey(pasts[0])
     for panel in pasts[count:]:

@@ -50,10 +50,8 @@ def schematic(lq=None, restored=None, negatives=(), gt=None) -> Figure:
 
 def _box(axes, corner, size, text: str, role: str, image=None) -> None:
     """A rounded box with a name in it, or a picture in it and the name below."""
-    red, green, blue = matplotlib.colors.to_rgb(COLOURS[role])
-    fill = tuple(0.85 + 0.15 * c for c in (red, green, blue))  # opaque, so that a box hides what is behind it
-    (x, y), (w, h) = corner, size
-    edge = COLOURS[role]
+    edge, (x, y), (w, h) = matplotlib.colors.to_rgb(COLOURS[role]), corner, size
+    fill = tuple(0.85 + 0.15 * c for c in edge)  # opaque, so that a box hides what is behind it
     axes.add_patch(FancyBboxPatch(corner, w, h, "round,pad=0.03", facecolor=fill, edgecolor=edge, linewidth=1.6))
     if image is None:
         axes.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=10)

@@ -218,10 +218,12 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
         pasts = enumerate(kept.negatives.unbind(1), 1)
         panels += [embedded.pictures("degraded", [kept.lq])]
         panels += [embedded.pictures(f"past {k}", list(past), (0,)) for k, past in pasts]
-    push = aims[aims.direction == PUSH]
+    share, aim = aims[aims.direction == PUSH].share.dropna(), "There is no push yet"
+    if len(share):
+        least, most = share.min(), share.max()
+        aim = f"Over {len(share)} moments {least:.0%} to {most:.0%} of the push points towards it (a coin: 50%)"
     text = (
-        f"{caption} Green leads towards the ground truth, pink away; each map has its own scale. Over {len(push)} "
-        f"moments {push.share.min():.0%} to {push.share.max():.0%} of the push points towards it (a coin: 50%), and "
+        f"{caption} Green leads towards the ground truth, pink away; each map has its own scale. {aim}, and "
         f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
     )
     return Live(_training_still(found, drawn, curves), text.strip(), embedded.view(sliders, panels, foot=foot))
@@ -231,11 +233,15 @@ def _sentence(found: Pushes, aims, s: int) -> str:
     """What the numbers of one moment say."""
     now = aims[aims.step == found.kept.steps[s]].set_index("direction")
     others = ", ".join(f"the {name} {now.share[name]:.0%}" for name in found.controls)
-    table = found.table[found.table.step == found.kept.steps[s]]
+    table, aim = found.table[found.table.step == found.kept.steps[s]], "no push yet."
+    if now.share.notna()[PUSH]:
+        aim = (
+            f"{now.share[PUSH]:.0%} of the push points towards the ground truth (a coin 50%, {others}). Where the pull "
+            f"is 1, the push adds {now.net[PUSH]:+.4f}."
+        )
     return (
-        f"Step {found.kept.steps[s]}: {now.share[PUSH]:.0%} of the push points towards the ground truth (a coin 50%, "
-        f"{others}). Where the pull is 1, the push adds {now.net[PUSH]:+.4f}. Going on from the past would bring this "
-        f"picture nearer to the truth for {(table.progress > table.gap).sum()} of {len(table)} pasts (progress > gap)."
+        f"Step {found.kept.steps[s]}: {aim} Going on from the past would bring this picture nearer to the truth for "
+        f"{(table.progress > table.gap).sum()} of {len(table)} pasts (progress > gap)."
     )
 
 

@@ -85,6 +85,8 @@ def test_the_push_has_controls_and_its_aim_is_counted(tmp_path):
     assert table.loc["pull"].tolist() == pytest.approx([1, 1], abs=0.01)
     assert table.loc[history_analysis.PUSH].tolist() == pytest.approx([1 / 3, -0.5], abs=0.01)
     assert table.net.isna()[history_analysis.MOVED]
+    still = replace(found, push=torch.zeros_like(to_gt), controls={}).aims()
+    assert still[still.direction == history_analysis.PUSH].share.isna().all()  # no push, no aim
     shorter = train.train(recipe.replace(seed=1, steps=6), tmp_path / "shorter", quiet=True)
     with pytest.raises(ValueError, match="foreign"):
         history_analysis.pushes(own.dir, foreign=shorter.dir)

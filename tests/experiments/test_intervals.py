@@ -93,6 +93,19 @@ def test_pictures_are_a_view_of_their_own():
     assert (row.worst, row.best, row.mean) == pytest.approx((-0.8, 0.2, -0.4 / 3))
 
 
+def test_pictures_of_a_run_that_diverged_are_missing_and_its_arm_has_no_gain():
+    """In one seed, or in all of them; in another setting nothing is missing."""
+    made = runs(plain=PLAIN, spn=SPN, vgg=SPN, cr=SPN)
+    made = pd.concat([made, made[made["arm"].isin(["plain", "spn"])].assign(task="derain")])
+    images = pd.concat([made.assign(image=name) for name in "ab"])
+    lost = (images["arm"] == "vgg") & (images["seed"] == 0) | (images["arm"] == "cr")
+    table = intervals.by_image(images[~lost], runs=made)
+    assert table["arm"].tolist() == ["spn", "vgg", "cr", "spn"] and table["pictures"].tolist() == [2] * 4
+    for column in ("better", "mean", "worst", "best"):
+        assert table[column].isna().tolist() == [False, True, True, False]
+    assert intervals.by_image(images[~lost])["mean"].isna().tolist() == [False, True, False]  # vgg's one run is missing
+
+
 def test_several_settings_are_kept_apart():
     derain = runs(plain=PLAIN, spn=[v - 1 for v in SPN]).assign(task="derain", scale=1, network="nafnet")
     table = raw(pd.concat([runs(plain=PLAIN, spn=SPN), derain])).set_index("task")

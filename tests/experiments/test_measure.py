@@ -1,8 +1,11 @@
 """A borrowed machine: what is measured on it, in which order, within the time, and what goes on later."""
 
+import itertools
 import re
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -53,22 +56,45 @@ def test_a_whole_round(tmp_path, small_house, clock_of_flops, capsys):
     assert not re.search("took|finished", capsys.readouterr().out)
 
 
-def test_a_rehearsal_ends_in_time_and_goes_on(tmp_path, capsys):
-    out, rest = tmp_path / "out", ["--rehearsal", "--device", "cpu", "--experiments", "A1"]
-    assert main(["measure", "--minutes", "0.1", "--out", str(out), *rest]) == 0
+@pytest.fixture
+def clock_of_looks(monkeypatch):
+    """A minute has passed whenever somebody looks at the clock, however fast the machine is."""
+    looks = itertools.count(0, 60)
+    clock = types.SimpleNamespace(monotonic=lambda: next(looks), perf_counter=time.perf_counter)
+    monkeypatch.setattr(measure, "time", clock)
+
+
+def test_a_rehearsal_ends_in_time_and_goes_on(tmp_path, small_house, clock_of_looks, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "REHEARSAL", FEW)
+    out, rest = tmp_path / "out", ["--rehearsal", "--device", "cpu", "--experiments", "X1"]
+    assert main(["measure", "--minutes", "20", "--out", str(out), *rest]) == 0
     assert "left out for lack of time" in capsys.readouterr().out
     first = {file: pd.read_csv(file) for file in out.glob("*.csv")}
-    assert main(["measure", "--minutes", "0.4", "--continue", str(out), *rest]) == 0
+    main(["measure", "--minutes", "300", "--continue", str(out), *rest])  # four steps need not gain anything
+    assert "left out" not in capsys.readouterr().out
     later = {file: pd.read_csv(file) for file in out.glob("*.csv")}
     assert sum(map(len, later.values())) > sum(map(len, first.values())) > 0
     for name, table in first.items():
         pd.testing.assert_frame_equal(later[name].head(len(table)), table, check_dtype=False)
         named = [column for column in (*measure.NAMING, "check", "what", "step") if column in table]
         assert not later[name].duplicated(named).any()
-    assert main(["measure", "--minutes", "0.1", "--out", str(out), *rest]) == 1
+    assert main(["measure", "--minutes", "20", "--out", str(out), *rest]) == 1
     assert "--continue" in capsys.readouterr().err
-    assert main(["measure", "--minutes", "0.1", "--continue", str(out), "--device", "cpu"]) == 1
+    assert main(["measure", "--minutes", "20", "--continue", str(out), "--device", "cpu"]) == 1
     assert "sizes" in capsys.readouterr().err
+
+
+def test_what_still_runs_when_its_time_is_over_is_interrupted():
+    with pytest.raises(measure.TimeUp), measure.Clock(0.005).limit("seeds"):
+        while True:
+            time.sleep(0.001)
+
+
+@pytest.mark.parametrize("data_root", [None, "nowhere"])
+def test_a_data_set_that_is_not_there_is_refused_before_anything_is_measured(tmp_path, data_root):
+    with pytest.raises(ValueError, match="data_root"):
+        measure.measure(tmp_path / "out", 60, device="cpu", experiments=["D"], data_root=data_root)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_is_written_named_and_tried_again(tmp_path, small_house, monkeypatch, capsys):

@@ -111,7 +111,11 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     push_study.write_record(tmp_path / "runs", record)
     helps, pasts = (pd.read_csv(record / name) for name in (probe.HELPS, probe.PASTS))
     assert len(helps) == 2 * 2 * 10 and set(pasts.past) == {"own", "foreign", "slow"}
-    assert "2 of 36 runs" in page.read_text()
+    assert "Outcome" not in page.read_text()  # 2 of 9 moments
+    monkeypatch.setattr(probe, "MOMENTS", 2)
+    push_study.write_record(tmp_path / "runs", record)
+    text = page.read_text()
+    assert "2 of 36 runs were looked at, 4 moments" in text and "sr demo plain 0, 1;" in text
     found = push_study.summary(helps).set_index(["term", "direction"])
     pushes = helps[(helps.term == "plain") & (helps.direction == "push")].help_plain_weights
     assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
@@ -124,10 +128,22 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     assert grown[grown.seed == 2].reset_index(drop=True).equals(helps) and grown.seed[0] == 1
     assert "3 of 36 runs" in page.read_text()
     begun = []
-    monkeypatch.setattr(probe, "MOMENTS", 2)
     monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
     push_study.run(tmp_path / "fresh", "", record, quiet=True)
     assert len(begun) == 33 and not {other, cell} & set(begun)
+
+
+def test_a_run_that_was_looked_at_in_part_is_named_and_not_counted(tmp_path):
+    helps, pasts = push_study.recorded()
+    first = (helps[push_study.CELL] == ["sr", "demo", "plain", 0]).all(axis=1)
+    rest = helps[~first | (helps["step"] > helps["step"][first].min())]
+    for name, table in {probe.HELPS: rest, probe.PASTS: pasts}.items():
+        table.to_csv(tmp_path / name, index=False)
+    text = (push_study.write_record(tmp_path / "no runs", tmp_path) / "README.md").read_text()
+    count = len(helps[push_study.CELL].drop_duplicates()) - 1
+    assert f"{count} of 36 runs" in text and "sr demo plain 0 (8 of 9 moments" in text
+    found = push_study.summary(rest).set_index(["task", "rate", "term", "direction"])
+    assert found["seeds"]["sr", "demo", "plain", "push"] == 2
 
 
 def test_the_slow_run_is_the_same_in_slow_motion(monkeypatch):

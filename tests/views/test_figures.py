@@ -1,6 +1,7 @@
 """Figures of pictures and of one run show what they are given, on fixed scales, and change nothing global."""
 
 import io
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -10,8 +11,7 @@ import torch
 from live_views import pushes
 from matplotlib.figure import Figure
 
-from mclir_nb import files, root
-from mclir_nb.experiments import evidence, history_analysis, intervals, paper, probe, push_study, trajectory
+from mclir_nb.experiments import evidence, history_analysis, intervals, paper, push_study, trajectory
 from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.views import (
     cost_figures,
@@ -71,7 +71,7 @@ def watched() -> Watched:
 
 
 def helps() -> pd.DataFrame:
-    return push_study.summary(files.read_table(root() / "data" / "records" / "P" / probe.HELPS))
+    return push_study.summary(push_study.recorded()[0])
 
 
 def steps_table() -> pd.DataFrame:
@@ -248,6 +248,36 @@ def test_settings_are_panels_and_the_ema_is_drawn_where_it_differs():
     assert len(axes.get_yticklabels()) == 8
 
 
+def test_an_arm_with_a_run_that_diverged_has_dots_and_no_mean():
+    """Below the others, with the number of its runs that are lost, in one panel and in several."""
+    rows = [("a", 0.1), ("a", 0.3), ("lost", np.nan), ("lost", np.nan), ("b", 0.9), ("b", np.nan), ("c", 0.1), ("c", 0)]
+    frame = pd.DataFrame(rows, columns=["arm", "difference"]).assign(task="sr", scale=4, network="edsr", seed=0)
+    for part in (frame, pd.concat([frame, frame.assign(task="derain")])):
+        axes = evidence_figures.paired_differences(part).axes[0]
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "c", "b", "lost"]
+        assert len(axes.containers) == 2  # means of a and c
+        assert [text.get_text() for text in axes.texts][-2:] == ["1 of 2 diverged", "2 of 2 diverged"]
+
+
+def test_arms_are_in_the_order_of_what_is_drawn():
+    """Raw weights come first; those of the EMA, which are drawn nowhere here, do not count."""
+    raw = pd.DataFrame({"arm": list("aabb"), "seed": [0, 1] * 2, "difference": [0.100, 0.200, 0.101, 0.201]})
+    ema = raw.assign(difference=[0.104, 0.204, 0.099, 0.199], weights="ema")
+    (axes,) = evidence_figures.paired_differences(pd.concat([raw.assign(weights="raw"), ema])).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a"] and len(axes.containers) == 2
+
+
+def test_the_probe_has_a_row_per_weights_and_learning_rate():
+    """A task that was not looked at with a rate is said to be missing."""
+    table = helps()
+    slow = table[table["task"] == "sr"].assign(rate="eighth")
+    figure = evidence_figures.probe({"raw weights": pd.concat([table, slow]), "EMA": table}, ["push", "towards"])
+    looked = [axes.get_title() for axes in figure.axes if axes.containers]
+    assert len(looked) == 7 and looked[3] == "sr, raw weights, rate: eighth"
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["not looked at"] * 5
+    assert all("rate" not in axes.get_title() for axes in evidence_figures.probe({"EMA": table}, ["push"]).axes)
+
+
 def test_gain_beside_cost_stands_at_the_cost_of_the_run():
     (axes,) = evidence_figures.gain_beside_cost(RESULTS).axes
     places = [bar.lines[0].get_xdata()[0] for bar in axes.containers]
@@ -255,6 +285,11 @@ def test_gain_beside_cost_stands_at_the_cost_of_the_run():
     assert drawn.to_numpy() == pytest.approx(drawn.index, rel=0.005) and axes.get_yscale() == "linear"
     far = RESULTS.assign(gain_raw=-9.0)
     assert evidence_figures.gain_beside_cost(far).axes[0].get_yscale() == "symlog"
+    assert "side by side" in axes.get_xlabel()
+    one = evidence_figures.gain_beside_cost(RESULTS[:1]).axes[0]
+    assert "side by side" not in one.get_xlabel() and not one.figure.get_suptitle()
+    many = pd.concat([RESULTS.assign(scale=scale) for scale in (1, 2, 3, 4)])
+    assert evidence_figures.gain_beside_cost(many).get_suptitle() == "3 of 4 settings"
 
 
 def test_dose_response_draws_gains_at_the_dose_asked_for():
@@ -283,6 +318,9 @@ def test_every_arm_of_a_figure_has_its_own_look_and_known_ones_the_same_everywhe
 def test_arm_curves_are_means_over_seeds():
     first = evidence_figures.arm_curves(arm_log()).axes[0]
     assert [list(line.get_ydata()) for line in first.lines] == [[22, 23], [22, 23]]
+    with pytest.raises(ValueError, match="derain x2 edsr, sr x2 edsr"):
+        tasks = [arm_log().assign(task=task, scale=2, network="edsr") for task in ("derain", "sr")]
+        evidence_figures.arm_curves(pd.concat(tasks))
 
 
 def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe():
@@ -295,10 +333,32 @@ def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe(
     assert bars == sorted(same["difference_db"].abs()) and len(bars) == len(retrained) - 1
 
 
+def test_no_price_and_no_line_of_a_negative_is_cut_off():
+    for price in (2.3, 5.3):
+        for axes in cost_figures.noise(noise_table().assign(measured=[price, 1.12])).axes:
+            assert axes.get_xlim()[1] >= max(3, price)
+    found = watched()
+    right = explain_figures.negatives_over_time(found, {"far": 40.0}).axes[1]
+    low, high = right.get_ylim()
+    assert low < (found.table.psnr_history_0 - found.table.psnr).min() and high > (40 - found.table.psnr).max()
+
+
 def test_lags_draw_every_history_and_leave_zero_lags_out():
     logs = history_figures.lags(lag_table()).axes
     assert [len(line.get_xdata()) for line in logs[1].lines] == [2, 0]
     assert [text.get_text() for text in logs[0].get_legend().get_texts()] == ["every 20 steps", "never refreshed"]
+
+
+def test_progress_and_gap_say_how_a_history_is_refreshed():
+    found = pushes()
+
+    def titles(**columns):
+        figure = history_figures.progress_and_gap(replace(found, table=found.table.assign(**columns)))
+        return [axes.get_title() for axes in figure.axes if axes.get_title().startswith("past")]
+
+    assert titles() == ["past 1, every 5 steps", "past 2, every 10 steps"]
+    assert titles(every=[5, None] * 3) == ["past 1, every 5 steps", "past 2, never refreshed"]
+    assert titles(age=np.nan) == ["past 1, adaptive rule", "past 2, adaptive rule"]
 
 
 def test_progress_and_gap_are_shaded_by_which_is_larger():

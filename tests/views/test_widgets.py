@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import time
+from dataclasses import replace
 
 import ipywidgets as w
 import nbformat
@@ -166,6 +167,18 @@ def test_the_training_scrubber_has_every_moment_and_past_and_says_what_its_numbe
     share = found.aims().set_index(["direction", "step"]).share[PUSH, 20]
     last = panels[""]["texts"][2]
     assert f"{share:.0%} of the push" in last and "1 of 2 pasts" in last
+
+
+def test_a_push_without_length_points_nowhere(watched):
+    """Not yet at the first moment, and then at none."""
+    found = pushes()
+    late = found.push.clone()
+    late[0] = 0
+    one, none = (widgets.training_scrubber(replace(found, push=push)) for push in (late, 0 * late))
+    (said,) = [panel["texts"] for panel in one.view["panels"] if "texts" in panel]
+    assert "no push yet" in said[0] and "of the push points" not in said[0] and "of the push points" in said[1]
+    assert "Over 2 moments" in one.caption and " 0%" not in one.caption
+    assert "There is no push yet" in none.caption and "nan" not in none.caption
 
 
 def test_the_curves_of_the_training_scrubber_are_the_lower_end_of_its_still():
