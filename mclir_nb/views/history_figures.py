@@ -91,10 +91,11 @@ def progress_and_gap(found: Pushes) -> Figure:
     for panel in pasts[count:]:
         panel.set_axis_off()
     pasts[0].set_yticks([-1e-1, -1e-3, 0, 1e-3, 1e-1])
+    pasts[0].set_ylabel("squared error")
     quality.set(title="PSNR (dB)")
     age.set(title="Steps since the last refresh", xlabel="step")
     quality.legend(fontsize=6, loc="lower right")
-    pasts[0].legend(fontsize=6, loc="upper right")
+    pasts[0].legend(fontsize=6, loc="lower left")
     return figure
 
 
