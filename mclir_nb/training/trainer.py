@@ -54,7 +54,7 @@ class Trainer:
         # The small numbers of a float16 gradient vanish unless the loss is scaled up. In other precisions the scale is
         # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
+        self.scaler = self._make_scaler()
         self.last: tuple | None = None  # restored, gt and negatives of the step just made, if it had any
         self.log = Log(recipe, device)
 
@@ -94,6 +94,9 @@ class Trainer:
         if self.history and recipe.history_threshold is None:
             self.history.update(self.past_of, self.step)
         self.log.sums += seen
+
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, init_scale=self.scale)
 
     def _backward(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of a batch, of `accumulate` parts one after the other; l_rec, l_neg and total, and the output."""
@@ -213,6 +216,7 @@ class Trainer:
         """Take over what `state_dict` returned."""
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
+        self.scaler = self._make_scaler()  # the old one may be in the middle of a step that was not finite
         self.log.sums.copy_(run["sums"])
         if self.history:
             self.history.turn = run["turn"]
