@@ -194,17 +194,17 @@ OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
 }
 
 
-def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor, sign: int = -1) -> LossParts:
+def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor) -> LossParts:
     """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
 
     The gradient sees lambda as a constant, and nothing waits for the device.
 
     Args:
-        parts: as an objective returned them.
+        parts: as an objective returned them, with a lambda above 0 and an `l_neg` of 0 or more.
         ratio: share of the reconstruction that the second term has.
         means: l_rec and l_neg, detached: those of `parts`, or their means over the processes that share a batch.
-        sign: -1 if the objective subtracts its second term, 1 if it adds it.
     """
     l_rec, l_neg = means
-    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
-    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
+    (slope,) = torch.autograd.grad(parts.total, parts.l_neg, retain_graph=True)  # lambda, below 0 if subtracted
+    weight = slope.sign() * ratio * l_rec / l_neg.clamp_min(1e-12)
+    return parts._replace(total=parts.l_rec + weight * parts.l_neg)

@@ -444,8 +444,8 @@ def _check_term(recipe: Recipe) -> None:
         raise ValueError("sampling 'sampled' asks one history, and lambda_ratio needs all of them; use a dose instead.")
     if recipe.negatives == "synthetic" and objective in losses.USES_HISTORY - {"c2r"}:
         raise ValueError(f"negatives 'synthetic' belong to objective c2r, not to {objective}; use 'history' there.")
-    if objective == "c2r" and recipe.lambda_ratio is not None:
-        raise ValueError("lambda_ratio is for objectives of spn's kind and history-positive; give c2r a lambda_neg.")
+    if objective in ("c2r", "spn-smooth") and recipe.lambda_ratio is not None:
+        raise ValueError(f"lambda_ratio does not go with {objective}; give it a lambda_neg, or a dose such as 0.1.")
 
 
 HISTORY_FIELDS = (

@@ -128,9 +128,8 @@ class Trainer:
             context = self.context(lq, negatives)
             parts = self.objective(restored, gt, negatives, features=self.features, lambda_neg=weight, **context)
         if recipe.lambda_ratio is not None and negatives:
-            sign = 1 if recipe.objective == "history-positive" else -1
             means = distributed.mean(torch.stack(parts[:2]).detach())
-            parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
+            parts = losses.with_ratio(parts, recipe.lambda_ratio, means)
         return parts, restored
 
     def _compiled(self, network: nn.Module) -> Any:  # torch's annotation of what it returns is a function

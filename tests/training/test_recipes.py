@@ -136,7 +136,7 @@ CONTRADICTIONS = [
     {"history_every": (4, 2), "history_decay": (0.1,)},
     *({"sampling": "sampled", "objective": name, "lambda_neg": 0.1} for name in ("spn-uncertainty", "c2r", "ratio")),
     {"sampling": "sampled", "lambda_ratio": 0.05},
-    {"lambda_ratio": 0.05, "objective": "c2r"},
+    *({"lambda_ratio": 0.05, "objective": name} for name in ("c2r", "spn-smooth")),
     {"accumulate": 6},
     {"accumulate": 2, "lambda_ratio": 0.05},
     *({"dose": value} for value in (0.0, math.nan)),

@@ -23,8 +23,8 @@ def test_before_its_step_spn_is_plain_and_asks_no_history():
     assert advance(waiting, 3, rows=True).log.rows[-1]["l_neg"] > 0
 
 
-@pytest.mark.parametrize("objective", ["spn", "history-positive"])
-def test_r_is_held(objective):
+@pytest.mark.parametrize("objective", ["spn", "history-positive", "ratio", "infonce", "margin"])
+def test_r_is_held_with_the_sign_of_the_term(objective):
     rows = advance(trainer(derain(objective=objective, lambda_ratio=0.05)), 4, rows=True).log.rows
     assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
     assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
