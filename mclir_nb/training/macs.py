@@ -113,6 +113,6 @@ def run_macs(recipe: Recipe) -> int:
     recipe = with_period(recipe)
     counts = count(recipe)
     with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.period
-    trained = 2 if recipe.history_of == "another" else 1  # networks
+    trained = 2 if recipe.uses_history and recipe.history_of == "another" else 1  # networks
     plain, term = 3 * counts.network * recipe.steps * trained, counts.histories * counts.network + counts.term
     return recipe.batch_size * (plain + term * with_term)

@@ -17,7 +17,7 @@ from mclir_nb.progress import Progress
 from mclir_nb.training import build, checkpoint, distributed, dose, frames, machine, macs, needs, records, run_folder
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import TIMES, Diverged, check_batch
-from mclir_nb.training.log import Scalars, interval
+from mclir_nb.training.log import Scalars, interval, summary_writer
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -76,12 +76,14 @@ def _train(
     recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool, doses
 ) -> None:
     """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
+    if tensorboard:
+        summary_writer()  # refused here if it is not installed
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
     chosen = dose.choose(recipe, run_dir, device, quiet, doses)
     trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
     content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
-    if recipe.continues and not (run_dir / checkpoint.FILE).exists():
+    if recipe.continues and not checkpoint.saved(run_dir):
         said = trainer.take_over(Path(recipe.continues).expanduser())
         run_folder.check_content(Path(recipe.continues).expanduser(), content)
         print(end="" if quiet else f"{said}\n")

@@ -42,7 +42,8 @@ class Trainer:
         self.model = build.make_start(recipe, device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.average = self.ema if recipe.history_ema_decay is None else copy.deepcopy(self.ema)
-        self.another = build.Companion(recipe, device) if recipe.history_of == "another" else None
+        foreign = recipe.uses_history and recipe.history_of == "another"
+        self.another = build.Companion(recipe, device) if foreign else None
         self.history = build.make_history(recipe, self.past_of, device)
         self.features = build.make_features(recipe, device)
         self.negatives = build.make_negatives(recipe, self.history, self.model)
