@@ -107,7 +107,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
-        if recipe.guard == "lower-lambda" and not (run_dir / checkpoint.FILE).exists():
+        if recipe.guard == "lower-lambda" and not checkpoint.saved(run_dir):
             on_first_rank(trainer.save, run_dir)  # a state to go back to
         while trainer.step < recipe.steps:
             try:
@@ -154,8 +154,8 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
         trainer.advance(gt, lq, names)
         last = trainer.step == recipe.steps
         if trainer.step in moments:
-            ema = trainer.average if recipe.history_of == "ema" else None
-            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, cut[0], ema)
+            past_of = trainer.past_of if recipe.history_of != "network" else None
+            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, cut[0], past_of)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % interval(recipe) == 0 or validating:
             row = trainer.log_row()

@@ -240,6 +240,11 @@ class Trainer:
         if not records.Run(run_dir).is_finished:
             raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
         self.restore(run_dir)
+        if not self.step:
+            raise ValueError(
+                f"{run_dir} has no {checkpoint.FILE} to go on from; `--initial-weights {run_dir}` starts anew from its "
+                "weights."
+            )
         if self.step >= self.recipe.steps:
             raise ValueError(f"steps is {self.recipe.steps}; {run_dir} has taken {self.step} already, so give more.")
         rate, steps = self.recipe.learning_rate_at(self.step + 1), self.recipe.steps
