@@ -436,6 +436,17 @@ def _check_term(recipe: Recipe) -> None:
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
+    if recipe.uses_history and not recipe.history_every and (objective != "c2r" or recipe.noised_inputs):
+        raise ValueError(f"history_every is empty, so {objective} has no negatives; give one interval or more.")
+    if objective == "spn-uncertainty" and len(recipe.history_every) + recipe.noised_inputs < 2:
+        raise ValueError(
+            f"history_every is {recipe.history_every}, and spn-uncertainty needs the spread of two negatives or more; "
+            "give another interval, or noised_inputs."
+        )
+    if objective == "c2r" and recipe.curriculum == "measured" and recipe.uses_history and recipe.noised_inputs:
+        raise ValueError("curriculum 'measured' counts histories, and noised_inputs are none; leave one of them out.")
+    if recipe.lambda_follows_rate and not recipe.learning_rate:
+        raise ValueError("lambda_follows_rate has no learning_rate to follow where that is 0; leave one of them out.")
     if objective == "spn-smooth" and recipe.history_of != "ema":
         raise ValueError("history_of must be 'ema' for spn-smooth: its push is that of the EMA away from its own past.")
     if recipe.sampling == "sampled" and objective in losses.NEEDS_ALL_NEGATIVES:
