@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mclir_nb import files
 from mclir_nb.data.patches import Benchmark
@@ -180,8 +179,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     files.write_tensors(run_dir / "model.safetensors", trainer.model.state_dict())
     files.write_tensors(run_dir / "ema.safetensors", trainer.ema.state_dict())
     if trainer.history:
-        histories = nn.ModuleList(trainer.history.models)
-        files.write_tensors(run_dir / "history.safetensors", histories.state_dict())
+        files.write_tensors(run_dir / "history.safetensors", trainer.history.state_dict())
     if (run_dir / "scores.csv").exists():
         return
     raw = evaluate.evaluate(trainer.model, trainer.data.test, quiet=quiet)

@@ -200,7 +200,7 @@ class Trainer:
         """What has a state of its own, by its name in a checkpoint."""
         parts = {name: getattr(self, name) for name in ("guard", "negatives", "model", "ema", "scaler")}
         if self.history:
-            parts["history"] = nn.ModuleList(self.history.models)
+            parts["history"] = self.history
         if self.recipe.history_ema_decay is not None:
             parts["average"] = self.average
         return parts | ({"another": self.another} if self.another else {})
