@@ -177,20 +177,13 @@ USES_HISTORY |= {"spn-smooth", "ratio", "infonce", "margin"}
 NEEDS_ALL_NEGATIVES = {"c2r", "spn-uncertainty", "ratio", "infonce"}
 
 
-class OfficialLambda(NamedTuple):
-    """A published weight; it says nothing without the feature network it belongs to."""
-
-    value: float
-    features: str
-    source: str
-
-
-OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
-    "spn": OfficialLambda(0.001, "vgg16", "Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml"),
-    "vgg": OfficialLambda(0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
-    "cr": OfficialLambda(0.1, "vgg19", "AECR-Net paper, unverified; its released script defaults to 0"),
-    "c2r": OfficialLambda(0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
-    "pcl": OfficialLambda(5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN"),
+# Published weights; they say nothing without the feature network they belong to.
+OFFICIAL_LAMBDA = {
+    "spn": {"vgg16": 0.001},  # Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml
+    "vgg": {"vgg16": 0.04},  # zhilin007/FFA-Net @ 6651bcf, net/main.py
+    "cr": {"vgg19": 0.1},  # AECR-Net paper, unverified; its released script defaults to 0
+    "c2r": {"vgg19": 0.2},  # YuZheng9/C2PNet @ b09e79c, main.py
+    "pcl": {"discriminator": 5.0},  # Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN
 }
 
 

@@ -276,8 +276,7 @@ class Recipe(BaseModel):
 # lambda per objective and feature network. SPN's kind, vgg16: the official perceptual_weight (for ImageNet weights);
 # lite0: ours, so that r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors'
 # advice (0.005 to 0.02).
-LAMBDAS = {name: {official.features: official.value} for name, official in losses.OFFICIAL_LAMBDA.items()}
-LAMBDAS |= dict.fromkeys(
+LAMBDAS = losses.OFFICIAL_LAMBDA | dict.fromkeys(
     ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"), {"lite0": 3e-4, "vgg16": 1e-3}
 )
 SOME_LAMBDA = 1e-6  # in place of a dose that nobody has measured, for what does not depend on it: time and memory
