@@ -7,6 +7,7 @@ Reading anything that is not what it should be raises ValueError with the file's
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import json
 import os
@@ -77,14 +78,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} cannot be read as safetensors ({error}).") from error
 
 
+def sha256(path: Path) -> str:
+    """The checksum of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_rows(path: Path) -> list[dict[str, float]]:
     """A table of numbers, every digit as it was written; an empty cell is NaN. Raises: ValueError for anything else."""
     try:
         with open(path, newline="") as file:
             rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
         return [row | {"step": int(row["step"])} for row in rows]
-    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: it is no table of numbers with a column step ({error}).") from error
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table of numbers with a column step ({error}).") from error
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -191,8 +191,8 @@ def show_source(*objects, docstring: bool = True) -> None:
     for thing in objects:
         source = textwrap.dedent(inspect.getsource(thing)).rstrip()
         source = source if docstring else _shorten_docstrings(source)
-        name = getattr(thing, "__module__", thing.__name__)
-        where = f"{name.replace('.', '/')}.py"
+        place, home = Path(inspect.getsourcefile(inspect.unwrap(thing)) or ""), Path(__file__).parents[1]
+        where = place.relative_to(home).as_posix() if place.is_relative_to(home) else place.name
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", source)), default=0))
         text = f"From `{where}`:\n\n{fence}python\n{source}\n{fence}"
         display({"text/markdown": text, "text/plain": source}, raw=True)

@@ -58,7 +58,8 @@ def arms(objectives: Sequence[str], equal_cost: bool = True, dose: float | None 
             short runs that choose lambda are no part of an arm's cost. None: each objective has the lambda of the
             recipe, a rival its published one, whose gradient may be many times that of L1 in other features.
     """
-    published = {name: {"lambda_neg": losses.OFFICIAL_LAMBDA[name].value} for name in ("vgg", "cr", "c2r", "pcl")}
+    rivals = ("vgg", "cr", "c2r", "pcl")
+    published = {name: {"lambda_neg": value} for name in rivals for value in losses.OFFICIAL_LAMBDA[name].values()}
     chosen = []
     for name in objectives:
         term = {} if name == "plain" else published.get(name, {}) if dose is None else {"dose": dose}

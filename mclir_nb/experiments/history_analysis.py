@@ -152,7 +152,7 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
                 thresholds=None,
                 best_psnr=0.0,
                 generator=stream(recipe.seed, "objective", step),
-            )[2]
+            )[1]
             asked.append(-lambdas[s] * kept.gt.numel() * gradient[0])
         found[name] = torch.stack(asked)
     return Pushes(recipe, kept, lambdas, found.pop(PUSH), found, over_time(kept, recipe, features))

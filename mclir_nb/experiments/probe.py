@@ -202,7 +202,7 @@ def directions(
     wanted |= {name: push.image_push(at, pasts, features) for name, pasts in away.items()}
     for name, pasts in (("smooth", slow), ("smooth-oldest", slow[:1])):
         objective = losses.OBJECTIVES["spn-smooth"]
-        wanted[name] = -push.image_gradients(at, gt, pasts, objective, features=features, averaged=averaged)[2]
+        wanted[name] = -push.image_gradients(at, gt, pasts, objective, features=features, averaged=averaged)[1]
     steps = {name: list(torch.autograd.grad(restored, weights, way, retain_graph=True)) for name, way in wanted.items()}
     return steps | {"random": [torch.randn(weight.shape, generator=chance) for weight in weights]}
 

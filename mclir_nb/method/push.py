@@ -106,8 +106,6 @@ class Gradients(NamedTuple):
 
     pull: Gradient
     push: Gradient
-    value_ratio: float  # l_neg / l_rec
-    image_ratio: float  # the same of the gradients' lengths at the image
 
 
 @full_float32()
@@ -128,20 +126,17 @@ def gradients(
     weights = list(model.parameters())
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
-        value_ratio, *at_image = image_gradients(restored, gt, negatives, objective, lq=lq, **context)
         at_weights: list[Gradient] = []
-        for upstream in at_image:
+        for upstream in image_gradients(restored, gt, negatives, objective, lq=lq, **context):
             found = torch.autograd.grad(restored, weights, upstream, retain_graph=True, allow_unused=True)
             at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)])
-    pull, push = at_weights
-    pull_length, push_length = (gradient.norm().item() for gradient in at_image)
-    return Gradients(pull, push, value_ratio, push_length / pull_length if pull_length else math.inf)
+    return Gradients(*at_weights)
 
 
 @full_float32()
 def image_gradients(
     restored: Tensor, gt: Tensor, negatives: Sequence[Tensor], objective: Callable[..., LossParts], **context
-) -> tuple[float, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """What an objective's two terms ask of the restored image: gradients at lambda 1, the second with its own sign.
 
     Args:
@@ -151,7 +146,7 @@ def image_gradients(
         context: what the objective is called with beside these, `features` above all.
 
     Returns:
-        L_neg / l_rec, and d l_rec / d restored and d (signed term) / d restored; a step goes against them.
+        d l_rec / d restored and d (signed term) / d restored; a step goes against them.
 
     Raises:
         ValueError: the objective has no second term on these images (plain, no negatives), or is not finite.
@@ -165,7 +160,7 @@ def image_gradients(
             raise ValueError("the loss is not finite at this look; the run has diverged, look earlier")
         pull = torch.autograd.grad(parts.l_rec, image, retain_graph=True)[0]
         term = torch.autograd.grad(parts.total - parts.l_rec, image)[0]
-    return (parts.l_neg / parts.l_rec).item(), pull, term
+    return pull, term
 
 
 def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Gradient:
@@ -192,10 +187,7 @@ def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Grad
 class Dose(NamedTuple):
     """How much of a step is the objective's second term. Objectives are compared at equal `update`."""
 
-    value: float  # r = lambda * l_neg / l_rec
-    image: float  # lambda * |gradient of the term| / |gradient of l_rec|, at the image
-    weights: float  # the same at the weights
-    update: float  # g_u, the same in the optimiser's step: lambda * |P push| / |P pull|
+    update: float  # g_u, lambda * |P push| / |P pull|, with P g the step that the optimiser makes of a gradient g
     cosine: float  # between the two parts of the step; below 0 they work against each other
 
 
@@ -213,9 +205,8 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
     Raises:
         ValueError: there is no batch, a gradient is not finite, or the pull has length 0.
     """
-    ratios, pull, push = [], None, None
+    pull, push = None, None
     for batch in batches:
-        ratios.append((batch.value_ratio, batch.image_ratio))
         pull = batch.pull if pull is None else [old + new for old, new in zip(pull, batch.pull, strict=True)]
         push = batch.push if push is None else [old + new for old, new in zip(push, batch.push, strict=True)]
     if pull is None or push is None:
@@ -226,11 +217,7 @@ def dose(batches: Iterable[Gradients], lambda_neg: float, optimiser: torch.optim
         raise ValueError("a gradient is not finite at this look; the run has diverged, look earlier")
     if size == 0:
         raise ValueError("the gradient of the reconstruction is 0 at this look; there is nothing to compare with")
-    value, image = lambda_neg * np.mean(ratios, axis=0)
     return Dose(
-        value=float(value),
-        image=float(image),
-        weights=lambda_neg * length(push) / length(pull),
         update=lambda_neg * length(push_step) / size,
         cosine=inner(pull_step, push_step) / max(size * length(push_step), 1e-30),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def save(run_dir: Path, state: dict[str, Any]) -> None:
     files.write_tensors(run_dir / FILE, tensors, facts, keep=run_dir / PREVIOUS)
 
 
+def saved(run_dir: Path) -> list[Path]:
+    """The checkpoints that a run folder holds, the newest first; that alone may be missing after a crash."""
+    return [file for file in (run_dir / FILE, run_dir / PREVIOUS) if file.exists()]
+
+
 def restore(run_dir: Path, target) -> Path | None:
     """Bring `target`, by its `load_state_dict`, to the newest whole checkpoint of a run folder; None if there is none.
 
@@ -37,7 +43,7 @@ def restore(run_dir: Path, target) -> Path | None:
         ValueError: all checkpoints are damaged, or what is in them is of another version or another run.
     """
     damage = []
-    for file in filter(Path.exists, (run_dir / FILE, run_dir / PREVIOUS)):
+    for file in saved(run_dir):
         try:
             state = read(file)
         except ValueError as error:
@@ -86,9 +92,10 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, Te
 
 
 def last_saved(run_dir: Path) -> str:
-    """A sentence on the last state that was saved."""
-    for file in filter(Path.exists, (run_dir / FILE, run_dir / PREVIOUS)):
-        return f"The last good state is that after step {files.read_tensors(file)[1].get('run/step')}, in {file}."
+    """A sentence on the last whole state that was saved."""
+    for file in saved(run_dir):
+        with suppress(ValueError):  # damaged: the one before counts
+            return f"The last good state is that after step {read(file)['run']['step']}, in {file}."
     return "No state had been saved before."
 
 

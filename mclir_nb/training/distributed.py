@@ -25,7 +25,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-COUPLED = ("cr", "c2r", "spn-uncertainty")  # objectives that are no mean over pictures: each piece is a batch to them
+# objectives that are no mean over pictures: each piece is a batch to them
+COUPLED = ("cr", "c2r", "spn-uncertainty", "ratio", "infonce", "margin")
 PATIENCE = timedelta(minutes=10)  # until all processes have come, and for the slowest of them in a step
 WHILE_FIRST_WORKS = timedelta(days=1)  # the others wait while rank 0 scores a whole benchmark
 Result = TypeVar("Result")

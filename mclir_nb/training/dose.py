@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from mclir_nb import files, root
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
-from mclir_nb.training import build, distributed, user_code
+from mclir_nb.training import build, distributed, records, user_code
 from mclir_nb.training.log import interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -38,6 +39,8 @@ IDLE = ("name", "seed", "guard", "guard_r", "guard_drop", "log_every", "val_ever
 # what makes a recipe a plain run whose histories are only watched
 PLAIN: dict = dict(lambda_neg=0.0, dose=None, lambda_ratio=None, lambda_from=0, lambda_follows_rate=False)
 PLAIN |= dict(sampling="exact", sampled_every=None, cosine_steps=None, milestones=())
+# what may be another in a run that goes on with the lambda of the one before; data and weights are compared elsewhere
+CONTINUED = {*IDLE, *PLAIN, *records.PLACES, "steps", "initial_entry", "initial_strict", "history_start"}
 
 
 class Lambda(NamedTuple):
@@ -52,19 +55,21 @@ class Lambda(NamedTuple):
 def measured(trainer: Trainer, lambda_neg: float, batches: int = BATCHES) -> push.Dose:
     """The dose of a trainer's objective for a lambda at this moment, from `batches` beyond the last step of the run.
 
-    Neither the network nor the optimiser is changed.
+    Neither the network, its running statistics included, nor the optimiser is changed.
 
     Raises:
         ValueError: an objective without a second term, no step yet, or a gradient that is not finite.
     """
-    state = torch.get_rng_state()  # drop path draws from it
-    try:
-        return push.dose(_gradients(trainer, batches), lambda_neg, trainer.optimiser)
-    finally:
-        torch.set_rng_state(state)
+    statistics = [buffer.clone() for buffer in trainer.model.buffers()]
+    with torch.random.fork_rng(devices=[]):  # drop path draws from it
+        found = push.dose(_gradients(trainer, batches), lambda_neg, trainer.optimiser)
+    for buffer, kept in zip(trainer.model.buffers(), statistics, strict=True):
+        buffer.copy_(kept)
+    return found
 
 
 def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
+    """Of each batch, or part of one that is taken in parts; on several processes the mean over their shares."""
     exact = build.make_negatives(trainer.recipe.replace(sampling="exact"), trainer.history, trainer.model)
     for step in range(trainer.recipe.steps + 1, trainer.recipe.steps + 1 + batches):
         gt, lq, _ = trainer.patches.batch(step)
@@ -73,7 +78,8 @@ def _gradients(trainer: Trainer, batches: int) -> Iterator[push.Gradients]:
         parts = trainer.recipe.accumulate  # what does not fit at once in a step does not fit here
         for true, given, *past in zip(*(images.chunk(parts) for images in (gt, lq, *negatives)), strict=True):
             context = dict(features=trainer.features) | trainer.context(given, past)
-            yield push.gradients(trainer.model, true, past, trainer.objective, **context)
+            found = push.gradients(trainer.model, true, past, trainer.objective, **context)
+            yield push.Gradients(*([distributed.mean(gradient) for gradient in part] for part in found))
 
 
 def look_steps(recipe: Recipe) -> set[int]:
@@ -124,16 +130,21 @@ def lambda_for(
     fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in IDLE}
     own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
     key = json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
-    committed, kept = (files.read_json(place) if place and place.exists() else {} for place in (KNOWN, shared))
-    updates = (kept | committed).get(key)
+    updates = (_read(shared) | _read(KNOWN)).get(key)
     if updates is None:
         updates = _updates(short, definitions, device, looks, batches, quiet)
         if shared:
-            files.write_json(shared, kept | {key: updates})
+            with FileLock(f"{shared}.lock"):  # another process may have added to the file meanwhile
+                files.write_json(shared, _read(shared) | {key: updates})
     if not np.mean(updates) > 0:
         raise ValueError(f"the term of objective {recipe.objective} has no gradient here, so no lambda gives it a dose")
     lambda_neg = dose / float(np.mean(updates))
     return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
+
+
+def _read(file: Path | None) -> dict:
+    """What short runs have found, by what they depend on."""
+    return files.read_json(file) if file and file.exists() else {}
 
 
 @functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
@@ -148,8 +159,7 @@ def _updates(
     for gt, lq, names in Progress(steps, f"dose of {short.objective}", short.steps, quiet=quiet):
         trainer.advance(gt, lq, names)
         if trainer.step in moments:
-            update = torch.tensor(measured(trainer, 1.0, batches).update)
-            updates.append(distributed.mean(update).item())
+            updates.append(float(np.float32(measured(trainer, 1.0, batches).update)))  # as those of older runs
     return tuple(updates)
 
 
@@ -162,11 +172,30 @@ def choose(
     """
     if recipe.dose is None or recipe.objective == "plain":
         return None
-    folders = [Path(place).expanduser() for place in (run_dir, recipe.continues) if place]
-    for file in (folder / FILE for folder in folders):
-        if file.exists():
-            return Lambda(**files.read_json(file))
+    if run_dir and (run_dir / FILE).exists():
+        return _kept_lambda(run_dir)
+    if recipe.continues:
+        before = Path(recipe.continues).expanduser()
+        if (before / FILE).exists() and _dose_fields(records.read_recipe(before)) == _dose_fields(recipe):
+            return _kept_lambda(before)
     return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
+
+
+def _dose_fields(recipe: Recipe) -> dict:
+    """The fields on which the lambda of a dose depends, for a run and the one that it continues."""
+    return {"dose": recipe.dose} | {k: v for k, v in dict(recipe).items() if k not in CONTINUED}
+
+
+def _kept_lambda(run_dir: Path) -> Lambda:
+    """What `keep` wrote into a run folder."""
+    found = files.read_json(run_dir / FILE)
+    try:
+        return Lambda(**found)
+    except TypeError as error:
+        raise ValueError(
+            f"{run_dir / FILE} must hold {', '.join(Lambda._fields)} and holds {', '.join(found) or 'nothing'}; copy "
+            "it again, or remove the run's folder to begin anew."
+        ) from error
 
 
 def with_lambda(recipe: Recipe, chosen: Lambda | None) -> Recipe:

@@ -33,8 +33,8 @@ class Frames:
         restored: (S,3,H,W), of the network.
         negatives: (S,K,3,H,W), of the histories.
         distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
-        averaged: (S,3,H,W), of the evaluation EMA where the histories are its own past (distances too are from it);
-            None where they are the network's.
+        averaged: (S,3,H,W), of the network whose past the histories are where that is another one, an average of the
+            trained one or a foreign one (distances too are from it); None where they are the network's own.
     """
 
     name: str
@@ -69,7 +69,7 @@ def keep(
     model: nn.Module,
     history: HistoryModels,
     pair: tuple[str, Tensor, Tensor],
-    ema: nn.Module | None = None,
+    past_of: nn.Module | None = None,
 ) -> None:
     """Add the moment after `step` to the run's file; moments of an earlier life at or after this step go.
 
@@ -78,7 +78,7 @@ def keep(
 
     Args:
         pair: name, gt and lq of the picture.
-        ema: the evaluation EMA, if the histories are its past.
+        past_of: the network whose past the histories are, if that is another one.
 
     Raises:
         OSError: the file cannot be written.
@@ -89,15 +89,15 @@ def keep(
     except ValueError as error:  # no reason to stop a training
         print(f"{error} The moments in it are lost; those from here on are kept.")
         earlier = {}
-    restored, present, *negatives = (_output(network, lq) for network in (model, ema or model, *history.models))
+    restored, present, *negatives = (_output(network, lq) for network in (model, past_of or model, *history.models))
     tensors = {key: value for key, value in earlier.items() if _step_of(key) < step} | {
         "lq": lq.float(),
         "gt": gt.float(),
         f"{step}/restored": restored.half(),
         f"{step}/gaps": (torch.stack(negatives) - present).half(),
-        f"{step}/distances": history.distances(ema or model).float(),
+        f"{step}/distances": history.distances(past_of or model).float(),
     }
-    if ema:
+    if past_of:
         tensors[f"{step}/averaged"] = present.half()
     files.write_tensors(file, tensors, {"name": name})
 

@@ -96,7 +96,7 @@ class Guard:
         return {"factor": self.factor}
 
     def load_state_dict(self, state: dict) -> None:
-        self.factor = state.get("factor", 1.0)
+        self.factor, self._seen = state.get("factor", 1.0), []
 
 
 def _subtracts(row: dict) -> bool:

@@ -113,6 +113,18 @@ def history_columns(
     return columns | {f"signal_{k}": share for k, share in enumerate(shares)}
 
 
+def summary_writer() -> type:
+    """TensorBoard's class. Raises ValueError if the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "tensorboard=True needs the package tensorboard, which is not installed; pip install "
+            "'mclir-nb[tensorboard]', or leave it out: log.csv holds the same numbers."
+        ) from None
+    return SummaryWriter
+
+
 class Scalars:
     """The rows as TensorBoard scalars too, to watch a run by; points after `step`, of an earlier life, go.
 
@@ -120,17 +132,7 @@ class Scalars:
     """
 
     def __init__(self, run_dir: Path, step: int, on: bool):
-        self.writer = None
-        if not on:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError(
-                "tensorboard=True needs the package tensorboard, which is not installed; pip install "
-                "'mclir-nb[tensorboard]', or leave it out: log.csv holds the same numbers."
-            ) from None
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        self.writer = summary_writer()(str(run_dir / "tensorboard"), purge_step=step + 1) if on else None
 
     def add(self, row: dict) -> None:
         """One row of the log, by its column names; empty values are left out."""

@@ -20,7 +20,7 @@ import torch
 from mclir_nb import networks
 from mclir_nb.method import features, losses
 from mclir_nb.method.rivals import C2R_INDOOR
-from mclir_nb.training import records
+from mclir_nb.training import records, user_code
 from mclir_nb.training.recipes import Recipe
 
 PRICE = 1.1  # of a plain step: what a sampled one costs at most, on average and by MACs
@@ -42,7 +42,8 @@ class Counts(NamedTuple):
 
 def count(recipe: Recipe) -> Counts:
     """Multiply-accumulates of a recipe's networks and objective for one patch; nothing is trained or read."""
-    return _count(recipe.replace(seed=0, dataset="embedded", data_root=None))
+    alike = recipe.replace(seed=0, dataset="embedded", data_root=None)
+    return _count(alike, repr(user_code.definitions(alike)))
 
 
 def with_period(recipe: Recipe) -> Recipe:
@@ -54,21 +55,21 @@ def with_period(recipe: Recipe) -> Recipe:
 
 
 def sampling_note(recipe: Recipe) -> str:
-    """Which steps have the term and what that costs, in a sentence; nothing for a recipe that does not sample."""
+    """Which steps of a recipe `with_period` have the term and what that costs, in a sentence; else nothing."""
     if recipe.sampling == "exact" or not recipe.uses_history:
         return ""
-    recipe = with_period(recipe)
     price = 1 + count(recipe).surplus / recipe.period
     return f"sampled: the term in one step of every {recipe.period}; a step costs {price:.2f} plain ones (by MACs)."
 
 
 @lru_cache
-def _count(recipe: Recipe, device: str = "") -> Counts:
+def _count(recipe: Recipe, definitions: str, device: str = "") -> Counts:
+    """`definitions` of a reader's own tell recipes apart."""
     if not device:
-        try:
-            return _count(recipe, "cpu" if recipe.network_size in ("tiny", "demo") else "meta")  # meta: shapes alone
+        try:  # meta: shapes alone
+            return _count(recipe, definitions, "cpu" if recipe.network_size in ("tiny", "demo") else "meta")
         except RuntimeError:  # a network of one's own that looks at values
-            return _count(recipe, "cpu")
+            return _count(recipe, definitions, "cpu")
     with torch.random.fork_rng(devices=[]), torch.device(device):
         network = records.build_network(recipe).eval()
     forward = networks.count_macs(network, picture(recipe.patch_size // recipe.scale, device))
@@ -113,6 +114,6 @@ def run_macs(recipe: Recipe) -> int:
     recipe = with_period(recipe)
     counts = count(recipe)
     with_term = max(0, recipe.steps - max(recipe.lambda_from, 1) + 1) // recipe.period
-    trained = 2 if recipe.history_of == "another" else 1  # networks
+    trained = 2 if recipe.uses_history and recipe.history_of == "another" else 1  # networks
     plain, term = 3 * counts.network * recipe.steps * trained, counts.histories * counts.network + counts.term
     return recipe.batch_size * (plain + term * with_term)

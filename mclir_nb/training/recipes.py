@@ -276,8 +276,7 @@ class Recipe(BaseModel):
 # lambda per objective and feature network. SPN's kind, vgg16: the official perceptual_weight (for ImageNet weights);
 # lite0: ours, so that r = lambda * l_neg / l_rec is near 0.01 early in the demo runs, the lower end of the authors'
 # advice (0.005 to 0.02).
-LAMBDAS = {name: {official.features: official.value} for name, official in losses.OFFICIAL_LAMBDA.items()}
-LAMBDAS |= dict.fromkeys(
+LAMBDAS = losses.OFFICIAL_LAMBDA | dict.fromkeys(
     ("spn", "history-positive", "spn-uncertainty", "spn-squared", "spn-huber"), {"lite0": 3e-4, "vgg16": 1e-3}
 )
 SOME_LAMBDA = 1e-6  # in place of a dose that nobody has measured, for what does not depend on it: time and memory
@@ -436,6 +435,17 @@ def _check_term(recipe: Recipe) -> None:
             f"history_every has {len(recipe.history_every)} entries and history_decay {len(recipe.history_decay)}; "
             "give one decay per interval."
         )
+    if recipe.uses_history and not recipe.history_every and (objective != "c2r" or recipe.noised_inputs):
+        raise ValueError(f"history_every is empty, so {objective} has no negatives; give one interval or more.")
+    if objective == "spn-uncertainty" and len(recipe.history_every) + recipe.noised_inputs < 2:
+        raise ValueError(
+            f"history_every is {recipe.history_every}, and spn-uncertainty needs the spread of two negatives or more; "
+            "give another interval, or noised_inputs."
+        )
+    if objective == "c2r" and recipe.curriculum == "measured" and recipe.uses_history and recipe.noised_inputs:
+        raise ValueError("curriculum 'measured' counts histories, and noised_inputs are none; leave one of them out.")
+    if recipe.lambda_follows_rate and not recipe.learning_rate:
+        raise ValueError("lambda_follows_rate has no learning_rate to follow where that is 0; leave one of them out.")
     if objective == "spn-smooth" and recipe.history_of != "ema":
         raise ValueError("history_of must be 'ema' for spn-smooth: its push is that of the EMA away from its own past.")
     if recipe.sampling == "sampled" and objective in losses.NEEDS_ALL_NEGATIVES:
@@ -444,8 +454,8 @@ def _check_term(recipe: Recipe) -> None:
         raise ValueError("sampling 'sampled' asks one history, and lambda_ratio needs all of them; use a dose instead.")
     if recipe.negatives == "synthetic" and objective in losses.USES_HISTORY - {"c2r"}:
         raise ValueError(f"negatives 'synthetic' belong to objective c2r, not to {objective}; use 'history' there.")
-    if objective == "c2r" and recipe.lambda_ratio is not None:
-        raise ValueError("lambda_ratio is for objectives of spn's kind and history-positive; give c2r a lambda_neg.")
+    if objective in ("c2r", "spn-smooth") and recipe.lambda_ratio is not None:
+        raise ValueError(f"lambda_ratio does not go with {objective}; give it a lambda_neg, or a dose such as 0.1.")
 
 
 HISTORY_FIELDS = (

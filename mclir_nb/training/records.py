@@ -131,15 +131,19 @@ class Run:
 
     def history_models(self) -> list[networks.Restorer]:
         """The history models as they stood after the last step, in the order of `recipe.history_every`."""
+        if not self.recipe.uses_history:
+            raise ValueError(f"{self.dir} has no history models: its objective, {self.recipe.objective}, keeps none.")
         histories = [build_network(self.recipe) for _ in self.recipe.history_every]
         return list(self._load(nn.ModuleList(histories), "history.safetensors"))
 
     def _load(self, network, name: str):
         """The network with the weights in a file of the folder, in eval mode."""
         if not (self.dir / name).is_file():
-            raise ValueError(
-                f"{self.dir} has no {name}: the run is not finished; run the same command again to continue it."
-            )
+            there = [other for other in ("model.safetensors", "ema.safetensors") if (self.dir / other).is_file()]
+            hint = f"the files of weights in it are {', '.join(there) or 'none'}; give such a file instead"
+            if not (self.dir / "scores.csv").is_file():
+                hint = "the run is not finished; run the same command again to continue it"
+            raise ValueError(f"{self.dir} has no {name}: {hint}.")
         try:
             network.load_state_dict(files.read_tensors(self.dir / name)[0])
         except RuntimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from contextlib import contextmanager, suppress
@@ -83,8 +82,7 @@ def content(sets: dict[str, ImageSet], features: nn.Module | None, recipe: Recip
     for field in STARTS:
         file = start_file(recipe, field)
         if file and file.is_file():
-            with file.open("rb") as opened:
-                found[field] = hashlib.file_digest(opened, "sha256").hexdigest()
+            found[field] = files.sha256(file)
     return found
 
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mclir_nb import files
 from mclir_nb.data.patches import Benchmark
@@ -17,7 +16,7 @@ from mclir_nb.progress import Progress
 from mclir_nb.training import build, checkpoint, distributed, dose, frames, machine, macs, needs, records, run_folder
 from mclir_nb.training.distributed import is_first_rank, on_first_rank
 from mclir_nb.training.guard import TIMES, Diverged, check_batch
-from mclir_nb.training.log import Scalars, interval
+from mclir_nb.training.log import Scalars, interval, summary_writer
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
 
@@ -76,12 +75,14 @@ def _train(
     recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool, doses
 ) -> None:
     """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
+    if tensorboard:
+        summary_writer()  # refused here if it is not installed
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
     chosen = dose.choose(recipe, run_dir, device, quiet, doses)
     trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
     content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
-    if recipe.continues and not (run_dir / checkpoint.FILE).exists():
+    if recipe.continues and not checkpoint.saved(run_dir):
         said = trainer.take_over(Path(recipe.continues).expanduser())
         run_folder.check_content(Path(recipe.continues).expanduser(), content)
         print(end="" if quiet else f"{said}\n")
@@ -105,7 +106,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
-        if recipe.guard == "lower-lambda" and not (run_dir / checkpoint.FILE).exists():
+        if recipe.guard == "lower-lambda" and not checkpoint.saved(run_dir):
             on_first_rank(trainer.save, run_dir)  # a state to go back to
         while trainer.step < recipe.steps:
             try:
@@ -152,8 +153,8 @@ def _steps(trainer: Trainer, run_dir: Path, stop: threading.Event, scalars: Scal
         trainer.advance(gt, lq, names)
         last = trainer.step == recipe.steps
         if trainer.step in moments:
-            ema = trainer.average if recipe.history_of == "ema" else None
-            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, cut[0], ema)
+            past_of = trainer.past_of if recipe.history_of != "network" else None
+            on_first_rank(frames.keep, run_dir, trainer.step, trainer.model, trainer.history, cut[0], past_of)
         validating = last or (recipe.val_every and trainer.step % recipe.val_every == 0)
         if trainer.step % interval(recipe) == 0 or validating:
             row = trainer.log_row()
@@ -178,8 +179,7 @@ def _finish(trainer: Trainer, run_dir: Path, quiet: bool) -> None:
     files.write_tensors(run_dir / "model.safetensors", trainer.model.state_dict())
     files.write_tensors(run_dir / "ema.safetensors", trainer.ema.state_dict())
     if trainer.history:
-        histories = nn.ModuleList(trainer.history.models)
-        files.write_tensors(run_dir / "history.safetensors", histories.state_dict())
+        files.write_tensors(run_dir / "history.safetensors", trainer.history.state_dict())
     if (run_dir / "scores.csv").exists():
         return
     raw = evaluate.evaluate(trainer.model, trainer.data.test, quiet=quiet)

@@ -42,7 +42,8 @@ class Trainer:
         self.model = build.make_start(recipe, device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.average = self.ema if recipe.history_ema_decay is None else copy.deepcopy(self.ema)
-        self.another = build.Companion(recipe, device) if recipe.history_of == "another" else None
+        foreign = recipe.uses_history and recipe.history_of == "another"
+        self.another = build.Companion(recipe, device) if foreign else None
         self.history = build.make_history(recipe, self.past_of, device)
         self.features = build.make_features(recipe, device)
         self.negatives = build.make_negatives(recipe, self.history, self.model)
@@ -54,7 +55,7 @@ class Trainer:
         # The small numbers of a float16 gradient vanish unless the loss is scaled up. In other precisions the scale is
         # 1, and what counts is that a step with a gradient that is not finite is left out, without waiting for a GPU.
         self.scale = 2.0**16 if recipe.precision == "float16" else 1.0
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=self.scale)
+        self.scaler = self._make_scaler()
         self.last: tuple | None = None  # restored, gt and negatives of the step just made, if it had any
         self.log = Log(recipe, device)
 
@@ -95,6 +96,9 @@ class Trainer:
             self.history.update(self.past_of, self.step)
         self.log.sums += seen
 
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, init_scale=self.scale)
+
     def _backward(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of a batch, of `accumulate` parts one after the other; l_rec, l_neg and total, and the output."""
         if self.recipe.compile == "reduce-overhead":
@@ -125,9 +129,8 @@ class Trainer:
             context = self.context(lq, negatives)
             parts = self.objective(restored, gt, negatives, features=self.features, lambda_neg=weight, **context)
         if recipe.lambda_ratio is not None and negatives:
-            sign = 1 if recipe.objective == "history-positive" else -1
             means = distributed.mean(torch.stack(parts[:2]).detach())
-            parts = losses.with_ratio(parts, recipe.lambda_ratio, means, sign)
+            parts = losses.with_ratio(parts, recipe.lambda_ratio, means)
         return parts, restored
 
     def _compiled(self, network: nn.Module) -> Any:  # torch's annotation of what it returns is a function
@@ -197,7 +200,7 @@ class Trainer:
         """What has a state of its own, by its name in a checkpoint."""
         parts = {name: getattr(self, name) for name in ("guard", "negatives", "model", "ema", "scaler")}
         if self.history:
-            parts["history"] = nn.ModuleList(self.history.models)
+            parts["history"] = self.history
         if self.recipe.history_ema_decay is not None:
             parts["average"] = self.average
         return parts | ({"another": self.another} if self.another else {})
@@ -213,6 +216,7 @@ class Trainer:
         """Take over what `state_dict` returned."""
         run = state["run"]
         self.step, self.best_psnr = run["step"], run["best_psnr"]
+        self.scaler = self._make_scaler()  # the old one may be in the middle of a step that was not finite
         self.log.sums.copy_(run["sums"])
         if self.history:
             self.history.turn = run["turn"]
@@ -236,6 +240,11 @@ class Trainer:
         if not records.Run(run_dir).is_finished:
             raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
         self.restore(run_dir)
+        if not self.step:
+            raise ValueError(
+                f"{run_dir} has no {checkpoint.FILE} to go on from; `--initial-weights {run_dir}` starts anew from its "
+                "weights."
+            )
         if self.step >= self.recipe.steps:
             raise ValueError(f"steps is {self.recipe.steps}; {run_dir} has taken {self.step} already, so give more.")
         rate, steps = self.recipe.learning_rate_at(self.step + 1), self.recipe.steps

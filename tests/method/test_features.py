@@ -102,12 +102,13 @@ def test_random_weights_are_always_the_same():
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_from_a_file(tmp_path, vgg16_state, suffix):
+def test_weights_from_a_file(tmp_path, vgg16_state, suffix, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / f"mine{suffix}"
     given = {k: (v + 1).contiguous() for k, v in vgg16_state.items()}
     given |= {"features.17.bias": torch.zeros(512), "classifier.0.bias": torch.zeros(4096)}  # not needed
     torch.save(given, path) if suffix == ".pth" else save_file(given, path)
-    network = features.build("vgg16", path)
+    network = features.build("vgg16", f"~/{path.name}")
     for key, value in network.state_dict().items():
         torch.testing.assert_close(value, given[key])
     assert hashlib.sha256(path.read_bytes()).hexdigest() in network.source and path.name in network.source

@@ -102,7 +102,7 @@ def test_state_round_trip():
     other.load_state_dict(history.state_dict())
     for a, b in zip(history.models, other.models, strict=True):
         assert torch.equal(weights(a), weights(b))
-    with pytest.raises(ValueError, match="every"):
+    with pytest.raises(RuntimeError, match="Unexpected key"):
         HistoryModels(model, every=(2,), decay=(0.1,)).load_state_dict(history.state_dict())
 
 

@@ -11,7 +11,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 
-from mclir_nb import notebook
+from mclir_nb import networks, notebook
+from mclir_nb.method import losses, push
 from mclir_nb.training import recipes, records
 
 TASKS = ["dehaze", "derain", "sr"]
@@ -141,6 +142,14 @@ def test_show_source_displays_code(shell):
     assert "More about it" in full["text/plain"] and "````python" in full["text/markdown"]
     code = ["def documented(x):", '    """First line."""', "    return x  # the code"]
     assert short["text/plain"].splitlines() == code
+
+
+def test_show_source_names_the_file(shell):
+    with capture_output() as captured:
+        notebook.show_source(networks.own, push.image_push, losses)  # in a package, decorated, a module
+    shown = [output.data["text/markdown"].splitlines()[0] for output in captured.outputs]
+    places = ("networks/__init__", "method/push", "method/losses")
+    assert shown == [f"From `mclir_nb/{place}.py`:" for place in places]
 
 
 def test_sentences_are_broken_between_words(capsys):

@@ -68,6 +68,13 @@ def test_the_checkpoint_before_replaces_a_damaged_one(damage, tmp_path):
     assert same(new.state, state(2))
 
 
+def test_the_last_good_state_is_a_whole_one(tmp_path):
+    saved(tmp_path, 1, 2)
+    assert "after step 2" in checkpoint.last_saved(tmp_path)
+    (tmp_path / checkpoint.FILE).write_bytes(b"damaged")
+    assert f"after step 1, in {tmp_path / checkpoint.PREVIOUS}" in checkpoint.last_saved(tmp_path)
+
+
 def test_two_damaged_checkpoints_are_an_error_and_none_is_a_beginning(tmp_path):
     assert checkpoint.restore(tmp_path, Run({})) is None
     for name in (checkpoint.FILE, checkpoint.PREVIOUS):

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainers import before_step
+from trainers import CPU, before_step
 
 from mclir_nb import files
-from mclir_nb.training import checkpoint, distributed, recipes, records, train
+from mclir_nb.training import checkpoint, distributed, dose, recipes, records, train
 
 FILES = ("model.safetensors", "ema.safetensors", "history.safetensors", "checkpoint.safetensors")
 COMMAND = ["-m", "mclir_nb", "train", "--recipe", "tiny", "--task", "sr", "--scale", "2", "--device", "cpu"]
@@ -56,6 +56,7 @@ def _in_each(rank: int, folder: Path) -> None:
         files.write_file = _forbidden
     train.train(recipe(), folder / "whole", quiet=True)
     train.train(recipe(accumulate=2), folder / "parts", quiet=True)
+    assert chosen_lambda() == pytest.approx(files.read_json(folder / "alone.json")["lambda"], rel=1e-3)
     with before_step(4, lambda *_: rank == 1 and os.kill(os.getpid(), signal.SIGINT)):
         with pytest.raises(KeyboardInterrupt, match="after step 4 and saved"):
             train.train(recipe(), folder / "stopped", quiet=True)
@@ -89,15 +90,22 @@ def _forbidden(path, content):
     raise AssertionError(f"the second process writes {path}")
 
 
+def chosen_lambda() -> float:
+    """The lambda of a dose."""
+    asked = recipe(dose=0.1)
+    return dose.lambda_for(asked, asked.dose, CPU, looks=2, quiet=True).lambda_neg
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of both, and the run of one process with the whole batch."""
     folder = tmp_path_factory.mktemp("processes")
-    in_two(_in_each, folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train.train(recipe(), folder / "alone", quiet=True)
+    files.write_json(folder / "alone.json", {"lambda": chosen_lambda()})
     torch.set_num_threads(threads)
+    in_two(_in_each, folder)
     return folder
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from killing import work
-from trainers import CPU, advance, derain, same, trainer
+from torch import nn
+from trainers import CPU, advance, derain, trainer, untrained_run
 
-from mclir_nb.training import dose, recipes, records, train
+from mclir_nb import files, networks
+from mclir_nb.training import dose, recipes, records
 
 
 def short(**changes):
@@ -21,14 +23,24 @@ def short(**changes):
 ASKED = dict(lambda_neg=None, dose=0.1)
 
 
-def test_measured_dose_is_linear_in_lambda_and_changes_nothing():
-    watched, left = (trainer(short()) for _ in range(2))
+class Normed(nn.Sequential):
+    """A network with running statistics."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+
+
+@pytest.mark.parametrize("network", ["nafnet", "normed"])
+def test_measured_dose_is_linear_in_lambda_and_changes_nothing(network, monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "normed", networks.own(Normed))
+    watched, left = (trainer(short(network=network)) for _ in range(2))
     for step in range(1, 7):
         for made in (watched, left):
             made.advance(*made.patches.batch(step))
         one, two = (dose.measured(watched, weight, 2) for weight in (1e-3, 2e-3))
         assert two.update == pytest.approx(2 * one.update) and two.cosine == pytest.approx(one.cosine)
-    assert same(watched.model, left.model)
+    one, other = (made.model.state_dict() for made in (watched, left))
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 @pytest.mark.parametrize("objective", ["spn", "cr"])
@@ -57,6 +69,36 @@ def test_doses_of_one_objective_share_a_short_run(tmp_path, monkeypatch):
         dose.lambda_for(recipe.replace(learning_rate=1e-3), 0.1, CPU, quiet=True, shared=file)
 
 
+def test_what_another_process_has_found_meanwhile_stays(tmp_path, monkeypatch):
+    file = tmp_path / "doses.json"
+
+    def meanwhile(*_):
+        files.write_json(file, {"another": [1.0]})
+        return (2.0,)
+
+    monkeypatch.setattr(dose, "_updates", meanwhile)
+    dose.lambda_for(short(**ASKED), 0.1, CPU, quiet=True, shared=file)
+    assert sorted(files.read_json(file).values()) == [[1.0], [2.0]]
+
+
+def test_a_run_that_is_continued_passes_its_lambda_on_to_the_same_dose_alone(tmp_path, monkeypatch):
+    recipe, before, measured = short(**ASKED), dose.Lambda(1e-3, 0.1, (0.1,)), dose.Lambda(5e-3, 0.1, (0.1,))
+    folder = untrained_run(tmp_path / "run", recipe)
+    dose.keep(folder, before)
+    monkeypatch.setattr(dose, "lambda_for", lambda *_, **__: measured)
+
+    def chosen(**changes):
+        return dose.choose(recipe.replace(continues=str(folder), **changes), None, CPU, quiet=True).lambda_neg
+
+    for changes in (dict(steps=48), dict(val_every=5, lambda_from=9), dict(initial_weights=None)):
+        assert chosen(**changes) == 1e-3
+    for changes in (dict(dose=0.2), dict(objective="spn-squared"), dict(learning_rate=1e-4)):
+        assert chosen(**changes) == 5e-3
+    (folder / dose.FILE).write_text("{}")
+    with pytest.raises(ValueError, match=f"{dose.FILE} must hold lambda_neg.*nothing"):
+        chosen(steps=48)
+
+
 def test_dose_is_that_of_lambda_not_of_its_spikes():
     """Every 4th step four times as strong is the same dose; before lambda sets in there is none."""
     spiked = trainer(short(sampling="sampled", sampled_every=4), 4)
@@ -74,10 +116,7 @@ def test_relatives_train(changes):
     assert any(row["l_neg"] != 0 for row in made.log.rows)
 
 
-def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step(tmp_path):
-    with pytest.raises(ValueError, match="no negatives"):
-        train.train(short(history_every=(), **ASKED), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
+def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step():
     for recipe, asked, word in ((short(objective="plain"), 0.1, "plain"), (short(**ASKED), 0.0, "above 0")):
         with pytest.raises(ValueError, match=word):
             dose.lambda_for(recipe, asked, CPU, quiet=True)

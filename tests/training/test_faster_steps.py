@@ -7,7 +7,7 @@ import torch
 import trainers
 from trainers import DEVICES
 
-from mclir_nb.training import checkpoint, dose, recipes, train
+from mclir_nb.training import checkpoint, distributed, dose, recipes, train
 
 SMALL = dict(batch_size=5, log_every=1, val_every=0)
 
@@ -61,9 +61,14 @@ def test_the_dose_is_measured_in_the_same_parts():
     assert found[0].update == pytest.approx(found[1].update, rel=0.05)
 
 
-def test_what_looks_at_a_batch_as_a_whole_says_so(tmp_path, capsys):
-    start = trainer(steps=2, objective="cr", lambda_neg=0.1)
+@pytest.mark.parametrize("objective", ["cr", "ratio", "infonce"])
+def test_what_looks_at_a_batch_as_a_whole_says_so(objective):
+    start = trainer(steps=3, objective=objective, lambda_neg=0.1)
     assert apart(one_step(start), one_step(start, accumulate=2)) > 1e-3
+    assert objective in distributed.coupling_note(objective, 2)
+
+
+def test_random_depth_says_so(tmp_path, capsys):
     fields = dict(SMALL, steps=1, batch_size=2, accumulate=2, network="swinir-light", objective="plain", scale=2)
     train.train(recipes.get("tiny", "sr", **fields), tmp_path / "run")
     assert "random depth" in capsys.readouterr().out

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from trainers import Stopped, advance, before_step, trainer
+import torch
+from trainers import Stopped, advance, before_step, derain, trainer
 
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
@@ -70,3 +71,20 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
     assert checkpoint.read(tmp_path / "never" / checkpoint.FILE)["guard"]["factor"] == 2**-10
     assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
     assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()
+
+
+def test_a_step_that_is_not_finite_is_made_again_with_half_of_lambda(tmp_path, capsys):
+    harm = iter([math.nan])  # once
+    with before_step(3, lambda _, gt: gt.mul_(next(harm, 1.0))):
+        run = train.train(derain(guard="lower-lambda", save_every=2), tmp_path)
+    assert "step 3: the loss" in capsys.readouterr().out
+    factors = run.log.lambda_neg / run.recipe.weight  # unknown in step 1, in which the histories equal the network
+    assert factors.tolist()[1:] == pytest.approx([1] + [0.5] * 4, rel=1e-2)
+
+
+def test_what_was_seen_before_a_run_goes_back_is_forgotten():
+    """On a GPU the look at a bad step comes later; a tensor without values is looked at as late."""
+    guard = Guard(short())
+    guard.watch(3, torch.zeros(3, device="meta"), ["cat"])
+    guard.load_state_dict({"factor": 0.5})
+    guard.check_finite()

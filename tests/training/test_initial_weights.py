@@ -8,10 +8,10 @@ import pytest
 import torch
 from killing import same_runs, work
 from safetensors.torch import load_file
-from trainers import Stopped, before_step, same, stop, trainer
+from trainers import Stopped, before_step, same, stop, trainer, untrained_run
 
 from mclir_nb.__main__ import main
-from mclir_nb.training import recipes, records, train
+from mclir_nb.training import checkpoint, recipes, records, train
 
 SMALL = dict(network="nafnet", patch_size=32, batch_size=2, log_every=2, val_every=4, save_every=2)
 SPN = dict(history_every=(3, 2))
@@ -103,7 +103,9 @@ def test_a_finished_run_that_is_continued_ends_with_the_bits_of_a_longer_one(run
     with pytest.raises(Stopped), before_step(8, stop):
         main(command)
     assert "goes on after step 4 to step 8" in capsys.readouterr().out
-    (copy / "checkpoint.safetensors").unlink()
+    for file in {*copy.iterdir()} - {copy / "recipe.json"}:
+        file.unlink()
+    (tmp_path / "more" / checkpoint.FILE).rename(tmp_path / "more" / checkpoint.PREVIOUS)  # killed while it saved
     assert main(command) == 0
     longer, more = (records.Run(tmp_path / name) for name in ("longer", "more"))
     digest = hashlib.sha256((run / "checkpoint.safetensors").read_bytes()).hexdigest()
@@ -119,6 +121,9 @@ def test_what_cannot_be_continued_is_refused(run, tmp_path):
     for place, steps, match in ((run, 4, "steps is 4"), (tmp_path, 8, "no finished run")):
         with pytest.raises(ValueError, match=match):
             train.train(recipe(steps=steps, continues=str(place)), tmp_path / "more", quiet=True)
+    with pytest.raises(ValueError, match=f"no {checkpoint.FILE}.*--initial-weights"):
+        bare = untrained_run(tmp_path / "bare", recipe())
+        train.train(recipe(steps=8, continues=str(bare)), tmp_path / "more", quiet=True)
     with pytest.raises(ValueError, match="other data"):
         pictures.fill(tmp_path / "data", *(f"{number}.png" for number in range(8)), size=(48, 56))
         changed = recipe(steps=8, continues=str(run), dataset="folder", data_root=str(tmp_path / "data"))

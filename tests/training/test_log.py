@@ -32,4 +32,5 @@ def test_the_scalars_are_those_of_the_log(tmp_path):
 def test_without_the_package_the_way_on_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match=r"pip install 'mclir-nb\[tensorboard\]'"):
-        log.Scalars(tmp_path, 0, True)
+        train.train(derain(), tmp_path / "run", quiet=True, tensorboard=True)
+    assert not (tmp_path / "run").exists()

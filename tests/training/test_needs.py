@@ -1,11 +1,9 @@
 """Whether a recipe fits a GPU is told before its first step."""
 
 import pytest
-import torch
+from trainers import CPU
 
 from mclir_nb.training import needs, recipes
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "network", "fits"), [("gpu", "edsr", True), ("paper", "swinir-light", False)])

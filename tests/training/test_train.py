@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from trainers import derain, same, trainer
+from trainers import derain, same, trainer, untrained_run
 
 from mclir_nb.data import datasets
 from mclir_nb.training import log, recipes, records, train
@@ -62,9 +62,7 @@ def test_the_cosine_falls_once_or_rises_again():
     assert rates[0] == rates[2] == rates[4] and math.isclose(rates[1], waves.learning_rate_min) and rates[1] == rates[3]
 
 
-def test_a_folder_of_another_recipe_is_left_alone(tmp_path, finished):
-    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
-        train.train(recipes.get("tiny", seed=1), finished.dir, quiet=True)
+def test_a_finished_run_is_left_alone_without_resume(finished):
     with pytest.raises(ValueError, match="already holds a run"):
         train.train(recipes.get("tiny"), finished.dir, resume=False, quiet=True)
 
@@ -73,8 +71,19 @@ def test_an_unfinished_run_says_how_to_finish(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(recipes.get("tiny").model_dump()))
     with pytest.raises(ValueError, match="not finished"):
         records.Run(tmp_path).model()
+    with pytest.raises(ValueError, match="log.csv cannot be read"):
+        _ = records.Run(tmp_path).log
     with pytest.raises(ValueError, match="not a run folder"):
         _ = records.Run(tmp_path / "nowhere").recipe
+
+
+def test_a_finished_run_says_what_it_does_not_hold(tmp_path):
+    run = records.Run(untrained_run(tmp_path, recipes.get("tiny", objective="plain")))
+    with pytest.raises(ValueError, match="no history models: .* plain"):
+        run.history_models()
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no model.safetensors: .* ema.safetensors; give such a file"):
+        records.open_checkpoint(tmp_path)
 
 
 def test_a_very_long_run_logs_no_more_rows_than_promised():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mclir_nb import networks
 from mclir_nb.data import tasks
 from mclir_nb.method import losses
-from mclir_nb.training import recipes, records, run_folder, train, user_code
+from mclir_nb.training import macs, recipes, records, run_folder, train, user_code
 
 SHORT = {"steps": 3, "log_every": 1, "val_every": 0, "batch_size": 1, "patch_size": 16, "history_every": (2,)}
 
@@ -85,6 +85,38 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
             train.train(mine(), tmp_path, quiet=True)
 
 
+def test_a_run_of_the_package_is_not_one_of_a_redefined_name(tmp_path, monkeypatch):
+    recipe = recipes.get("tiny", "derain", **SHORT | {"patch_size": 32})
+    with run_folder.claim(tmp_path, recipe, resume=True):
+        run_folder.write_provenance(tmp_path, {"torch": "1"}, 0)
+    for other in (pixel_spn, functools.partial(losses.spn, distance="squared")):
+        monkeypatch.setitem(losses.OBJECTIVES, "spn", other)
+        with pytest.raises(ValueError, match="another definition of objective 'spn'"):
+            user_code.keep_definitions(tmp_path, recipe)
+    assert not (tmp_path / user_code.FILE).exists()
+
+
+def edge(restored, gt, negatives, *, features, **_):
+    """A term."""
+    return (restored - gt).square().mean()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda n: losses.objective(edge, sign=1 - 2 * n),
+        lambda n: functools.partial(losses.spn, distance=("squared", "huber")[n]),
+        lambda n: losses.objective(losses.rivals.cr, sign=1 - 2 * n),
+    ],
+)
+def test_what_a_function_is_set_to_is_part_of_its_definition(made, mine, monkeypatch):
+    kept = []
+    for number in (0, 1, 1):
+        monkeypatch.setitem(losses.OBJECTIVES, "pixel-spn", made(number))
+        kept.append(user_code.definitions(mine())["objective 'pixel-spn'"])
+    assert kept[0] != kept[1] == kept[2]
+
+
 def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
     recipe = mine()
     with run_folder.claim(tmp_path, recipe, resume=True):
@@ -101,6 +133,18 @@ def test_an_objective_of_ones_own_needs_its_weight_and_is_stopped_when_it_runs_a
         mine(lambda_neg=None)
     with pytest.raises(train.Diverged, match="lambda_neg"):
         train.train(mine(lambda_neg=1e9), tmp_path, quiet=True)
+
+
+def test_a_damaged_definition_is_named(mine, tmp_path):
+    (tmp_path / user_code.FILE).write_text("{")
+    with pytest.raises(ValueError, match=user_code.FILE):
+        user_code.keep_definitions(tmp_path, mine())
+
+
+def test_the_cost_of_a_redefined_network_is_counted_anew(mine, monkeypatch):
+    narrow = macs.count(mine()).network
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Small, width=12))
+    assert macs.count(mine()).network == 2 * narrow
 
 
 def test_the_source_of_a_function_without_a_file_is_not_invented(mine, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from killing import work
 from trainers import advance, derain, flat, same, trainer
 
-from mclir_nb.training import records, run_folder
+from mclir_nb.training import frames, macs, records, run_folder
 
 
 def test_lambda_waits_falls_and_is_constant_otherwise():
@@ -23,8 +23,8 @@ def test_before_its_step_spn_is_plain_and_asks_no_history():
     assert advance(waiting, 3, rows=True).log.rows[-1]["l_neg"] > 0
 
 
-@pytest.mark.parametrize("objective", ["spn", "history-positive"])
-def test_r_is_held(objective):
+@pytest.mark.parametrize("objective", ["spn", "history-positive", "ratio", "infonce", "margin"])
+def test_r_is_held_with_the_sign_of_the_term(objective):
     rows = advance(trainer(derain(objective=objective, lambda_ratio=0.05)), 4, rows=True).log.rows
     assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
     assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
@@ -53,6 +53,8 @@ def test_variants_resume_to_the_same_bits(tmp_path, changes):
     one, other = (records.Run(tmp_path / run).log for run in ("whole", "half"))
     columns = [name for name in one if name != "seconds" and not name.startswith("dose")]
     assert one[columns].equals(other[columns]) and (one.l_neg != 0).any()
+    last = one[["distance_0", "distance_1"]].iloc[-1].tolist()
+    assert frames.read(tmp_path / "whole").distances[-1].tolist() == pytest.approx(last)
 
 
 def test_the_past_of_another_is_not_the_runs_own():
@@ -63,6 +65,8 @@ def test_the_past_of_another_is_not_the_runs_own():
     apart = [made.history.distances(network)[1].item() for network in (another, made.model)]
     assert 0 < apart[0] < 0.05 < 0.5 < apart[1]  # refreshed in steps 2 and 4
     assert not same(start.another.model, another)
+    carried, plain = made.recipe.replace(objective="plain"), derain(objective="plain")
+    assert trainer(carried).another is None and macs.run_macs(carried) == macs.run_macs(plain)
 
 
 def test_histories_of_an_average_follow_it():
