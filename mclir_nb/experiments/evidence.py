@@ -374,7 +374,8 @@ def flaws(record: Record) -> list[str]:
     seeds, pictures = tasks["seed"].nunique(), tasks["pictures"].max()
     for counts, enough, what in ((seeds, SEEDS, "seeds"), (pictures, PICTURES, "test pictures")):
         if counts.min() < enough:
-            found.append(f"{counts.min():.0f} {what}" + f" of {counts.idxmin()}" * (counts.nunique() > 1))
+            some = f"{counts.min():.0f} {what if counts.min() != 1 else what.removesuffix('s')}"
+            found.append(some + f" of {counts.idxmin()}" * (counts.nunique() > 1))
     return found + ([record.withdrawn] if record.withdrawn else [])
 
 

@@ -52,10 +52,11 @@ def noise(table: pd.DataFrame) -> Figure:
     for axes, column in zip(places, ("counted", "measured"), strict=True):
         for (name, rows), marker in zip(table.groupby("name", sort=False), MARKERS, strict=False):
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
-            few, drawn, colour = "patches" in name, "one" in name, axes.lines[-1].get_color()
-            offset, side = ((5, -4), "left") if few else ((-5, -9), "right") if drawn else ((4, 4), "left")
+            few, colour = "patches" in name, axes.lines[-1].get_color()
             for row in rows.itertuples():
                 note = f"{row.patches} of {table.patches.max()}" if few else f"k = {row.every}"
+                left = "one" in name and row.every != 2  # to the right of which other estimates lie
+                offset, side = ((-6, -4 if few else -9), "right") if left else ((4, 4), "left")
                 place, style = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
                 axes.annotate(note, place, xytext=offset, textcoords="offset points", **style)
         axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")

