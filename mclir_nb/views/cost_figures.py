@@ -57,8 +57,8 @@ def noise(table: pd.DataFrame) -> Figure:
                 note = f"{row.patches} of {table.patches.max()}" if few else f"k = {row.every}"
                 left = "one" in name and row.every != 2  # to the right of which other estimates lie
                 offset, side = ((-6, -4 if few else -9), "right") if left else ((4, 4), "left")
-                place, style = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
-                axes.annotate(note, place, xytext=offset, textcoords="offset points", **style)
+                place, look = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
+                axes.annotate(note, place, xytext=offset, textcoords="offset points", **look)
         axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")
         axes.set(xlim=(0.9, dearest), xlabel=f"{column} price of a step / plain step", xscale="log")
         ticks = [tick for tick in (1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if tick <= dearest]
