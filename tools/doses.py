@@ -1,11 +1,14 @@
 """Measure what the doses of the workbook's own recipes rest on: `python tools/doses.py`, a minute or more for each.
 
 Writes data/records/doses.json, what the short runs of `training.dose` found. Those that are there are left; remove the
-file to measure all anew.
+file to measure all anew. `python tools/doses.py BSDS500` measures those of the experiments on that data set, too.
 """
+
+import sys
 
 import torch
 
+from mclir_nb.experiments.plans import EXPERIMENTS
 from mclir_nb.training import dose, recipes
 
 # the demo recipe of each task, and what the notebooks change in it
@@ -14,13 +17,17 @@ RUNS += [("derain", {"steps": 400})]  # 04_history
 RUNS += [("derain", {"objective": rival}) for rival in ("vgg", "cr", "c2r", "pcl")]  # 05_compare
 
 
-def main() -> None:
+def main(data_root: str | None = None) -> None:
     torch.set_num_threads(1)  # with more, sums round otherwise, and a short training tells
-    for task, changes in RUNS:
-        recipe = recipes.get("demo", task, **changes)
-        chosen = dose.lambda_for(recipe, recipe.dose, torch.device("cpu"), shared=dose.KNOWN)
-        print(f"{task} {changes}: lambda {chosen.lambda_neg:.3g} for dose {chosen.dose:g}")
+    chosen = {f"{task} {changes}": recipes.get("demo", task, **changes) for task, changes in RUNS}
+    if data_root:
+        jobs = [job for asked in EXPERIMENTS.values() for job in asked.plan(1, data_root=data_root)]
+        chosen |= {job.name: job.recipe for job in jobs if job.recipe.dataset != "embedded"}
+    for name, recipe in chosen.items():
+        if recipe.dose and recipe.objective != "plain":
+            found = dose.lambda_for(recipe, recipe.dose, torch.device("cpu"), shared=dose.KNOWN)
+            print(f"{name}: lambda {found.lambda_neg:.3g} for dose {found.dose:g}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

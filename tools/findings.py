@@ -80,7 +80,7 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
     if record is None:
         return [UNKNOWN.format(link)]
     question = EXPERIMENTS[name].question
-    table = files.as_markdown(evidence.shown(evidence.results(record)))
+    table = files.as_markdown(evidence.shown(evidence.results(record, record.decision["baseline"])))
     return [f"Record {link}: {question} {evidence.state(record)}", _picture(page, name, question, draw(record)), table]
 
 
@@ -115,7 +115,8 @@ def _picture(page: Path, name: str, what: str, figure: Figure) -> str:
 
 
 def _paired(record: evidence.Record) -> Figure:
-    return evidence_figures.paired_differences(intervals.by_weights(record.runs))
+    baseline = record.decision["baseline"]
+    return evidence_figures.paired_differences(intervals.by_weights(record.runs, baseline), baseline=baseline)
 
 
 SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [

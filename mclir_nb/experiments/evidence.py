@@ -32,6 +32,7 @@ DIGITS = "%.7g"  # of what is written
 PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
 SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
 SAME = 0.005  # dB; what differs by less is not shown apart
+ROUNDING = 0.01  # by which lambda for the same dose may differ from machine to machine
 OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, either way, is a flaw
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
@@ -65,7 +66,7 @@ def run(
     """
     jobs = experiment.plan(seeds, data_root=data_root)
     folder = begin(experiment, folder)
-    done = set(_recorded_runs(experiment, folder)["runs"]["run"])
+    done = set(recorded_runs(experiment, folder)["runs"]["run"])
     if jobs := [job for job in jobs if job.name not in done]:
         compare.run(jobs, _runs_dir(experiment, out_dir), **how)
     return write_record(experiment, out_dir, folder)
@@ -118,7 +119,7 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
         ValueError: no run is finished, or the record is of another decision.
     """
     folder, out_dir = begin(experiment, folder), _runs_dir(experiment, out_dir)
-    tables, jobs = _recorded_runs(experiment, folder), {job.name: job for job in experiment.plan()}
+    tables, jobs = recorded_runs(experiment, folder), {job.name: job for job in experiment.plan()}
     known = set(tables["runs"]["run"])
     new = [name for name in jobs if name not in known and run_tables.is_finished(out_dir / name)]
     if not new and not known:
@@ -151,7 +152,7 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     return folder
 
 
-def _recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
+def recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them."""
     setting = [name for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs]
     records = [folder, *(_place(name, None) for name in setting)]
@@ -182,6 +183,8 @@ def read_record(name: str, folder: str | Path | None = None) -> Record:
     """
     folder = _place(name, folder)
     missing = [file for file in (*(f"{t}.csv" for t in FILES), "decision.json") if not (folder / file).is_file()]
+    if missing and name not in EXPERIMENTS:
+        raise ValueError(f"{folder} is no record of a comparison; those that are there: {', '.join(recorded())}.")
     if missing:
         raise ValueError(f"{folder} has no {', '.join(missing)}; make the record: `python -m mclir_nb compare {name}`")
     runs, images, curves = (files.read_table(folder / f"{table}.csv") for table in FILES)
@@ -231,8 +234,8 @@ def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
         Columns task, scale, network, arm; gain_raw, half_raw, holm_raw, gain_ema, half_ema, holm_ema (mean paired
         difference to the baseline in dB of both kinds of weights, half of its 95 % interval over seeds, alone and after
         Holm's correction for all intervals of this table); detectable (dB, the larger of both); dose (as asked for;
-        NaN: lambda was given), dose_measured and r (means over the log of the runs); run_cost (multiplications of the
-        run / those of the baseline's); seeds; pictures (that were scored).
+        NaN: lambda was given, or there is none), dose_measured and r (means over the log of the runs); run_cost
+        (multiplications of the run / those of the baseline's); seeds; pictures (that were scored).
 
     Raises:
         ValueError: as `intervals.paired`.
@@ -241,7 +244,8 @@ def results(record: Record, baseline: str = "plain") -> pd.DataFrame:
     table = intervals.paired(record.runs, baseline)
     kinds = {kind: table[table["score"] == f"psnr_{kind}"].set_index(key) for kind in ("raw", "ema")}
     found = pd.DataFrame({f"{new}_{kind}": part[old] for kind, part in kinds.items() for old, new in names.items()})
-    arms = record.runs.groupby(key, sort=False)
+    runs = record.runs.assign(dose=record.runs["dose"].where(record.runs["objective"] != "plain"))
+    arms = runs.groupby(key, sort=False)
     facts = arms[["macs", "dose", "dose_measured", "r"]].mean()
     of_baseline = facts["macs"].xs(baseline, level="arm").reindex(facts.index.droplevel("arm"))
     facts["run_cost"] = facts["macs"] / of_baseline.to_numpy()
@@ -257,7 +261,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """`results` for readers: "gain ± half (Holm's)" in dB, bold where it lies beside zero after the correction.
 
     The EMA has a column of its own where its mean or half differs from that of the raw weights by half a hundredth of a
-    decibel anywhere.
+    decibel anywhere, or where it alone lies beside zero.
     """
 
     def gains(kind: str) -> list[str]:
@@ -268,7 +272,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         return said
 
     columns = {"task": [intervals.place(row) for row in table.itertuples()], "arm": table["arm"]}
-    if max((table[f"{part}_raw"] - table[f"{part}_ema"]).abs().max() for part in ("gain", "half")) < SAME:
+    if _same(table).all():
         columns["gain, raw = EMA"] = gains("raw")
     else:
         columns |= {"gain, raw weights": gains("raw"), "gain, EMA": gains("ema")}
@@ -289,6 +293,8 @@ def answer(record: Record) -> str:
     arm nothing is said, because a run of it diverged.
     """
     table, lost = results(record), _diverged(record.runs, "plain")
+    if bare := [task for task, count in _seeds(record).items() if count < 2]:
+        lost += f" Of {' and '.join(bare)} there are not yet two seeds, so nothing is said there."
     table = table[table["half_raw"].notna()]
     if table.empty:
         return f"Not known yet: no arm of record {record.name} has two seeds and no run that diverged.{lost}"
@@ -329,18 +335,29 @@ def _diverged(runs: pd.DataFrame, baseline: str) -> str:
     return said
 
 
+def _signs(table: pd.DataFrame) -> list[pd.Series]:
+    """Of rows of `results`, raw weights and EMA: 1 or -1 where they lie beside zero after correction, else 0."""
+    return [np.sign(table[f"gain_{k}"]) * (table[f"gain_{k}"].abs() > table[f"holm_{k}"]) for k in ("raw", "ema")]
+
+
 def _sign(table: pd.DataFrame) -> pd.Series:
-    """Of rows of `results`: 1 or -1 where the raw weights, else the EMA, lie beside zero after correction, else 0."""
-    raw, ema = (np.sign(table[f"gain_{k}"]) * (table[f"gain_{k}"].abs() > table[f"holm_{k}"]) for k in ("raw", "ema"))
+    """What `_signs` says of the raw weights, else of the EMA."""
+    raw, ema = _signs(table)
     return raw.where(raw != 0, ema)
+
+
+def _same(table: pd.DataFrame) -> pd.Series:
+    """In which rows of `results` raw weights and EMA say the same."""
+    raw, ema = _signs(table)
+    apart = [(table[f"{part}_raw"] - table[f"{part}_ema"]).abs() >= SAME for part in ("gain", "half")]
+    return ~(apart[0] | apart[1] | (raw != ema))
 
 
 def _amounts(table: pd.DataFrame) -> str:
     """Gains by setting, that of the EMA too where it differs."""
     said = []
-    for row in table.itertuples():
+    for row, same in zip(table.itertuples(), _same(table), strict=True):
         raw, ema = f"{row.gain_raw:+.3f} ± {row.half_raw:.3f}", f"{row.gain_ema:+.3f} ± {row.half_ema:.3f}"
-        same = max(abs(row.gain_raw - row.gain_ema), abs(row.half_raw - row.half_ema)) < SAME
         said.append(f"{intervals.place(row)} {raw} dB" + ("" if same else f", with the EMA {ema} dB"))
     return "; ".join(said)
 
@@ -370,19 +387,45 @@ def flaws(record: Record) -> list[str]:
     if len(off):
         listed = ", ".join(f"{arm} {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
         found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
-    tasks = runs.groupby("task", sort=False)
-    seeds, pictures = tasks["seed"].nunique(), tasks["pictures"].max()
-    for counts, enough, what in ((seeds, SEEDS, "seeds"), (pictures, PICTURES, "test pictures")):
-        if counts.min() < enough:
-            some = f"{counts.min():.0f} {what if counts.min() != 1 else what.removesuffix('s')}"
-            found.append(some + f" of {counts.idxmin()}" * (counts.nunique() > 1))
+    found += _unequal(runs)
+    pictures = runs.groupby("task", sort=False)["pictures"].max()
+    for counts, enough, what in ((_seeds(record), SEEDS, "seeds"), (pictures, PICTURES, "test pictures")):
+        few, common = counts[counts < enough], counts.nunique() == 1
+        for count, tasks in few.groupby(few):
+            some = f"{count:.0f} {what if count != 1 else what.removesuffix('s')}"
+            found.append(some if common else f"{some} of {' and '.join(tasks.index)}")
     return found + ([record.withdrawn] if record.withdrawn else [])
 
 
+def _unequal(runs: pd.DataFrame) -> list[str]:
+    """What a record says to be equal in its runs and is not: lambda for a dose, and the machine of a seed."""
+    found, dosed = [], runs[runs["dose"].notna() & (runs["objective"] != "plain")]
+    per_dose = dosed["lambda_used"] / dosed["dose"]
+    history = [name for name in ("history_of", "history_every", "history_decay", "negatives") if name in dosed]
+    of_one = per_dose.groupby([dosed[name].astype(str) for name in ("task", "objective", *history)], sort=False)
+    for (task, objective, *_), values in of_one:
+        if values.max() > (1 + ROUNDING) * values.min():
+            found.append(
+                f"lambda for a dose was chosen more than once for {objective} on {task}: a dose of 1 would be lambda "
+                f"{values.min():.4g} in some runs and {values.max():.4g} in others"
+            )
+    machines = runs.groupby(["task", "seed"])["device"].nunique()
+    if (machines > 1).any():
+        found.append(f"arms of one seed ran on different devices ({', '.join(runs['device'].unique())})")
+    return found
+
+
+def _seeds(record: Record) -> pd.Series:
+    """How many seeds are finished, by task; 0 for one that was decided and has none."""
+    decided = [setting["task"].split()[0] for setting in record.decision.get("settings", [])]
+    there = record.runs.groupby("task", sort=False)["seed"].nunique()
+    return there.reindex(dict.fromkeys([*there.index, *decided]), fill_value=0)
+
+
 def main_record(*names: str) -> Record | None:
-    """Of these records the one with the most seeds of a task, of several the first; None without any."""
+    """Of these records the one with the most seeds in all of its tasks, of several the first; None without any."""
     there = [record for name in names if (record := committed(name))]
-    return max(there, key=lambda record: record.runs.groupby("task")["seed"].nunique().max(), default=None)
+    return max(there, key=lambda record: _seeds(record).min(), default=None)
 
 
 def summary(top: str = "") -> str:
@@ -408,8 +451,7 @@ def summary(top: str = "") -> str:
 
 def state(record: Record) -> str:
     """How many seeds there are, and which intervals lie beside zero after correction."""
-    per_task = record.runs.groupby("task", sort=False)["seed"].nunique()
-    counted = ", ".join(f"{task} {count}" for task, count in per_task.items())
+    counted = ", ".join(f"{task} {count}" for task, count in _seeds(record).items())
     counted += f" of {len(record.decision['seeds'])} seeds."
     baseline = record.decision["baseline"]
     table, lost = intervals.paired(record.runs, baseline), _diverged(record.runs, baseline)

@@ -370,8 +370,9 @@ def _seeds(
     """Run after run of decided experiments, until the time is over; a seed enters the record when it is whole."""
     for experiment in chosen:
         out_dir, record = folder / "runs" / (experiment.runs or experiment.name), folder / "records" / experiment.name
+        done = set(evidence.recorded_runs(experiment, record)["runs"]["run"])
         for job in experiment.plan(data_root=data_root):
-            if run_tables.is_finished(out_dir / job.name):
+            if job.name in done or run_tables.is_finished(out_dir / job.name):
                 continue
             try:
                 with clock.limit("seeds"):

@@ -134,7 +134,7 @@ def run_cell(
     """Train one cell and the one whose past is foreign to it, then look at its moments; `changes` are for tests."""
     lambda_neg = 0.0
     if cell.term == "spn":
-        kept, recipe = out / f"lambda-{cell.task}-{cell.rate}", cell.recipe(data_root, **changes)
+        kept, recipe = _short_run(out, cell), cell.recipe(data_root, **changes)
         kept.mkdir(parents=True, exist_ok=True)
         chosen = dose.choose(recipe.replace(lambda_neg=None, dose=DOSE), kept, torch.device("cpu"), quiet)
         dose.keep(kept, chosen)
@@ -143,6 +143,11 @@ def run_cell(
         recipe = one.recipe(data_root, lambda_neg, **changes)
         probe.train_through(recipe, out / one.name, count, quiet)
     probe.probe(recipe, out / cell.name, out / cell.foreign.name, count=count, quiet=quiet)
+
+
+def _short_run(out: Path, cell: Cell) -> Path:
+    """The folder that keeps the lambda of a cell's task and rate."""
+    return out / f"lambda-{cell.task}-{cell.rate}"
 
 
 def read(out: Path) -> list[pd.DataFrame]:
@@ -155,13 +160,17 @@ def read(out: Path) -> list[pd.DataFrame]:
         place, own = out / cell.name, cell._asdict()
         if (place / probe.HELPS).exists():
             tables = {name: files.read_table(place / name).assign(**own) for name in found}
+            chosen = files.read_json(_short_run(out, cell) / dose.FILE) if cell.term == "spn" else {"lambda_neg": 0.0}
+            tables[probe.HELPS]["lambda_neg"] = chosen["lambda_neg"]
             seen = set(tables[probe.HELPS]["step"])
             for name, table in tables.items():
                 found[name].append(table[table["step"].isin(seen)])
     if not found[probe.HELPS]:
         return []
     helps, pasts = (pd.concat(tables, ignore_index=True) for tables in found.values())
-    wide = helps.pivot(index=[*CELL, "step", "direction"], columns=["form", "place"], values=["help_cos", "relative"])
+    wide = helps.pivot(
+        index=[*CELL, "lambda_neg", "step", "direction"], columns=["form", "place"], values=["help_cos", "relative"]
+    )
     wide.columns = [f"{what.removesuffix('_cos')}_{form}_{place}" for what, form, place in wide.columns]
     wide = wide.drop(columns=["relative_plain_ema", "relative_adam_ema"])  # they are those at the weights
     first = [*CELL, "step"]
@@ -208,11 +217,11 @@ def write_record(out: Path, folder: Path | None = None) -> Path:
 
 
 def _merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The rows of both, cells in their order; of a cell that both have only the new rows."""
+    """The rows of both, cells in their order; of a cell that both have those of more moments, then the new ones."""
     parts = []
     for cell in cells():
         of_cell = [table[(table[CELL] == list(cell)).all(axis=1)] for table in (new, old)]
-        parts.append(next((part for part in of_cell if len(part)), of_cell[0]))
+        parts.append(max(of_cell, key=lambda part: part["step"].nunique()))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -266,5 +275,6 @@ Cells (moments x histories) in which moving on from a history helps, and in whic
 {files.as_markdown(shares)}
 
 Files: `{probe.HELPS}`: one row per direction and moment, help_cos by form of the step and place, and the length of the
-step beside that of the pull at lambda 1 (times lambda: the dose); `{probe.PASTS}`: one row per history and moment.
+step beside that of the pull at lambda 1 (times `lambda_neg` of the run: the dose; empty where it was not kept);
+`{probe.PASTS}`: one row per history and moment.
 """

@@ -4,8 +4,9 @@ The same lambda is a strong push in one task, network or feature network and non
 a short plain run, in which the term is only watched, and gives the lambda for a dose (`push.Dose.update`, on average
 over the looks). It is fixed before the run that uses it, kept in its folder, and the run measures its dose again.
 
-What the short runs of the workbook's own recipes have found is committed (`KNOWN`, written by tools/doses.py): a first
-command need not wait, and has the same lambda on every machine. Any other recipe gets a short run of its own.
+What the short runs of the workbook's own recipes and experiments have found is committed (`KNOWN`, written by
+tools/doses.py): a first command need not wait, and has the same lambda on every machine. Any other recipe gets a short
+run of its own.
 """
 
 from __future__ import annotations
@@ -126,8 +127,10 @@ def lambda_for(
     batches = min(BATCHES, max(4, recipe.steps // 50))
     short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
     definitions = repr(user_code.definitions(short))
-    # what the short run depends on: the fields that are not the default, without those that change nothing
-    fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in IDLE}
+    # what the short run depends on: the fields that are not the default, without those that change nothing; a data set
+    # that has a name is the same in every folder
+    idle = {*IDLE, "data_root"} if short.dataset != "folder" else IDLE
+    fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in idle}
     own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
     key = json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
     updates = (_read(shared) | _read(KNOWN)).get(key)

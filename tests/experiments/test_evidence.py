@@ -217,6 +217,7 @@ def table(gain: float, seeds: int = 3, arms=("spn",)) -> pd.DataFrame:
         for number, arm in enumerate(("plain", *arms)):
             score = 20 + seed + (gain + 0.01 * seed * (-1) ** number if number else 0)
             run = dict(task="derain", scale=1, network="nafnet", arm=arm, seed=seed, stopped="", psnr_raw=score)
+            run |= dict(objective="spn" if number else "plain", device="cpu", lambda_used=0.002)
             facts = dict(dose=0.1, dose_measured=0.12, r=0.01, pictures=4, steps=9, macs=1.0 + number)
             rows.append(run | dict(psnr_ema=score) | facts)
     return pd.DataFrame(rows)
@@ -249,6 +250,8 @@ def test_results_say_everything_a_gain_has_to_be_read_with(made):
     spn = record.runs[record.runs["arm"] == "spn"]
     assert found.loc["spn", "r"] == pytest.approx(spn["r"].mean()) and found["pictures"].tolist() == [4, 4]
     assert found.loc["spn", "dose_measured"] == pytest.approx(spn["dose_measured"].mean())
+    asked = evidence.results(evidence.read_record("S"), "spn").set_index(["task", "arm"])["dose"]
+    assert asked["sr", "sampled"] == 0.1 and math.isnan(asked["sr", "plain"])  # whose recipe has the field, too
     text = evidence.shown(evidence.results(record)).to_string()
     assert "spn" in text and "dose" not in evidence.shown(evidence.results(record))  # lambda was given
 
@@ -304,6 +307,33 @@ def test_an_arm_that_diverged_is_named_and_nothing_false_is_said(record):
     assert evidence.results(other).set_index("arm")["pictures"].to_dict() == {"spn": 4, "vgg": 4}
 
 
+def test_the_main_record_is_the_one_with_the_most_seeds_in_all_of_its_tasks(record, monkeypatch):
+    settings = [{"task": "sr x4"}, {"task": "derain"}]
+    derain, sr = table(0.0, seeds=8), table(0.0, seeds=8).assign(task="sr", scale=4)
+    one = derain[derain["seed"] < 1]
+    record(S=pd.concat([sr, derain]), D=sr, V=pd.concat([sr, one]))
+    for kept in map(evidence.read_record, "SDV"):
+        kept.decision["settings"] = settings
+    assert evidence.main_record("V", "D", "S").name == "S"
+    for name, count in (("D", 0), ("V", 1)):
+        kept = evidence.read_record(name)
+        assert "Of derain there are not yet two seeds" in evidence.answer(kept)
+        assert f"derain {count} of 5 seeds" in evidence.state(kept)
+        assert any(flaw.startswith(f"{count} seed") and flaw.endswith("of derain") for flaw in evidence.flaws(kept))
+    assert "not yet two" not in evidence.answer(evidence.read_record("S"))
+
+
+def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
+    runs = table(0.006, seeds=8)
+    spn = runs["arm"] == "spn"
+    noise = [0.006 * (-1) ** seed for seed in runs["seed"]]
+    runs["psnr_ema"] = (20.0 + runs["seed"]).where(~spn, 20.006 + runs["seed"] + [value / 10 for value in noise])
+    runs["psnr_raw"] = (20.0 + runs["seed"]).where(~spn, 20.004 + runs["seed"] + noise)
+    kept = evidence.Record("D", {"baseline": "plain"}, runs, runs, runs)
+    assert "is better" in evidence.answer(kept) and "with the EMA +0.006" in evidence.answer(kept)
+    assert "**+0.006" in evidence.shown(evidence.results(kept))["gain, EMA"][0]
+
+
 def test_a_record_without_spn_is_no_answer_about_it(record):
     record(D=table(0.5, arms=("vgg",)))
     said = evidence.answer(evidence.read_record("D"))
@@ -328,6 +358,25 @@ def test_flaws_are_computed():
     assert "spn 0.25 on derain" in flaw
     more = pd.concat([runs, table(0.1, seeds=3).assign(pictures=5, task="sr")])
     assert evidence.flaws(evidence.Record("D", new, more, None, None)) == ["3 seeds of sr", "5 test pictures of sr"]
+    few = pd.concat([table(0.1, seeds=n).assign(pictures=100, task=task) for n, task in ((2, "sr"), (3, "derain"))])
+    assert evidence.flaws(evidence.Record("D", new, few, None, None)) == ["2 seeds of sr", "3 seeds of derain"]
+
+
+def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
+    runs = table(0.1, seeds=8, arms=("spn", "spn 0.2")).assign(pictures=100, dose_measured=0.1)
+    runs["dose"] = runs["dose"].mask(runs["arm"] == "spn 0.2", 0.2)
+
+    def flaws(**changes):
+        return evidence.flaws(evidence.Record("D", {}, runs.assign(**changes), None, None))
+
+    (lambdas,) = flaws()  # the same lambda for two doses
+    assert "lambda for a dose was chosen more than once for spn on derain" in lambdas and "0.01 " in lambdas
+    right = runs["lambda_used"] * runs["dose"] / 0.1
+    assert flaws(lambda_used=right) == []
+    assert flaws(lambda_used=right, history_every=runs["arm"]) == []  # other histories, another lambda
+    (device,) = flaws(lambda_used=right, device=runs["arm"].map({"plain": "cpu"}).fillna("gpu"))
+    assert "different devices (cpu, gpu)" in device
+    assert any("chosen more than once for spn on sr" in flaw for flaw in evidence.flaws(evidence.read_record("D")))
 
 
 def test_what_a_record_measured_is_said_of_the_tasks_that_are_named(record):

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,9 @@ def test_a_whole_round(tmp_path, small_house, clock_of_flops, capsys):
     measure.measure(tmp_path, 60, proceed=True, sizes=FEW, device="cpu", experiments=["X1"])  # nothing is left to do
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert not re.search("took|finished", capsys.readouterr().out)
+    shutil.rmtree(tmp_path / "runs")  # what a record holds is not run a second time
+    measure.measure(tmp_path, 60, proceed=True, sizes=FEW, device="cpu", experiments=["X1"])
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture

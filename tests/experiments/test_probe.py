@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import Pixels, Scale, constant
 
-from mclir_nb import stream
+from mclir_nb import files, stream
 from mclir_nb.data import tasks
 from mclir_nb.experiments import probe, push_study
 from mclir_nb.method.history import HistoryModels
@@ -120,6 +120,7 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     pushes = helps[(helps.term == "plain") & (helps.direction == "push")].help_plain_weights
     assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
     assert not helps[helps.term == "spn"].equals(helps[helps.term == "plain"])
+    assert (helps.lambda_neg > 0).equals(helps.term == "spn") and (helps.lambda_neg >= 0).all()
 
     other = push_study.Cell("sr", "demo", "plain", 1)  # the runs are lost, the record is not
     push_study.run_cell(other, tmp_path / "fresh", None, count=2, quiet=True, **small)
@@ -127,6 +128,11 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     grown = pd.read_csv(record / probe.HELPS)
     assert grown[grown.seed == 2].reset_index(drop=True).equals(helps) and grown.seed[0] == 1
     assert "3 of 36 runs" in page.read_text()
+    for name in (probe.HELPS, probe.PASTS):  # fewer moments of a run that the record holds replace nothing
+        table = files.read_table(tmp_path / "fresh" / other.name / name)
+        table[table["step"] == table["step"].min()].to_csv(tmp_path / "fresh" / other.name / name, index=False)
+    push_study.write_record(tmp_path / "fresh", record)
+    assert pd.read_csv(record / probe.HELPS).equals(grown)
     begun = []
     monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
     push_study.run(tmp_path / "fresh", "", record, quiet=True)

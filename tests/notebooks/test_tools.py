@@ -118,6 +118,16 @@ def test_a_record_gets_a_figure_and_a_table_on_the_page(tmp_path, monkeypatch):
     assert (tmp_path / "findings" / "D.png").stat().st_size > 5_000 and text.count("Not run yet. What is asked") >= 2
 
 
+def test_sentence_and_table_of_a_section_have_the_same_baseline():
+    for name, title, _ in findings.SECTIONS:
+        text = (root() / "docs" / "findings.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+        if record := evidence.committed(name):
+            baseline = record.decision["baseline"]
+            rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+            assert f"Of {2 * len(rows)} differences to {baseline}, " in text  # raw weights and EMA
+            assert not any(f"| {baseline} |" in row for row in rows)
+
+
 def test_findings_say_what_a_lent_gpu_has_shown(monkeypatch):
     checks = pd.DataFrame([{"check": "network", "subject": "edsr", "what": "output", "found": 1.0, "limit": 0.1}])
     lent = measure.Measured({"device": "Some GPU", "torch": "2"}, checks.assign(ok=False, error=None), None, None)

@@ -10,6 +10,7 @@ from torch import nn
 from trainers import CPU, advance, derain, trainer, untrained_run
 
 from mclir_nb import files, networks
+from mclir_nb.experiments import plans
 from mclir_nb.training import dose, recipes, records
 
 
@@ -65,8 +66,20 @@ def test_doses_of_one_objective_share_a_short_run(tmp_path, monkeypatch):
     assert dose.lambda_for(recipe.replace(seed=7), 0.1, CPU, quiet=True, shared=file) == first
     double = dose.lambda_for(recipe, 0.2, CPU, quiet=True, shared=file)
     assert double.lambda_neg == pytest.approx(2 * first.lambda_neg)
-    with pytest.raises(TypeError):
-        dose.lambda_for(recipe.replace(learning_rate=1e-3), 0.1, CPU, quiet=True, shared=file)
+    for changes in (dict(learning_rate=1e-3), dict(dataset="folder", data_root="elsewhere")):
+        with pytest.raises(TypeError):
+            dose.lambda_for(recipe.replace(**changes), 0.1, CPU, quiet=True, shared=file)
+
+
+@pytest.mark.parametrize("task", ["sr", "derain"])
+def test_the_experiments_have_one_lambda_for_a_dose_wherever_their_pictures_lie(task):
+    recipes_of = {
+        job.arm: job.recipe for job in plans.EXPERIMENTS["D"].plan(1, data_root="there") if job.recipe.task == task
+    }
+    found = [
+        known(recipes_of[arm].replace(data_root=root)).lambda_neg for arm in ("spn 0.2", "spn 0.4") for root in "ab"
+    ]
+    assert found[0] == found[1] and found[2] == found[3] == pytest.approx(2 * found[0])
 
 
 def test_what_another_process_has_found_meanwhile_stays(tmp_path, monkeypatch):
