@@ -317,13 +317,7 @@ RESIDE_INDOOR: Ranges = {"beta": (0.6, 1.8), "airlight": (0.7, 1.0)}
 RESIDE_OUTDOOR: Ranges = {"beta": (0.16, 0.78), "airlight": (0.8, 1.0)}
 
 # Rain: ours; lq has about the PSNR of Rain100L and DDN pairs. Units as in `rain`.
-RAIN: Ranges = {
-    "density": (3.0, 12.0),
-    "length": (15.0, 40.0),
-    "angle": (-30.0, 30.0),
-    "brightness": (0.4, 0.9),
-    "width": (1.2, 2.5),
-}
+RAIN: Ranges = dict(density=(3, 12), length=(15, 40), angle=(-30, 30), brightness=(0.4, 0.9), width=(1.2, 2.5))
 
 # Odd sides of a shake kernel in pixels (Levin's measured kernels: 13 to 27, for larger pictures).
 KERNEL_SIZES = range(5, 12, 2)

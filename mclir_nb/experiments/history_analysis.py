@@ -141,18 +141,10 @@ def pushes(run_dir: str | Path, foreign: str | Path | None = None) -> Pushes:
     for name, pasts in candidates.items():
         asked = []
         for s, step in enumerate(kept.steps):
-            gradient = push.image_gradients(
-                kept.restored[s][None],
-                kept.gt[None],
-                list(pasts[s][:, None]),
-                losses.OBJECTIVES[recipe.objective],
-                features=features,
-                lq=kept.lq[None],
-                averaged=kept.present[s][None],
-                thresholds=None,
-                best_psnr=0.0,
-                generator=stream(recipe.seed, "objective", step),
-            )[1]
+            images = kept.restored[s][None], kept.gt[None], list(pasts[s][:, None])
+            context: dict[str, Any] = dict(features=features, lq=kept.lq[None], averaged=kept.present[s][None])
+            context |= dict(thresholds=None, best_psnr=0.0, generator=stream(recipe.seed, "objective", step))
+            gradient = push.image_gradients(*images, losses.OBJECTIVES[recipe.objective], **context)[1]
             asked.append(-lambdas[s] * kept.gt.numel() * gradient[0])
         found[name] = torch.stack(asked)
     return Pushes(recipe, kept, lambdas, found.pop(PUSH), found, over_time(kept, recipe, features))

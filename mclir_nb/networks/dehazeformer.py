@@ -26,15 +26,7 @@ import math
 import torch
 from torch import nn
 
-from mclir_nb.networks.layers import (
-    attention,
-    from_windows,
-    named,
-    reflect_pad,
-    relative_offsets,
-    split_heads,
-    to_windows,
-)
+from mclir_nb.networks.layers import attention, from_windows, named, reflect_pad, relative_offsets, to_windows
 
 
 class RLN(nn.Module):
@@ -65,7 +57,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, window_size: int, num_heads: int):
         super().__init__()
-        self.window_size, self.num_heads = window_size, num_heads
+        self.window_size = window_size
         offset = torch.stack(relative_offsets(window_size), dim=-1)
         spaced = offset.sign() * offset.abs().double().log1p()  # a float32 log differs between machines
         self.register_buffer("relative_positions", spaced.to(torch.get_default_dtype()))  # (N, N, 2)
@@ -75,8 +67,7 @@ class WindowAttention(nn.Module):
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
         """Q, K, V maps stacked as (B, 3C, H, W), H and W multiples of the window -> (B, C, H, W)."""
         batch, channels, height, width = qkv.shape
-        parts = to_windows(qkv.permute(0, 2, 3, 1), self.window_size).chunk(3, dim=-1)
-        query, key, value = (split_heads(part, self.num_heads) for part in parts)
+        query, key, value = to_windows(qkv.permute(0, 2, 3, 1), self.window_size).chunk(3, dim=-1)
         bias = self.meta(self.relative_positions).permute(2, 0, 1)  # (heads, N, N)
         out = attention(query, key, value, bias)
         return from_windows(out, self.window_size, (batch, height, width, channels // 3)).permute(0, 3, 1, 2)

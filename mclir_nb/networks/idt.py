@@ -23,16 +23,7 @@ Shape story, for the paper's embed_dim 32; blocks see maps channels last, (B, H,
 import torch
 from torch import nn
 
-from mclir_nb.networks.layers import (
-    DropPath,
-    attention,
-    from_windows,
-    named,
-    reflect_pad,
-    relative_offsets,
-    split_heads,
-    to_windows,
-)
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, reflect_pad, relative_offsets, to_windows
 
 TILES_AT_ONCE = 8  # bounds the memory of a large photograph
 CROSS_WINDOW = 8  # window side of the cross-window blocks, whatever win_size says
@@ -56,7 +47,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, size: int, num_heads: int, qkv_bias: bool, k_bound: int = 8):
         super().__init__()
-        self.size, self.num_heads, self.k_bound = size, num_heads, k_bound
+        self.size, self.k_bound = size, k_bound
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * k_bound - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         reach = min(size - 1, 2)  # 5x5, but 3x3 among 2x2 windows
@@ -68,8 +59,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C), N = size * size."""
-        *parts, located = self.qkv(x)
-        query, key, value = (split_heads(part, self.num_heads) for part in parts)
+        query, key, value, located = self.qkv(x)
         out = attention(query, key, value, self._position_bias())
         square = located.unflatten(1, (self.size, self.size)).permute(0, 3, 1, 2)  # (B, C, size, size)
         position = self.Position_Extract(square).flatten(2).transpose(1, 2)

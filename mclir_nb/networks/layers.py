@@ -53,11 +53,6 @@ def relative_offsets(window: int, device: torch.device | None = None) -> tuple[T
     return rows[:, None] - rows, columns[:, None] - columns
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(windows, N, heads * d) -> (windows, heads, N, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias + mask) v in every window and head.
 
@@ -65,14 +60,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Ten
     one, so that a history equal to the model would seem to differ from it. On CUDA the fused kernel does the same.
 
     Args:
-        query, key, value: (windows, heads, N, d), the windows of an image one after the other.
+        query, key, value: (windows, N, heads * d), the windows of an image one after the other.
         bias: added to the scores of all windows, (heads, N, N).
         mask: added to the scores of all heads, (n, N, N), the same for every image of n windows; a constant.
 
     Returns:
         (windows, N, heads * d).
     """
-    windows, heads = query.shape[:2]
+    windows, heads = len(query), len(bias)
     bias = bias.to(query.dtype)
     mask = None if mask is None else mask.to(query.dtype)
     at_once = WINDOWS_AT_ONCE // heads
@@ -81,6 +76,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Ten
         count = len(parts[0])
         masks = [None] * count if mask is None else mask.repeat(windows // len(mask), 1, 1).split(at_once)
         return torch.cat([attention(q, k, v, bias, m) for q, k, v, m in zip(*parts, masks, strict=True)])
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     attend = fused_attention if query.is_cuda else plain_attention
     return attend(query, key, value, bias, mask).transpose(1, 2).flatten(2)
 

@@ -24,16 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mclir_nb.networks.layers import (
-    DropPath,
-    attention,
-    from_windows,
-    named,
-    relative_offsets,
-    split_heads,
-    to_windows,
-    upsampler,
-)
+from mclir_nb.networks.layers import DropPath, attention, from_windows, named, relative_offsets, to_windows, upsampler
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; a plain attribute officially, never in the state_dict
 
@@ -75,7 +66,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, window: int, heads: int):
         super().__init__()
-        self.window, self.heads = window, heads
+        self.window = window
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window))
@@ -84,8 +75,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, W, C) -> the same shape, H and W multiples of the window."""
-        parts = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)
-        query, key, value = (split_heads(part, self.heads) for part in parts)
+        query, key, value = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, N, N)
         out = attention(query, key, value, bias, mask)
         return from_windows(self.proj(out), self.window, x.shape)

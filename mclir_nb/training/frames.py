@@ -25,25 +25,17 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Frames:
-    """What a run kept: S moments of K history models on one picture, in [0,1]. Outputs are not clamped.
+    """What a run kept: S moments of K history models on one picture, in [0,1]. Outputs are not clamped."""
 
-    Attributes:
-        name: of the picture, with lq, (3,H/scale,W/scale), and gt, (3,H,W).
-        steps: training steps, S of them.
-        restored: (S,3,H,W), of the network.
-        negatives: (S,K,3,H,W), of the histories.
-        distances: (S,K), relative distance of the weights, |history - model|_2 / |model|_2.
-        averaged: (S,3,H,W), of the network whose past the histories are where that is another one, an average of the
-            trained one or a foreign one (distances too are from it); None where they are the network's own.
-    """
-
-    name: str
-    lq: Tensor
-    gt: Tensor
-    steps: list[int]
-    restored: Tensor
-    negatives: Tensor
-    distances: Tensor
+    name: str  # of the picture
+    lq: Tensor  # (3,H/scale,W/scale)
+    gt: Tensor  # (3,H,W)
+    steps: list[int]  # training steps, S of them
+    restored: Tensor  # (S,3,H,W), of the network
+    negatives: Tensor  # (S,K,3,H,W), of the histories
+    distances: Tensor  # (S,K), relative distance of the weights, |history - model|_2 / |model|_2
+    # (S,3,H,W), of the network whose past the histories are where that is another one, an average of the trained one or
+    # a foreign one (distances too are from it); None where they are the network's own
     averaged: Tensor | None = None
 
     @property

@@ -9,19 +9,9 @@ from torch.nn import functional
 from mclir_nb.evaluation import metrics
 from mclir_nb.evaluation.evaluate import enlarge
 from mclir_nb.experiments.history_analysis import PUSH, Pushes
+from mclir_nb.views import style
 from mclir_nb.views.figures import image_grid
-from mclir_nb.views.style import (
-    COLOURS,
-    MARKERS,
-    aim_picture,
-    difference,
-    error_limit,
-    error_picture,
-    history_colours,
-    panels,
-    styled,
-    with_zoom,
-)
+from mclir_nb.views.style import COLOURS, MARKERS, difference, history_colours, panels, styled
 
 RULERS = {  # column of `history_analysis.over_time`: title, unit
     "weights": ("Weights", "|history - model| / |model|"),
@@ -116,17 +106,17 @@ def moments(found: Pushes) -> Figure:
     for s in three_moments(found):
         now, past = kept.restored[s], kept.negatives[s, 0]
         apart = difference(now, past)
-        limit = error_limit([apart], unit=0.002)
+        limit = style.error_limit([apart], unit=0.002)
         row = {
             f"the network, {_psnr(now[None], kept.gt[None])[0]:.1f} dB": now,
             f"its past, {_psnr(past[None], kept.gt[None])[0]:.1f} dB": past,
-            f"where they differ, up to {limit:.3g}": error_picture(apart, limit),
-            PUSH: aim_picture(now, found.towards(found.push)[s]),
+            f"where they differ, up to {limit:.3g}": style.error_picture(apart, limit),
+            PUSH: style.aim_picture(now, found.towards(found.push)[s]),
         }
-        rows.append({name: with_zoom(image, (top, left, side), corner) for name, image in row.items()})
+        rows.append({name: style.with_zoom(image, (top, left, side), corner) for name, image in row.items()})
         labels.append(f"step {kept.steps[s]}")
     sources = {"degraded": enlarge(kept.lq, kept.gt), "ground truth": kept.gt}
-    first = [{name: with_zoom(image, (top, left, side), corner)} for name, image in sources.items()]
+    first = [{name: style.with_zoom(image, (top, left, side), corner)} for name, image in sources.items()]
     first.append({"": np.ones_like(first[0]["degraded"])})
     figure = image_grid([one | row for one, row in zip(first, rows, strict=False)], labels)
     lines = (("The push", "black"), ("green: to the ground truth", COLOURS["gt"]), ("pink: away", COLOURS["away"]))

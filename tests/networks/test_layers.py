@@ -19,7 +19,7 @@ def inputs(depth: int, dtype=torch.float64) -> list[torch.Tensor]:
 @pytest.mark.parametrize("mask", [None, MASK], ids=["plain", "masked"])
 def test_attention_is_its_formula(mask):
     query, key, value, bias = inputs(6)
-    out = attention(query, key, value, bias, mask)
+    out = attention(*(part.transpose(1, 2).flatten(2) for part in (query, key, value)), bias, mask)
     for window in range(6):
         for head in range(2):
             scores = query[window, head] @ key[window, head].T / 6**0.5 + bias[head]
@@ -42,7 +42,8 @@ def test_the_kernel_for_cuda_gives_the_same_numbers_and_gradients(depth, mask):
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["plain", "masked"])
 def test_many_windows_are_attended_in_parts(mask, monkeypatch):
-    tensors = inputs(8, torch.float32)
+    *parts, bias = inputs(8, torch.float32)
+    tensors = [*(part.transpose(1, 2).flatten(2) for part in parts), bias]
     whole = attention(*tensors, mask)
     monkeypatch.setattr(layers, "WINDOWS_AT_ONCE", 8)  # four windows of two heads
     torch.testing.assert_close(attention(*tensors, mask), whole)

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from headless import asked_elsewhere, chromium, move_embedded, needs_chromium, served, typeset
+from headless import asked_elsewhere, move_embedded, needs_chromium, served, typeset
 
 pytest.importorskip("sphinx_book_theme", reason="needs the extra `book`")
 pytest.importorskip("myst_nb", reason="needs the extra `book`")
@@ -30,13 +30,6 @@ def address(site):
     """The book on the loopback interface."""
     with served(site[0]) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    driver = chromium(tmp_path_factory.mktemp("chromium"))
-    yield driver
-    driver.quit()
 
 
 def test_the_book_is_whole_and_small(site):

@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from trimming import ROOT, TRIMMED
 
 pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `test`")
-from headless import chromium, move_embedded, needs_chromium  # noqa: E402
+from headless import move_embedded, needs_chromium  # noqa: E402
 from live_views import MAKERS  # noqa: E402
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -118,13 +118,6 @@ def _wait_for(server, address: str, log: Path) -> None:
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
     raise AssertionError("JupyterLab did not answer within five minutes:\n" + log.read_text())
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    driver = chromium(tmp_path_factory.mktemp("chromium"))
-    yield driver
-    driver.quit()
 
 
 def run_all(browser, lab, path: Path) -> list:

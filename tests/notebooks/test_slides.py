@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 import slides
-from headless import asked_elsewhere, chromium, needs_chromium, served, typeset
+from headless import asked_elsewhere, needs_chromium, served, typeset
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mclir_nb import root
@@ -48,23 +48,19 @@ def test_a_heading_begins_a_slide_and_what_only_the_reader_needs_is_left_out():
 @pytest.mark.browser
 @needs_chromium
 @pytest.mark.filterwarnings("ignore")
-def test_the_lectures_need_no_network(tmp_path):
+def test_the_lectures_need_no_network(browser, tmp_path):
     for package in ("jupyter_server_mathjax", "sphinx_revealjs"):
         pytest.importorskip(package, reason="needs the extra `book`")
     slides.build(tmp_path / "slides")
-    browser = chromium(tmp_path / "chromium")
-    try:
-        with served(tmp_path / "slides") as address:
-            for name in slides.LECTURES:
-                browser.get(f"{address}/{name}.slides.html")
-                assert browser.execute_script("return Reveal.getTotalSlides()") > 10
-                formulas = typeset(browser)
-                while not browser.execute_script("return Reveal.isLastSlide()"):  # each is measured when it is shown
-                    browser.execute_script("Reveal.next()")
-                    shown = "Reveal.getCurrentSlide().querySelectorAll('.MathJax')"
-                    typeset(browser)
-                    sizes = browser.execute_script(f"return [...{shown}].map(m => [m.offsetWidth, m.offsetHeight])")
-                    assert all(width > 5 and height > 5 for width, height in sizes)
-                assert formulas and asked_elsewhere(browser) == []
-    finally:
-        browser.quit()
+    with served(tmp_path / "slides") as address:
+        for name in slides.LECTURES:
+            browser.get(f"{address}/{name}.slides.html")
+            assert browser.execute_script("return Reveal.getTotalSlides()") > 10
+            formulas = typeset(browser)
+            while not browser.execute_script("return Reveal.isLastSlide()"):  # each is measured when it is shown
+                browser.execute_script("Reveal.next()")
+                shown = "Reveal.getCurrentSlide().querySelectorAll('.MathJax')"
+                typeset(browser)
+                sizes = browser.execute_script(f"return [...{shown}].map(m => [m.offsetWidth, m.offsetHeight])")
+                assert all(width > 5 and height > 5 for width, height in sizes)
+            assert formulas and asked_elsewhere(browser) == []

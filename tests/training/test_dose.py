@@ -7,7 +7,7 @@ import pytest
 import torch
 from killing import work
 from torch import nn
-from trainers import CPU, advance, derain, trainer, untrained_run
+from trainers import CPU, derain, trainer, untrained_run
 
 from mclir_nb import files, networks
 from mclir_nb.experiments import plans
@@ -117,16 +117,6 @@ def test_dose_is_that_of_lambda_not_of_its_spikes():
     spiked = trainer(short(sampling="sampled", sampled_every=4), 4)
     assert dose.columns(spiked)["dose"] == dose.measured(spiked, 1e-3, 2).update
     assert "dose" not in dose.columns(trainer(short(lambda_from=20), 4))
-
-
-RELATIVES = [dict(objective=name) for name in ("ratio", "infonce", "margin", "spn-smooth")]
-RELATIVES += [dict(history_of="ema"), dict(noised_inputs=2)]
-
-
-@pytest.mark.parametrize("changes", RELATIVES, ids=str)
-def test_relatives_train(changes):
-    made = advance(trainer(short(**changes)), 8, rows=True)
-    assert any(row["l_neg"] != 0 for row in made.log.rows)
 
 
 def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step():
