@@ -94,6 +94,7 @@ SOTS_OUTDOOR = (
     Packing("(RESIDE/|data/test/|test/|)SOTS/outdoor", lq="hazy/{id}_*", pairs=500, **_CLEAR),
     Packing("test/dehaze", "target/{id}", "input/{id}_*", 500, "centre"),  # [AIR]
 )
+_REPEATED = r".*/([^_/]+)_"  # the scene where a clean file is repeated for each degraded one: GT/0001_0.8_0.2 -> 0001
 _RESIDE_NOTES = (
     "Clear images may be 10 pixels larger on each side than hazy ones: they are centre-cropped.",
     "Hazy files are .jpg where clear ones are .png in some parts: names are compared without extension.",
@@ -106,7 +107,7 @@ def _dehazeformer(name: str, train: int | tuple[int, ...], test: int) -> dict:
     return dict(
         tasks=("dehaze",),
         where="https://github.com/IDKiro/DehazeFormer",
-        train=((Packing(f"{top}/train", *sides, train, "centre"),),),
+        train=((Packing(f"{top}/train", *sides, train, "centre", scene=_REPEATED),),),
         test=((Packing(f"{top}/test", *sides, test, "centre"),),),
         notes=("DehazeFormer's packing: clean files are repeated, one for each hazy file.",),
     )
@@ -180,7 +181,7 @@ DDN_TRAIN = (
     Packing("(rainy_image_dataset|DDN-Data|Rain1400)/(training|train)", *_DDN, 12_600),
     Packing("(datasets/train/|train/|)Rain12600", *_DDN, 12_600),  # [PRE], [IDT]
     Packing("(rainy_image_dataset|DDN-Data)", *_DDN, 12_600, first=1, last=900),  # not split yet
-    Packing("DDN-Data/train", *_DDN_EQUAL, 12_600),
+    Packing("DDN-Data/train", *_DDN_EQUAL, 12_600, scene=_REPEATED),
 )
 DDN_TEST = (
     Packing("(rainy_image_dataset|DDN-Data|Rain1400)/(testing|test)", *_DDN, 1_400),

@@ -84,6 +84,21 @@ def test_a_packing_is_found_and_paired_by_its_rule(tmp_path, line):
     assert len({entry.gt for entry in kept} & {entry.gt for entry in val}) == 0 and len(val) == len(wanted) // 10
 
 
+REPEATED = [
+    ("reside-out", "RESIDE-OUT/train/{side}/{i:04}_0.{k}_0.2.png", ("GT", "hazy"), 35),
+    ("ddn", "DDN-Data/train/{side}/{i}_{k}.jpg", ("norain", "rain"), 14),
+]
+
+
+@pytest.mark.parametrize(("name", "template", "sides", "each"), REPEATED)
+def test_a_clean_file_that_is_repeated_under_each_name_is_one_scene(tmp_path, name, template, sides, each):
+    names = [(i, k, side) for i in range(1, 31) for k in range(each) for side in sides]
+    fill(tmp_path, *(template.format(i=i, k=k, side=side) for i, k, side in names), size=(2, 2))
+    train, val = (datasets.open_set(name, task_of(name), split, tmp_path) for split in ("train", "val"))
+    trained, held_out = ({int(entry.name.split("_")[0]) for entry in split.entries} for split in (train, val))
+    assert trained == set(range(1, 28)) and held_out == {28, 29, 30}
+
+
 @needs_data
 def test_published_counts_are_those_of_the_sources():
     """Every number that is promised of a set stands in the notes made from its repositories."""
