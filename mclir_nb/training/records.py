@@ -172,13 +172,16 @@ def where_data_lie(place: str | Path, recipe: Recipe, benchmark: str, data_root=
     learnt_from = recipe.data_root if recipe.dataset == "folder" else None
     if benchmark != recipe.dataset:
         return data_root, learnt_from
-    if data_root is None or recipe.data_root is None:
+    if data_root is None or learnt_from is None:
         return data_root or recipe.data_root, learnt_from
     place = Path(os.path.expanduser(place))
     folder = place if place.is_dir() else place.parent
     kept = files.read_json(folder / "provenance.json").get("content", {}).get("train")
-    sets = datasets.open_splits(benchmark, tasks.get(recipe.task, recipe.scale), data_root)
-    return data_root, data_root if learnt_from and sets["train"].fingerprint() == kept else learnt_from
+    try:
+        train = datasets.open_splits(benchmark, tasks.get(recipe.task, recipe.scale), data_root)["train"]
+    except ValueError:  # what cannot be shared out was not trained on
+        return data_root, learnt_from
+    return data_root, data_root if train.fingerprint() == kept else learnt_from
 
 
 def shipped(task: str, scale: int | None = None) -> Path:
@@ -186,12 +189,14 @@ def shipped(task: str, scale: int | None = None) -> Path:
 
     Raises ValueError for a task or scale (of super-resolution; None: 4) without weights, naming those with.
     """
-    name = f"sr-x{tasks.get(task, scale).scale}" if task == "sr" else task
+    chosen = tasks.get(task, scale)  # refuses another word, or a scale that the task has not
+    name = f"sr-x{chosen.scale}" if task == "sr" else task
     found = {place.parent.name: place for place in sorted((root() / "data" / "weights").glob("*/ema.safetensors"))}
     if name not in found:
+        wanted, *there = (each.replace("sr-x", "sr --scale ") for each in (name, *found))
         raise ValueError(
-            f"no weights come along for {name}, only for {', '.join(found)}; give a checkpoint, or train one: "
-            f"`python -m mclir_nb train --task {task} --out RUN`."
+            f"no weights come along for {wanted}, only for {', '.join(there)}; give a checkpoint, or train one: "
+            f"`python -m mclir_nb train --task {wanted} --out RUN`."
         )
     return found[name]
 
@@ -204,7 +209,7 @@ def open_checkpoint(
     Args:
         place: a run folder, a file of weights in one, or any other file of weights.
         network: which network a file is for; None: that of its run, or the default of `task`.
-        scale: of super-resolution; None: that of the run, or 1.
+        scale: of super-resolution; None: that of the run, or 4.
         task: what it was trained for; None: that of the run.
         entry: which network of a file that holds several, such as "params_ema".
 
@@ -231,6 +236,8 @@ def open_checkpoint(
             return Run(folder).model(), recipe
         built = build_network(recipe)
     else:
+        if not task and network in networks.NETWORKS and networks.NETWORKS[network].task == "sr":
+            task = "sr"
         chosen = tasks.get(task, scale) if task else None
         network = network or (chosen.network if chosen else None)
         if not network:

@@ -22,8 +22,14 @@ def shipped(name):
 
 def test_there_are_weights_for_every_task_of_the_first_notebook():
     assert {"dehaze", "derain", "deblur", "sr-x2", "sr-x4"} <= set(SHIPPED)
-    with pytest.raises(ValueError, match="denoise.*dehaze, derain"):
-        records.shipped("denoise")
+    for task, scale, words in (
+        ("denoise", None, "denoise.*dehaze, derain, sr --scale 2, sr --scale 4.*train --task denoise --out"),
+        ("sr", 3, "train --task sr --scale 3 --out"),
+        ("sr-x4", None, "unknown task 'sr-x4'; choose .*sr"),  # a folder's name is no task
+        ("dehase", None, "did you mean 'dehaze'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            records.shipped(task, scale)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

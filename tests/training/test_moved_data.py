@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from killing import same_runs
 from pictures import write
-from trainers import Stopped, before_step, stop
+from trainers import Stopped, before_step, stop, untrained_run
 
+from mclir_nb import files
 from mclir_nb.__main__ import main
 from mclir_nb.training import checkpoint, recipes, records, train
 
@@ -85,3 +86,23 @@ def test_a_run_that_knows_only_the_path_of_its_data_is_refused_others(interrupte
     with pytest.raises(ValueError, match="data_root"):
         train.train(recipe(shutil.copytree(data, tmp_path / "copy")), run, quiet=True)
     assert checkpoint.read(run / checkpoint.FILE)["run"]["step"] == 2
+
+
+def test_what_a_run_cannot_have_been_trained_on_is_scored_whole(tmp_path, capsys):
+    """A test set alone, two pairs, and a benchmark without its training half."""
+
+    def pairs(lq, gt, count):
+        for i in range(1, count + 1):
+            for side, name in enumerate((lq, gt)):
+                write(tmp_path / name.format(i=i), (48, 56), 100 * side + i)
+
+    pairs("one/test/lq/{i}.png", "one/test/gt/{i}.png", 3)
+    pairs("two/lq/{i}.png", "two/gt/{i}.png", 2)
+    pairs("three/Rain100L/rainy/rain-{i:03}.png", "three/Rain100L/norain-{i:03}.png", 1)
+    for dataset, place, count in (("folder", "one", 3), ("folder", "two", 2), ("rain100l", "three", 1)):
+        gone = recipes.get("tiny", "derain", dataset=dataset, data_root=str(tmp_path / "gone"))
+        run, scores = untrained_run(tmp_path / f"of-{dataset}", gone), tmp_path / f"{place}.csv"
+        files.write_json(run / "provenance.json", {"content": {"train": "another"}})
+        command = ["evaluate", dataset, tmp_path / place, "--checkpoint", run, "--out", scores, "--device", "cpu"]
+        assert main([*map(str, command)]) == 0, capsys.readouterr().err
+        assert len(pd.read_csv(scores)) == count
