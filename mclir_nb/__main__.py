@@ -6,6 +6,7 @@ Thin on purpose: arguments in, one call, result out.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,8 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.call(arguments)
     except KeyboardInterrupt as stop:
+        saves = arguments.call in (_train, _compare, _probe)
+        told = "stopped; run the same command to go on from what was saved." if saves else "stopped."
         if distributed.is_first_rank():
-            print(str(stop) or "stopped; run the same command to go on from what was saved.", file=sys.stderr)
+            print(str(stop) or told, file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for option in (evaluate_option, restore_option):
         option("--checkpoint", type=_path, help="a run folder, or a file of weights; default: what comes along")
         option("--network", help="which network the file is for; a run knows its own")
-        option("--scale", type=int, help="of a super-resolution network: 2, 3 or 4; a run knows its own")
+        option("--scale", type=int, help="of a super-resolution network: 2, 3 or 4 (the default); a run knows its own")
         option("--entry", help="which network of a file that holds several, such as params or params_ema")
         option("--tile", type=int, help="side of a tile in lq pixels; default: 1280")
         option("--ensemble", action="store_true", help="mean over 8 flips and rotations, 8 times slower")
@@ -177,8 +180,9 @@ def _check_data(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     benchmark, out = arguments.benchmark, arguments.out
-    if out and (out.exists() or not out.parent.is_dir()):
-        why = "exists and is never overwritten" if out.exists() else "lies in a folder that does not exist"
+    if out and (out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK)):
+        why = "does not exist" if not out.parent.is_dir() else "may not be written to"
+        why = "exists and is never overwritten" if out.exists() else f"lies in a folder that {why}"
         raise ValueError(f"{out} {why}; choose another name.")
     network, run = _network(arguments)
     own = run.task if run else networks.NETWORKS[network.name].task
@@ -194,8 +198,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     images = datasets.open_set(benchmark, task, "test", root, trained_on=learnt_from)
     for line in filter(None, [images.note, *overlaps.overlap_warnings(run.dataset if run else "", benchmark)]):
         print(line)
-    if not run:
-        evaluate.as_published(network)
+    checks.check_scored(images, task)
     how = {name: getattr(arguments, name) for name in ("protocol", "crop", "tile", "ensemble")}
     scores = evaluate.evaluate(network, Benchmark(images, task), **how)
     print(scores.to_string(index=False, float_format="%.4f"))
@@ -211,17 +214,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _network(arguments: argparse.Namespace) -> tuple[networks.Restorer, Recipe | None]:
-    """The trained network on its device, and the recipe of its run; None for a file of weights without a run."""
+    """The trained network on its device, and the recipe of its run; None for a file of weights without a run.
+
+    Such a file is used in the form in which its authors score it.
+    """
     device, task = machine.pick_device(arguments.device), arguments.task
     if not arguments.checkpoint and not task:
         raise ValueError("give --task, such as dehaze, for the weights that come along, or --checkpoint for your own.")
     place = arguments.checkpoint or records.shipped(task, arguments.scale)
     network, recipe = records.open_checkpoint(place, arguments.network, arguments.scale, entry=arguments.entry)
+    if not recipe:
+        evaluate.as_published(network)
     return network.to(device), recipe
 
 
 def _restore(arguments: argparse.Namespace) -> None:
-    out, failed = arguments.out, []
+    out = arguments.out
+    failed: list[Path] = []
     originals, pictures = {(picture.parent, picture.stem) for picture in arguments.pictures}, []
     for picture in arguments.pictures:  # `restore *.png` finds the results of an earlier call too
         made = re.fullmatch(r"(.+)_restored(_\d+)?", picture.stem)
@@ -236,10 +245,13 @@ def _restore(arguments: argparse.Namespace) -> None:
         out.mkdir(parents=True)
     if out and not out.is_dir() and len(pictures) > 1:
         raise ValueError(f"--out {out} is one file for {len(pictures)} pictures; give a folder.")
-    for picture in pictures:
+    for number, picture in enumerate(pictures):
         try:
             options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
             print(f"written: {restore_file(network, picture, out, **options)}")
+        except KeyboardInterrupt:
+            done = f"{number - len(failed)} of {len(pictures)} pictures are written"
+            raise KeyboardInterrupt(f"stopped: {done}; the first that is left is {picture}.") from None
         except (ValueError, OSError, RuntimeError) as error:
             if len(pictures) == 1:
                 raise

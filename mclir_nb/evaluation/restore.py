@@ -83,11 +83,15 @@ def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = 
             raise ValueError(f"{out} is neither an existing folder nor a .png file; results are written as PNG.")
         if not out.parent.is_dir():
             raise ValueError(f"the folder {out.parent} does not exist; make it first, or choose another.")
+    folder = out if out.is_dir() else out.parent
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"the folder {folder} may not be written to; choose another place with out.")
     restored = restore(network, picture.layers, **options)
+    encoded = images.encode_png(images.Picture(restored, picture.profile))
     target = _new_file(path, out)
     try:
-        files.write_file(target, images.encode_png(images.Picture(restored, picture.profile)))
-    except OSError:
+        files.write_file(target, encoded)
+    except BaseException:  # Ctrl-C too
         target.unlink(missing_ok=True)  # the empty file that held its name
         raise
     return target

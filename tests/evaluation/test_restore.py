@@ -1,5 +1,7 @@
 """A picture of any kind comes back as the same kind; files are written beside others and never over them."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch import nn
 from mclir_nb import files, networks
 from mclir_nb.__main__ import main
 from mclir_nb.data import images
-from mclir_nb.evaluation import restore
+from mclir_nb.evaluation import evaluate, restore
+from mclir_nb.training import records
 
 
 class Same(nn.Module):
@@ -154,16 +157,29 @@ def test_a_name_or_a_folder_can_be_given(tmp_path):
             restore.restore_file(Same(), path, out)
 
 
-def test_a_full_disk_leaves_no_empty_file(tmp_path, monkeypatch):
+ENDS = [(files, "write_file", OSError(28, "No space left on device")), (files, "write_file", KeyboardInterrupt())]
+ENDS += [(images, "encode_png", KeyboardInterrupt())]
+
+
+@pytest.mark.parametrize(("room", "name", "end"), ENDS)
+def test_a_full_disk_or_an_interruption_leaves_no_empty_file(tmp_path, monkeypatch, room, name, end):
     Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "a.png")
 
-    def full(path, content):
-        raise OSError(28, "No space left on device")
+    def ended(*_):
+        raise end
 
-    monkeypatch.setattr(files, "write_file", full)
-    with pytest.raises(OSError, match="space"):
+    monkeypatch.setattr(room, name, ended)
+    with pytest.raises(type(end)):
         restore.restore_file(Same(), tmp_path / "a.png")
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_work(tmp_path, monkeypatch):
+    Image.fromarray(BYTES[:, :, :3]).save(tmp_path / "a.png")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    for out in (None, tmp_path, tmp_path / "b.png"):
+        with pytest.raises(ValueError, match=f"{tmp_path} may not be written"):
+            restore.restore_file(None, tmp_path / "a.png", out)  # no network is asked for anything
 
 
 def test_from_the_command_line_with_a_file_of_weights(tmp_path, capsys):
@@ -176,3 +192,21 @@ def test_from_the_command_line_with_a_file_of_weights(tmp_path, capsys):
     assert f"written: {tmp_path / 'a_restored.png'}" in capsys.readouterr().out
     wanted = restore.restore(network, BYTES[:, :, :3], ensemble=True)
     assert np.array_equal(images.read_picture(tmp_path / "a_restored.png").colour, wanted)
+
+
+def test_an_official_nafnet_restores_as_its_authors_score_it(tmp_path):
+    Image.fromarray(np.tile(BYTES[:, :, :3], (2, 20, 1))).save(tmp_path / "a.png")  # 400 pixels wide
+    network = networks.build("nafnet")
+    for block in network.core.middle_blks:
+        nn.init.constant_(block.beta, 1.0)
+    files.write_tensors(tmp_path / "w.safetensors", network.core.state_dict())
+    file = ["--checkpoint", str(tmp_path / "w.safetensors"), "--network", "nafnet", "--device", "cpu"]
+    assert main(["restore", str(tmp_path / "a.png"), *file]) == 0
+    picture, restored = (images.read_picture(tmp_path / name).colour for name in ("a.png", "a_restored.png"))
+    assert not np.array_equal(restored, restore.restore(network, picture))
+    assert np.array_equal(restored, restore.restore(evaluate.as_published(network), picture))
+
+
+def test_a_file_for_super_resolution_is_taken_for_four_times_where_nothing_is_said(tmp_path):
+    files.write_tensors(tmp_path / "w.safetensors", networks.build("edsr", 4).core.state_dict())
+    assert records.open_checkpoint(tmp_path / "w.safetensors", "edsr")[0].scale == 4

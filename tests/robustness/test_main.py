@@ -7,7 +7,10 @@ import pytest
 from pictures import write
 from trainers import untrained_run
 
+from mclir_nb import __main__ as command_line
 from mclir_nb.__main__ import main
+from mclir_nb.evaluation import evaluate
+from mclir_nb.evaluation.restore import restore_file
 from mclir_nb.training import recipes, records
 
 
@@ -82,6 +85,18 @@ def test_results_are_not_restored_again(run, pictures, capsys):
     assert "one.png" in said(capsys, *restore, "a.jpg", "c.jpg", "--out", "one.png")
 
 
+def test_an_interrupted_list_says_what_is_written(run, pictures, capsys, monkeypatch):
+    def interrupted(network, picture, *arguments, **options):
+        if picture.name == "c.jpg":
+            raise KeyboardInterrupt
+        return restore_file(network, picture, *arguments, **options)
+
+    monkeypatch.setattr(command_line, "restore_file", interrupted)
+    pictures = ("a.jpg", "b.jpg", "c.jpg", "--checkpoint", run, "--device", "cpu")
+    last = said(capsys, "restore", *pictures, status=130).splitlines()[-1]  # b.jpg is no picture
+    assert "1 of 3" in last and "c.jpg" in last and "same command" not in last
+
+
 def test_a_name_that_the_console_cannot_print(run, pictures, monkeypatch, tmp_path):
     os.rename("a.jpg", b"\xce\xed.jpg")
     with open(tmp_path / "console", "w", encoding="ascii") as console:
@@ -119,8 +134,21 @@ def test_a_path_below_the_home_folder(run, pictures, capsys, monkeypatch):
     assert "~nobody-of-this-name/base" in capsys.readouterr().err
 
 
-def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, capsys):
+def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, capsys, monkeypatch):
     error = said(capsys, "evaluate", "sots-indoor", tmp_path, "--checkpoint", run, "--device", "cpu")
     assert "derain" in error and "--task dehaze" in error
     for out in (tmp_path / "missing" / "scores.csv", run / "scores.csv"):
         assert str(out) in said(capsys, "evaluate", "embedded", "--checkpoint", run, "--out", out)
+    out = tmp_path / "scores.csv"
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    assert f"{out} lies in a folder that may not be written" in said(capsys, "evaluate", "embedded", "--out", out)
+
+
+def test_a_damaged_picture_is_named_before_any_is_scored(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("the network was asked"))
+    for i in range(1, 3):
+        write(tmp_path / f"Rain100L/norain-{i:03}.png", seed=i)
+        last = write(tmp_path / f"Rain100L/rainy/rain-{i:03}.png", seed=10 + i)
+    last.write_bytes(last.read_bytes()[:300])
+    error = said(capsys, "evaluate", "rain100l", tmp_path, "--checkpoint", run, "--device", "cpu")
+    assert "rain-002.png" in error and "damaged" in error
