@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,11 @@ def test_no_circle():
         used = {target if target in files else target.rpartition(".")[0] for target in imported(file)}
         graph[name] = used & set(files) - {name}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_names_in_the_pages_exist():
+    pages = [page for place in ("*.md", "docs/*.md", "data/**/*.md", "tests/*.md") for page in root().glob(place)]
+    named = {name for page in pages for name in re.findall(r"\bmclir_nb(?:\.[A-Za-z_]\w*)+", page.read_text())}
+    for name in named:
+        pkgutil.resolve_name(name)  # ImportError or AttributeError names it
+    assert named

@@ -18,6 +18,7 @@ import pandas as pd
 from mclir_nb import check_choice, root
 from mclir_nb.data import cache, published
 from mclir_nb.data.image_set import MEMORY, ImageSet
+from mclir_nb.data.images import SUFFIXES
 from mclir_nb.data.layouts import Entry, Found, find
 from mclir_nb.data.published import Layout, Part
 from mclir_nb.data.tasks import Task
@@ -232,7 +233,8 @@ class Survey:
 
 def tree(layout: Layout, task: Task, split: str | None = None) -> str:
     """Which files are expected, and where their authors publish them."""
-    lines = [f"Expected of {layout.title}, below data_root (one line of each group; any extension):"]
+    kinds = ", ".join(SUFFIXES) if layout is published.FOLDER else "any extension"
+    lines = [f"Expected of {layout.title}, below data_root (one line of each group; {kinds}):"]
     for which in (split,) if split else SPLITS:
         for part in layout.parts(which):
             lines += [f"  {which}:  {packing.tree()}" for packing in published.usable(part, layout, task)]

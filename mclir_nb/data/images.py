@@ -120,6 +120,8 @@ def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow stops, a picture of 13,000 x 13,000
         return f"its header claims more than {limit / 1e6:.0f} million pixels; cut it into parts, or remove it"
+    if isinstance(error, MemoryError):
+        return "there is too little memory to decode it; free some, or reduce the picture"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[0].lower()}{error.strerror[1:]}"
     if type(error) is ValueError and str(error).startswith("it"):

@@ -158,6 +158,11 @@ def test_wrong_names_and_roots(tmp_path):
         assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text
 
 
+def test_pictures_of_another_kind_are_told_which_are_read(tmp_path):
+    (tmp_path / "IMG_1.HEIC").touch()
+    assert ".png, .jpg, " in refusal("folder", DENOISE, "train", tmp_path)
+
+
 def test_what_a_task_cannot_use_is_refused(tmp_path):
     pairs(tmp_path, "ITS/hazy/1_1.png", gt=lambda n: "ITS/clear/1.png")
     assert "dehaze, not for derain" in refusal("reside-its", DERAIN, "train", tmp_path)

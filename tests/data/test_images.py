@@ -130,6 +130,16 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         images.read_picture(file)
 
 
+def test_a_sound_file_that_needs_too_much_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    def full(_):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "pixels", full)
+    with pytest.raises(ValueError, match="a.png .*memory") as caught:
+        images.read_picture(save(tmp_path / "a.png"))
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize("values", [RGB, DEEP])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_png_holds_what_was_written(tmp_path, values, channels):
