@@ -183,6 +183,9 @@ def write_recipes(page: Path) -> None:
         text.append(f"## {name}\n\n{files.as_markdown(table)}")
     for network in paper_recipes.RECIPES:
         text.append(f"## {network}, as its authors trained it\n\n{files.as_markdown(paper_recipes.table(network))}")
+    for network in paper_recipes.ON_RESIDE_6K:
+        table = files.as_markdown(paper_recipes.table(network, "reside-6k"))
+        text.append(f"## {network} on RESIDE-6K, as its authors trained it\n\n{table}")
     meaning = [
         (name, "" if field.is_required() else str(field.default), " ".join((field.description or "").split()))
         for name, field in fields.items()

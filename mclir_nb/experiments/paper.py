@@ -14,7 +14,7 @@ import pandas as pd
 from mclir_nb import root
 from mclir_nb.evaluation import evaluate
 from mclir_nb.experiments import evidence, intervals
-from mclir_nb.training import macs, recipes
+from mclir_nb.training import macs, paper_recipes, recipes
 
 # tables of base networks with and without SPN, and their task here
 RESULTS = {"dehazing": "dehaze", "deraining": "derain", "super_resolution": "sr", "deblurring": "deblur"}
@@ -229,8 +229,9 @@ def effort(tera_macs: float) -> pd.DataFrame:
             alone, and no GPU was measured here.
 
     Returns:
-        Columns network, trained on, rows of the tables, steps, batch, patch, GMACs (network, one patch), ratio
-        (SPN step / plain step, by MACs), hours plain, hours SPN, command (to type, with the folders of one's own).
+        Columns network, trained on, rows of the tables, recipe (whose steps, batch and patch: "authors" or "ours", see
+        `paper_recipes.whose`), steps, batch, patch, GMACs (network, one patch), ratio (SPN step / plain step, by MACs),
+        hours plain, hours SPN, command (to type, with the folders of one's own).
     """
     if not tera_macs > 0:
         raise ValueError(f"tera_macs is {tera_macs!r}; give the speed of your GPU, a number above 0")
@@ -246,6 +247,7 @@ def effort(tera_macs: float) -> pd.DataFrame:
         words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
         words += f" -p scale {factor}" if factor > 1 else ""
         row = {"network": f"{theirs} {scale}".strip(), "trained on": data, "rows": ", ".join(part["dataset"])}
+        row["recipe"] = paper_recipes.whose(network, data)
         row |= {"steps": recipe.steps, "batch": recipe.batch_size, "patch": recipe.patch_size}
         row |= {"GMACs": counts.network / 1e9, "ratio": 1 + counts.surplus, "hours plain": hours}
         row["hours SPN"] = hours * row["ratio"]

@@ -16,19 +16,24 @@ NAFNET = "megvii-research/NAFNet @ 01a4c86, options/train/GoPro/NAFNet-width32.y
 EDSR = "XPixelGroup/BasicSR @ 06fb33a, options/train/EDSR/train_EDSR_Mx4.yml"
 LIGHT = "cszn/KAIR @ 70ccf76, options/swinir/train_swinir_sr_lightweight.json"
 CLASSICAL = "cszn/KAIR @ 4614f66, options/swinir/train_swinir_sr_classical.json"
-DEHAZEFORMER = "IDKiro/DehazeFormer, configs/indoor/dehazeformer-{}.json @ 7a6d600 and train.py @ 607a167"
+DEHAZEFORMER = "IDKiro/DehazeFormer, configs/{}/dehazeformer-{}.json @ 7a6d600 and train.py @ 607a167"
 NONE = "ours: the authors' repository holds no training code or recipe (jiexiaou/IDT @ 65281a1)"
 
 # fmt: off
 _SPN = dict(objective="spn", features="vgg16", lambda_neg=1e-3,
             history_every=(1000, 500, 200, 100), history_decay=(0.1,) * 4, history_start=0.1)
-_DEHAZEFORMER = dict(patch_size=256, betas=(0.9, 0.999), weight_decay=0.01)
 _SWINIR = dict(steps=500_000, learning_rate=2e-4, betas=(0.9, 0.999), ema_decay=0.999,
                milestones=(250_000, 400_000, 450_000, 475_000))
-_PASSES = 300  # over the 13,990 pairs of RESIDE's indoor training set, incomplete batches dropped
-_T = dict(steps=_PASSES * (13_990 // 32), batch_size=32, learning_rate=4e-4, learning_rate_min=4e-4 * 1e-2)
-_S = dict(steps=_PASSES * (13_990 // 16), batch_size=16, learning_rate=2e-4, learning_rate_min=2e-4 * 1e-2)
-_NOT_SEEN = DEHAZEFORMER.format("s") + "; the file of this size was not seen, values as in that of size s"
+_NOT_SEEN = "ours: the file of this size was not seen; as in " + DEHAZEFORMER.format("indoor", "s")
+
+
+def _dehazeformer(passes: int, pairs: int, batch_size: int, rate: float) -> dict[str, Any]:
+    """A file of DehazeFormer, for so many pairs of pictures; incomplete batches are dropped."""
+    return dict(steps=passes * (pairs // batch_size), batch_size=batch_size, patch_size=256, learning_rate=rate,
+                learning_rate_min=rate * 1e-2, betas=(0.9, 0.999), weight_decay=0.01)
+
+
+_S = _dehazeformer(300, 13_990, 16, 2e-4)  # RESIDE's indoor training set
 
 # network -> where it stands -> fields of a recipe
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -38,10 +43,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
                            learning_rate_min=1e-8, betas=(0.9, 0.9), weight_decay=0.0, ema_decay=0.999, val_every=5000,
                            **_SPN)},
     # official: mixed precision in 16 bits, and the rate changes once per pass over the data
-    "dehazeformer-t": {DEHAZEFORMER.format("t"): _T | _DEHAZEFORMER, OURS: _SPN},
-    "dehazeformer-s": {DEHAZEFORMER.format("s"): _S | _DEHAZEFORMER, OURS: _SPN},
-    "dehazeformer-b": {_NOT_SEEN: _S | _DEHAZEFORMER, OURS: _SPN},
-    "dehazeformer-m": {_NOT_SEEN: _S | _DEHAZEFORMER, OURS: _SPN},
+    "dehazeformer-t": {DEHAZEFORMER.format("indoor", "t"): _dehazeformer(300, 13_990, 32, 4e-4), OURS: _SPN},
+    "dehazeformer-s": {DEHAZEFORMER.format("indoor", "s"): _S, OURS: _SPN},
+    "dehazeformer-b": {_NOT_SEEN: _S, OURS: _SPN},
+    "dehazeformer-m": {_NOT_SEEN: _S, OURS: _SPN},
     # nothing about its training is released
     "idt": {NONE: dict(steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999)),
             OURS: _SPN},
@@ -55,25 +60,43 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "nafnet": {NAFNET: dict(steps=200_000, batch_size=32, patch_size=256, learning_rate=1e-3, learning_rate_min=1e-7,
                             betas=(0.9, 0.9), weight_decay=0.0), OURS: _SPN},
 }
+# the same for RESIDE-6K, whose files are others; official: mirrored there, but not turned
+ON_RESIDE_6K: dict[str, dict[str, dict[str, Any]]] = {
+    "dehazeformer-t": {DEHAZEFORMER.format("reside6k", "t"): _dehazeformer(1000, 6_000, 32, 2e-4), OURS: _SPN},
+    "dehazeformer-b": {DEHAZEFORMER.format("reside6k", "b"): _dehazeformer(1000, 6_000, 16, 1e-4), OURS: _SPN},
+}
 # fmt: on
 
 
-def fields(network: str, scale: int = 1) -> dict[str, Any]:
+def fields(network: str, scale: int = 1, dataset: str | None = None) -> dict[str, Any]:
     """The recipe fields of a network's paper recipe; of FFA-Net's for a network that the paper does not train.
 
     The gt patch of super-resolution is that of x4; at another scale the lq patch is kept.
     """
-    parts = RECIPES.get(network, RECIPES["ffanet"]).values()
-    found = {field: value for part in parts for field, value in part.items()}
+    found = {field: value for part in _parts(network, dataset).values() for field, value in part.items()}
     if scale in (2, 3):
         found["patch_size"] = found["patch_size"] * scale // 4
     return found
 
 
-def table(network: str) -> pd.DataFrame:
+def table(network: str, dataset: str | None = None) -> pd.DataFrame:
     """Where every field of the paper recipe of a network in `RECIPES` stands: field, value, source."""
     if network not in RECIPES:
         raise ValueError(f"{network} has no paper recipe; those with one: {', '.join(RECIPES)}.")
-    parts = RECIPES[network].items()
+    parts = _parts(network, dataset).items()
     rows = [(field, str(value), source) for source, part in parts for field, value in part.items()]
     return pd.DataFrame(rows, columns=["field", "value", "source"])
+
+
+def whose(network: str, dataset: str) -> str:
+    """Who chose steps, batch, patch and rate: "authors" if an official file for this network and data has them."""
+    return "ours" if next(iter(_parts(network, dataset))).startswith("ours") else "authors"
+
+
+def _parts(network: str, dataset: str | None) -> dict[str, dict[str, Any]]:
+    """{where it stands: fields}; RESIDE-6K without a file of its own takes the one for other data, as ours."""
+    parts = RECIPES.get(network, RECIPES["ffanet"])
+    if dataset != "reside-6k":
+        return parts
+    ours = {source if source.startswith("ours") else f"ours here: {source}": part for source, part in parts.items()}
+    return ON_RESIDE_6K.get(network, ours)

@@ -294,7 +294,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     # one modest GPU, an hour
     "gpu": dict(network_size="paper", steps=20_000, batch_size=8, patch_size=128, learning_rate=2e-4,
                 log_every=100, val_every=1000, save_every=1000, val_side=None),
-    # the recipe of a network's authors, see `paper_recipes`; for a network without one, that of FFA-Net
+    # the recipe of a network's authors, on RESIDE-6K their other one, see `paper_recipes`; without one, that of FFA-Net
     "paper": dict(network_size="paper", steps=500_000, batch_size=4, patch_size=128,
                   features="vgg16", history_start=0.1, log_every=100, val_every=5000, save_every=5000, val_side=None),
 }
@@ -352,7 +352,7 @@ def _table(name: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
     fields |= _SIZES[name] | _CHANGES.get((name, task), {}) | _CHANGES.get((name, str(network)), {})
     if name == "paper":
         check_choice("network", network, networks.names())
-        fields |= paper_recipes.fields(network, chosen.scale)
+        fields |= paper_recipes.fields(network, chosen.scale, given.get("dataset"))
         asked = dict(objective="spn", features="vgg16", features_weights=None) | given
         if asked["objective"] != "spn" or asked["features"] != "vgg16" or asked["features_weights"] == "random":
             fields.pop("lambda_neg", None)  # it is SPN's in these features

@@ -9,16 +9,27 @@ from mclir_nb.training import paper_recipes, recipes, records
 TASK = {"idt": "derain", "nafnet": "deblur", "edsr": "sr", "swinir": "sr", "swinir-light": "sr"}
 
 
+@pytest.mark.parametrize("dataset", ["embedded", "reside-6k"])
 @pytest.mark.parametrize("network", paper_recipes.RECIPES)
-def test_every_field_has_a_source_and_makes_a_recipe(network):
-    recipe = recipes.get("paper", TASK.get(network, "dehaze"), network=network)
-    table = paper_recipes.table(network)
+def test_every_field_has_a_source_and_makes_a_recipe(network, dataset):
+    root = None if dataset == "embedded" else "data"
+    recipe = recipes.get("paper", TASK.get(network, "dehaze"), network=network, dataset=dataset, data_root=root)
+    table = paper_recipes.table(network, dataset)
     assert network in networks.names() and recipe.network_size == "paper" and recipe.objective == "spn"
     for row in table.itertuples():
         assert row.value == str(getattr(recipe, row.field))
         assert "@" in row.source or row.source.startswith("ours")
     spn = table[table.field.isin(["features", "lambda_neg", "history_every", "history_decay", "history_start"])]
-    assert len(spn) == 5 and spn.source.str.startswith("ours").all() == (network != "ffanet")
+    assert len(spn) == 5 and spn.source.str.startswith("ours").all() == (network != "ffanet" or dataset != "embedded")
+
+
+def test_dehazeformer_has_a_recipe_of_its_own_on_reside_6k():
+    """batch_size, lr and epochs of configs/reside6k/dehazeformer-t.json and -b.json, over 6,000 pairs."""
+    for network, steps, batch, rate in (("dehazeformer-t", 187_000, 32, 2e-4), ("dehazeformer-b", 375_000, 16, 1e-4)):
+        recipe = recipes.get("paper", "dehaze", network=network, dataset="reside-6k", data_root="data")
+        assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (steps, batch, rate)
+    indoors = recipes.get("paper", "dehaze", network="dehazeformer-t", dataset="reside-its", data_root="data")
+    assert (indoors.steps, indoors.learning_rate, indoors.learning_rate_min) == (131_100, 4e-4, 4e-4 * 1e-2)
 
 
 def test_the_rate_is_halved_at_milestones():
