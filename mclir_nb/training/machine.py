@@ -97,8 +97,9 @@ def explain_out_of_memory(recipe: Recipe) -> Iterator[None]:
 
 @contextmanager
 def catch_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, for the loop to look at between steps; a second one stops at once.
+    """An event that Ctrl-C or SIGTERM sets, for the loop to look at between steps; then a Ctrl-C stops at once.
 
+    Not so another SIGTERM: SLURM sends it to all processes of a step, and torchrun among them to its own once more.
     Outside the main thread Python allows no handlers, and the event is never set.
     """
     stop = threading.Event()
@@ -107,7 +108,7 @@ def catch_signals() -> Iterator[threading.Event]:
         return
 
     def note(number, frame):
-        if stop.is_set():
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt("stopped at once; run the same command to go on from the last checkpoint.")
         stop.set()
 

@@ -94,6 +94,14 @@ def test_a_second_interrupt_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_second_sigterm_does_not():
+    """Under SLURM it comes from torchrun, which got one too: it must not keep the run from saving."""
+    with machine.catch_signals() as event:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert event.wait(5)
+
+
 def test_outside_the_main_thread_nothing_is_changed():
     def caught():
         with machine.catch_signals():
