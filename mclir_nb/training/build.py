@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,20 @@ def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
         return None
     network = features.build(recipe.features, recipe.features_weights)
     return network.to(device, memory_format=torch.channels_last)
+
+
+def check_features(recipe: Recipe) -> None:
+    """Refuse a recipe whose feature weights are missing, before its data are read. Raises ValueError."""
+    weights = recipe.features_weights
+    if recipe.objective == "plain":
+        return
+    if weights is None and recipe.features != "lite0":
+        raise ValueError(
+            f"features_weights is not given, and {recipe.features} comes without weights: give torchvision's file, "
+            "'download' to fetch it (550 MB), or 'random' for an untrained network."
+        )
+    if weights not in (None, "download", "random") and not Path(weights).expanduser().is_file():
+        raise ValueError(f"features_weights: {weights} is no file; check the path, or use 'download'.")
 
 
 def make_negatives(recipe: Recipe, history: HistoryModels | None, model: nn.Module | None = None) -> Negatives:

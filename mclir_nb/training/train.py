@@ -77,6 +77,7 @@ def _train(
     """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
     if tensorboard:
         summary_writer()  # refused here if it is not installed
+    build.check_features(recipe)
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
     chosen = dose.choose(recipe, run_dir, device, quiet, doses)

@@ -25,6 +25,14 @@ def test_a_run_leaves_everything_a_reader_needs(finished):
     assert finished.provenance["features"] and finished.provenance["torch"] == torch.__version__
 
 
+@pytest.mark.parametrize("weights", [None, "nowhere.pth"])
+def test_missing_feature_weights_are_met_before_the_data(weights, tmp_path):
+    recipe = recipes.get("paper", features_weights=weights, dataset="reside-its", data_root=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=weights or "features_weights .* vgg16"):
+        train.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_restores(finished):
     gain = (finished.scores.psnr_restored - finished.scores.psnr_input).mean()
     assert gain > 0.5, f"the trained network gains {gain:.2f} dB over its own input"
