@@ -95,9 +95,9 @@ def batch_share(batch_size: int) -> range:
     """Which patches of a batch are this process's. Raises ValueError if they cannot be shared evenly."""
     size, part = world_size(), batch_size // world_size()
     if batch_size % size:
+        multiples = " or ".join(str(count * size) for count in (part, part + 1) if count)
         raise ValueError(
-            f"batch_size {batch_size} cannot be shared evenly by {size} processes; use a multiple, such as "
-            f"{max(part, 1) * size} or {(part + 1) * size}."
+            f"batch_size {batch_size} cannot be shared evenly by {size} processes; use a multiple, such as {multiples}."
         )
     return range(rank() * part, (rank() + 1) * part)
 

@@ -1,8 +1,11 @@
 """One recipe on two processes (gloo, CPU): the same weights as on one, written by one of them, resumable."""
 
+import math
 import os
+import re
 import signal
 import socket
+import string
 import subprocess
 import sys
 import time
@@ -14,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from trainers import CPU, before_step
 
-from mclir_nb import files
+from mclir_nb import files, root
+from mclir_nb.__main__ import main
 from mclir_nb.training import checkpoint, distributed, dose, recipes, records, train
 
 FILES = ("model.safetensors", "ema.safetensors", "history.safetensors", "checkpoint.safetensors")
@@ -186,11 +190,41 @@ def test_a_process_that_never_comes_is_not_waited_for_long(monkeypatch):
 
 def test_one_process_needs_nothing(monkeypatch):
     assert distributed.coupling_note("cr") == "" and distributed.batch_share(3) == range(3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    with pytest.raises(ValueError, match="batch_size 4 .* such as 8\\.$"):
+        distributed.batch_share(4)
+    monkeypatch.undo()
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="RANK, MASTER_ADDR, MASTER_PORT"):
         distributed.init_process_group()
+
+
+def printed_lines() -> list[tuple[int, list[str]]]:
+    """The `mclir_nb train` lines of README and docs: on how many processes, and the words after `train`."""
+    found = []
+    for page in (root() / "README.md", *sorted((root() / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        variables = dict(re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE)) | {"seed": "0"}
+        text = string.Template(text).safe_substitute(variables)
+        for launch, words in re.findall(r"([^`\n]*)-m mclir_nb train\b([^`\n#&]*)", text):
+            counts = re.findall(r"--(?:nnodes|nproc-per-node|num_processes) (\d+)", launch)
+            found.append((math.prod(map(int, counts)), words.split()))
+    return found
+
+
+def test_the_lines_of_the_pages_can_work_as_printed(monkeypatch):
+    """Weights for features that come without, and a batch that their processes can share."""
+    asked: list = []
+    monkeypatch.setattr(train, "train", lambda recipe, *_, **__: asked.append(recipe) or records.Run(Path("none")))
+    lines = [(count, words) for count, words in printed_lines() if words and "--continue" not in words]
+    assert {count for count, _ in lines} >= {1, 4, 8}
+    for count, words in lines:
+        main(["train", *words])  # fails to print the scores of a run that was not trained
+        recipe = asked.pop()
+        assert recipe.features == "lite0" or recipe.features_weights is not None, words
+        assert recipe.batch_size % count == 0, words
 
 
 def test_accelerate_launches_the_command(runs, tmp_path):
