@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from mclir_nb.evaluation import memory
+from mclir_nb.method import distances
 from mclir_nb.training import macs, records
 from mclir_nb.training.recipes import Recipe
 
@@ -29,8 +30,11 @@ class Needs(NamedTuple):
         return self.between + self.part * self.patch + min(self.part, self.images) * self.maps
 
 
-def of(recipe: Recipe, device: torch.device | str = "cpu") -> Needs:
-    """What a step of a recipe needs, from one patch on a device; nothing is trained."""
+def of(recipe: Recipe, device: torch.device | str = "cpu", kind: str | None = None) -> Needs:
+    """What a step of a recipe needs, from one patch on a device; nothing is trained.
+
+    `kind` is that of the device it would be trained on, whose features take more at a time on "cuda"; None: the same.
+    """
     with torch.random.fork_rng(devices=[]):
         network = records.build_network(recipe).to(device)
     patch = memory.kept_for_backward(network, macs.picture(recipe.patch_size // recipe.scale, device))
@@ -43,7 +47,8 @@ def of(recipe: Recipe, device: torch.device | str = "cpu") -> Needs:
     with torch.no_grad():
         maps = sum(layer.nbytes for layer in net(image).values())
     maps = memory.kept_for_backward(net, image.requires_grad_()) + asked * maps
-    images = max(1, net.pixels_at_once // ((1 + asked) * recipe.patch_size**2))
+    at_once = distances.pixels_at_once(net, kind or torch.device(device).type)
+    images = max(1, at_once // ((1 + asked) * recipe.patch_size**2))
     return Needs(stays + memory.size(net), patch, maps, images, part)
 
 
@@ -55,7 +60,7 @@ def note(recipe: Recipe, device: torch.device) -> str:
     if device.type == "cpu" and recipe.name not in ("gpu", "paper"):
         return ""
     has = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else MODEST
-    found = of(recipe, device)
+    found = of(recipe, device, "cuda")
     if SPARE * found.bytes <= has:
         return ""
     wanted = (

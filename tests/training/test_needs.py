@@ -3,6 +3,7 @@
 import pytest
 from trainers import CPU
 
+from mclir_nb.method import distances
 from mclir_nb.training import needs, recipes
 
 
@@ -17,6 +18,13 @@ def test_recipes_that_do_not_fit_24_gb_say_so_and_name_what_helps(name, network,
         parts = int(note.split("accumulate=")[1].split()[0])
         assert not needs.note(recipe.replace(accumulate=parts), CPU)
         assert parts == 2 or needs.note(recipe.replace(accumulate=parts - 1), CPU)
+
+
+def test_a_gpu_holds_the_feature_maps_of_larger_pieces():
+    recipe = recipes.get("gpu", "sr")
+    here, there = needs.of(recipe), needs.of(recipe, kind="cuda")
+    assert here.images == 1 and there.images >= distances.ON_CUDA
+    assert there.bytes > here.bytes and there._replace(images=here.images) == here
 
 
 def test_parts_of_a_batch_need_less_and_hold_the_same_between_steps():
