@@ -56,9 +56,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # official: x4 starts from the trained x2 network; here from fresh weights
     "edsr": {EDSR: dict(steps=300_000, batch_size=16, patch_size=192, learning_rate=1e-4, betas=(0.9, 0.99),
                         weight_decay=0.0, milestones=(200_000,)), OURS: _SPN},
-    # official: minus PSNR as reconstruction loss, 8 GPUs with 4 crops each; here L1, as SPN's released code has it
+    # official: minus PSNR as reconstruction loss, 8 GPUs with 4 crops each; here L1, as SPN's released code has it.
+    # Clipping stands in basicsr/models/image_restoration_model.py, whose default the file leaves alone
     "nafnet": {NAFNET: dict(steps=200_000, batch_size=32, patch_size=256, learning_rate=1e-3, learning_rate_min=1e-7,
-                            betas=(0.9, 0.9), weight_decay=0.0), OURS: _SPN},
+                            betas=(0.9, 0.9), weight_decay=0.0, grad_clip=0.01), OURS: _SPN},
 }
 # the same for RESIDE-6K, whose files are others; official: mirrored there, but not turned
 ON_RESIDE_6K: dict[str, dict[str, dict[str, Any]]] = {

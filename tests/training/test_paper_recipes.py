@@ -37,6 +37,10 @@ def test_the_rate_is_halved_at_milestones():
     assert [recipe.learning_rate_at(step) for step in (1, 200_000, 200_001, 300_000)] == [1e-4, 1e-4, 5e-5, 5e-5]
 
 
+def test_nafnets_gradients_are_clipped():
+    assert recipes.get("paper", "deblur").clipping == 0.01 and recipes.get("paper", "dehaze").clipping is None
+
+
 def test_a_recipe_keeps_the_lq_patch_at_other_scales_and_has_ffanets_where_there_is_none():
     assert recipes.get("paper", "sr").patch_size == 192 and recipes.get("paper", "sr", scale=2).patch_size == 96
     assert recipes.get("paper", "denoise").cosine_steps == recipes.get("paper", "dehaze").cosine_steps == 100_000
