@@ -95,7 +95,7 @@ class Scene:
         self.map, graph = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_landscape(self.map, 1.9)
         self.map.set(aspect="equal")
-        near = self.map.inset_axes((0.66, 0.02, 0.33, 0.44))
+        near = self.map.inset_axes((0.715, 0.02, 0.275, 0.38))  # where no arrow of the notebook goes
         near.set(xlim=(-NEAR, NEAR), ylim=(-NEAR, NEAR), xticks=[], yticks=[], aspect="equal")
         near.set_title("seen from the point", fontsize=7, pad=2)
         near.spines[:].set(visible=True, color=COLOURS["plain"])

@@ -44,3 +44,15 @@ def test_toy_tells_the_story():
 def test_toy_refuses_numbers_out_of_range():
     with pytest.raises(ValueError, match="lambda_neg.*-0.1"):
         toy.descend(-0.1)
+
+
+def test_no_arrow_of_the_playground_crosses_its_inset():
+    descents = [toy.descend(value, steps=150) for value in (0.0, 0.05, 0.1, 0.2, 0.3)]  # as in 01_explain
+    scene = toy.Scene(descents)
+    left, bottom, right, top = scene.map.child_axes[0].get_tightbbox().extents  # with its title
+    for descent in descents:
+        for force in (descent.pull, descent.push):
+            length = 4 * np.minimum(1, 0.25 / np.linalg.norm(force, axis=1).clip(1e-9))
+            along = np.linspace(0, 1, 20)[:, None, None] * force * length[:, None]
+            x, y = scene.map.transData.transform((descent.theta + along).reshape(-1, 2)).T
+            assert not ((x > left) & (x < right) & (y > bottom) & (y < top)).any()
