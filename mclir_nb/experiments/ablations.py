@@ -51,7 +51,7 @@ def arms(name: str, recipe: Recipe, dose: float | None = None) -> list[Arm]:
         "memory": {"slow average": {"history_every": (1,), "history_decay": (1 - 1 / longest,)}},
         "negatives": {"first weights, frozen": frozen, "random network, frozen": frozen | {"history_start": 1.0}},
         "start": {"official mix": {"history_start": 0.1}},
-        "features": {"random VGG16": random_vgg if dose else random_vgg | {"lambda_neg": 1e-3}},
+        "features": {"random VGG16": random_vgg if dose else random_vgg | {"lambda_neg": spn.weight}},
         "rule": {"adaptive": {"history_threshold": 0.022}},
         "sign": {"history-positive": {"objective": "history-positive"}},
     }

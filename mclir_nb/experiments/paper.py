@@ -142,15 +142,23 @@ def layout(task: str) -> pd.DataFrame:
                 rows.append({"method": name, "venue": venue} | row | {"gain": ""})
                 continue
             base = block[(block["network"] == network) & (block["objective"] == "none")].set_index("dataset")
-            step = values[["psnr_db", "ssim"]] - base[["psnr_db", "ssim"]]
-            psnr, ssim = step.drop("average", errors="ignore").mean()
-            rows.append({"method": f"{name} + {objective}"} | row | {"gain": f"{psnr:+.2f} / {ssim:+.4f}"})
+            gain = _mean_gain(values["shown"], base["shown"])
+            rows.append({"method": f"{name} + {objective}"} | row | {"gain": gain})
             if objective == "SPN":
                 measured = {place: _measured_cell(records, network, scale, place) for place in values.index}
                 rows.append({"method": f"{name} + SPN, here"} | measured)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     last = [name for name in ("average", "gain") if name in columns]
     return pd.DataFrame(rows).fillna("")[[name for name in columns if name not in last] + last]
+
+
+def _mean_gain(after: pd.Series, before: pd.Series) -> str:
+    """The mean gain over the data sets in dB / SSIM, from the printed digits and rounded half up; averages left out."""
+    gains = []
+    for score, unit in enumerate(("0.01", "0.0001")):
+        steps = [Decimal(after[at][score]) - Decimal(before[at][score]) for at in after.index if at != "average"]
+        gains.append(f"{(sum(steps, Decimal(0)) / len(steps)).quantize(Decimal(unit), ROUND_HALF_UP):+}")
+    return " / ".join(gains)
 
 
 def _measured_cell(records: Sequence[evidence.Record], network: str, scale: str, place: str) -> str:

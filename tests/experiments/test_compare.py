@@ -90,6 +90,12 @@ def test_every_ablation_can_be_planned_for_every_task(name):
         ablations.arms(name + "x", own)
 
 
+def test_arms_in_other_features_have_the_same_lambda_where_no_dose_is_asked_for():
+    own = recipes.get("tiny", "derain")
+    _, *arms = compare.plan(own, ablations.arms("features", own), (0,))
+    assert len(arms) == 2 and {arm.recipe.weight for arm in arms} == {own.weight}  # 07_ablate, exercise 3
+
+
 def test_every_run_is_one_row_with_the_means_of_its_pictures(done):
     folder, plan, runs = done
     assert runs["run"].tolist() == [job.name for job in plan]

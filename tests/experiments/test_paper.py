@@ -39,6 +39,9 @@ def test_the_layout_keeps_every_printed_digit_and_marks_the_best():
     indoor = paper.layout("dehazing").set_index("method")["SOTS-indoor"]
     assert list(indoor.index[indoor.str.startswith("**")]) == ["FFANet + SPN"]
     assert paper.layout("deblurring").set_index("method").loc["NAFNet + SPN", "gain"] == "+0.06 / +0.0013"
+    gains = pd.concat([paper.layout(task).set_index("method")["gain"] for task in ("dehazing", "super_resolution")])
+    assert gains["DehazeFormer-B + SPN"].startswith("+0.35 /")  # 0.345, rounded half up as by hand
+    assert gains["EDSR-light x2 + SPN"].startswith("+0.13 /")  # 0.125
 
 
 def test_a_cell_says_not_run_until_a_record_holds_it(monkeypatch):
