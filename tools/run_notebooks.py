@@ -1,6 +1,7 @@
 """Run the committed notebooks at their default parameters and keep their outputs: `python tools/run_notebooks.py 03`.
 
-A notebook is replaced only when all its cells ran. A second run on the same machine gives the same bytes.
+A notebook is replaced only when all its cells ran. A second run on the same machine gives the same bytes, except for
+what is measured: times in 03, 06 and 09, and what depends on them.
 """
 
 import os
@@ -65,10 +66,10 @@ def execute(notebook: nbformat.NotebookNode, **variables: str) -> nbformat.Noteb
 
 
 def normalise(notebook: nbformat.NotebookNode, runs: str = "") -> nbformat.NotebookNode:
-    """Remove from an executed notebook whatever a second run would change, so that it gives the same bytes.
+    """Remove from an executed notebook what a second run would change without meaning: it is no part of the result.
 
-    Counts start at 1; timings, widget ids, standard error, machine paths and cells added by papermill go. `runs` is
-    the folder that stood for the workbook's runs/.
+    Counts start at 1; the times of cells, widget ids, standard error, machine paths and cells added by papermill go.
+    Times that a cell measures and shows stay. `runs` is the folder that stood for the workbook's runs/.
     """
     places = {runs: "runs", str(root()): ".", str(Path.home()): "~"}
     places = {path: short for path, short in places.items() if len(path) > 1}  # neither none nor /
