@@ -15,7 +15,7 @@ FILE = "data/figures/history.jpg"
 def make() -> bytes:
     """One photograph at three moments of a training, as JPEG."""
     recipe = recipes.get("demo", "derain", steps=400, seed=0, val_side=192)
-    run = train.train(recipe, records.default_dir(recipe).parent / "04_history" / recipe.objective)
+    run = train.train(recipe, records.runs_dir() / "04_history/derain-demo-400-0" / recipe.objective)
     return render(history_figures.moments(history_analysis.pushes(run.dir)))
 
 
