@@ -55,8 +55,9 @@ def arms(objectives: Sequence[str], equal_cost: bool = True, dose: float | None 
         objectives: keys of `losses.OBJECTIVES`.
         equal_cost: False leaves that last arm out.
         dose: of the second term, the same for all objectives, see `training.dose`. The
-            short runs that choose lambda are no part of an arm's cost. None: each objective has the lambda of the
-            recipe, a rival its published one, whose gradient may be many times that of L1 in other features.
+            short runs that choose lambda are no part of an arm's cost. None: each objective has what the recipe says,
+            a dose or a lambda, but a rival its published lambda, whose gradient may be many times that of L1 in other
+            features.
     """
     rivals = ("vgg", "cr", "c2r", "pcl")
     published = {name: {"lambda_neg": value} for name in rivals for value in losses.OFFICIAL_LAMBDA[name].values()}
