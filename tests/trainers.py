@@ -16,7 +16,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 def derain(**changes) -> recipes.Recipe:
     """A recipe of six steps with two histories, where it has any, and a row of the log for each."""
     fields = dict(steps=6, log_every=1, val_every=6, save_every=3, batch_size=2)
-    histories = {} if changes.get("objective") in ("plain", "cr") else dict(history_every=(4, 2))
+    histories = {} if changes.get("objective") in ("plain", "vgg", "cr", "pcl") else dict(history_every=(4, 2))
     return recipes.get("tiny", "derain", **fields | histories | changes)
 
 
