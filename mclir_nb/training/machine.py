@@ -25,13 +25,16 @@ class OutOfMemory(RuntimeError):
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`: auto (CUDA if there is one), cpu, cuda or cuda:N. ValueError if there is none here."""
+    """The device called `name`: auto (CUDA if there is one), cpu, cuda or cuda:N. ValueError if there is none here.
+
+    One of CUDA has a number, without which `torch.cuda.set_device` refuses it.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N.")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto or cpu.")
     return device
 

@@ -42,3 +42,11 @@ def test_unknown_devices_are_refused():
         machine.pick_device("gpu")
     with pytest.raises(ValueError, match="cuda:99"):
         machine.pick_device("cuda:99")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_gpu_has_the_number_that_torch_wants_of_it(name, monkeypatch):
+    """`torch.cuda.set_device` refuses a device without; this is how it looks at one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert torch.cuda._utils._get_device_index(machine.pick_device(name)) == 0
