@@ -20,8 +20,8 @@ def load_in_order(
 ) -> Iterator[Any]:
     """compute(i) for every i of `order`, the same whatever the number of processes.
 
-    The processes end with the iterator: when it is used up, closed or forgotten, or when this process dies. Ctrl-C
-    reaches this process alone.
+    The processes end with the iterator: when it is used up, closed or forgotten, or when this process dies. Ctrl-C and
+    SIGTERM reach this process alone, also where they are sent to all of a command's.
 
     Args:
         compute: its ValueErrors are raised here as the one sentence that they are.
@@ -71,11 +71,11 @@ def _checked(items: Iterator) -> Iterator:
 
 @contextmanager
 def _interrupts_blocked():
-    """Keep Ctrl-C waiting while processes begin: they inherit that, so it never reaches them at all."""
+    """Keep Ctrl-C and SIGTERM waiting while processes begin: they inherit that, so neither ever reaches them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

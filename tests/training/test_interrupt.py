@@ -19,6 +19,19 @@ CODE = """
 from mclir_nb.training import recipes, train
 train.train(recipes.get("tiny", steps=2000, patch_size=32, save_every=1), OUT, device="cpu")
 """
+# the loop of a run on a GPU, whose batches come from processes
+LOADED = """
+import multiprocessing, time
+from mclir_nb.data.loading import load_in_order
+from mclir_nb.training import machine
+with machine.catch_signals() as stop:
+    for number, _ in enumerate(load_in_order(str, range(10**9), 2)):
+        if stop.is_set():
+            break
+        print(end="" if number else "began\\n", flush=True)
+        time.sleep(0.5)  # the step
+print("saved, and loaders left:", multiprocessing.active_children())
+"""
 
 
 def wait_for(file, process) -> None:
@@ -50,6 +63,15 @@ def test_a_command_that_is_interrupted_saves_and_says_how_to_go_on(number, tmp_p
     step = saved_step(tmp_path / "run")
     assert f"after step {step} and saved" in errors
     assert not list((tmp_path / "run").glob("*.lock"))
+
+
+def test_sigterm_to_all_processes_of_a_run_leaves_its_loaders_alone():
+    """As torchrun, `timeout` and SLURM send it: a loader that is killed takes its training with it."""
+    command = [sys.executable, "-c", LOADED]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "began\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "saved, and loaders left: []\n"
 
 
 def test_an_interrupted_kernel_saves_and_says_how_to_go_on(tmp_path):
