@@ -199,7 +199,7 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its name in a checkpoint."""
         parts = {name: getattr(self, name) for name in ("guard", "negatives", "model", "ema", "scaler")}
-        if self.history:
+        if self.history and self.history.models:
             parts["history"] = self.history
         if self.recipe.history_ema_decay is not None:
             parts["average"] = self.average
