@@ -181,7 +181,13 @@ def choose(
         before = Path(recipe.continues).expanduser()
         if (before / FILE).exists() and _dose_fields(records.read_recipe(before)) == _dose_fields(recipe):
             return _kept_lambda(before)
-    return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
+    try:
+        return lambda_for(recipe, recipe.dose, device, quiet=quiet, shared=shared)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped in the short run that finds lambda for the dose: the run itself had not begun, and the same "
+            "command starts with the short run anew."
+        ) from None
 
 
 def _dose_fields(recipe: Recipe) -> dict:

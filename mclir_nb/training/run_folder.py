@@ -115,30 +115,41 @@ def check_finished(run_dir: Path, recipe: Recipe) -> None:
 
 
 @contextmanager
-def claim(run_dir: Path, recipe: Recipe, resume: bool, found: dict[str, str] | None = None):
-    """Make a folder this recipe's, and keep other processes out of it while the block runs.
-
-    `found`, its `content`, is compared with that of a run that goes on.
+def hold(run_dir: Path):
+    """Make a folder, and keep other processes out of it while the block runs; one that stays empty goes again.
 
     Raises:
-        ValueError: as `check`, `check_content` and `acquire_lock`; or own definitions are others.
+        ValueError: as `acquire_lock`.
         OSError: the folder cannot be made or written.
     """
+    made = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot create the run folder {run_dir} ({error.strerror}); choose another out_dir.") from error
-    with acquire_lock(run_dir):
-        check(run_dir, recipe, resume)  # once more: another process may have begun here
-        check_content(run_dir, found or {})
-        file = run_dir / "recipe.json"
-        if not file.exists() or different_fields(read_recipe(run_dir), recipe, PLACES):
-            files.write_json(file, recipe.model_dump())
-        user_code.keep_definitions(run_dir, recipe)
-        for name in FILES:
-            for part in run_dir.glob(f".{name}.*.part"):  # of a killed process
-                part.unlink()
-        yield
+    try:
+        with acquire_lock(run_dir):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):  # something was written
+                run_dir.rmdir()
+
+
+def claim(run_dir: Path, recipe: Recipe, resume: bool, found: dict[str, str] | None = None) -> None:
+    """Make a folder that is held this recipe's. `found`, its `content`, is compared with that of a run that goes on.
+
+    Raises ValueError: as `check` and `check_content`, or own definitions are others.
+    """
+    check(run_dir, recipe, resume)  # once more: another process may have begun here
+    check_content(run_dir, found or {})
+    file = run_dir / "recipe.json"
+    if not file.exists() or different_fields(read_recipe(run_dir), recipe, PLACES):
+        files.write_json(file, recipe.model_dump())
+    user_code.keep_definitions(run_dir, recipe)
+    for name in FILES:
+        for part in run_dir.glob(f".{name}.*.part"):  # of a killed process
+            part.unlink()
 
 
 def write_provenance(run_dir: Path, facts: dict, step: int) -> None:

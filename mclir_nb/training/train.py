@@ -74,31 +74,36 @@ def train(
 def _train(
     recipe: Recipe, run_dir: Path, resume: bool, device: torch.device, quiet: bool, tensorboard: bool, doses
 ) -> None:
-    """Everything that can be wrong is looked at before the folder is made, and everything else after it is locked."""
+    """Everything that can be wrong is looked at before a file is written, in a folder that is held meanwhile."""
     if tensorboard:
         summary_writer()  # refused here if it is not installed
     build.check_features(recipe)
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
-    chosen = dose.choose(recipe, run_dir, device, quiet, doses)
-    trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
-    content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
-    if recipe.continues and not checkpoint.saved(run_dir):
-        said = trainer.take_over(Path(recipe.continues).expanduser())
-        run_folder.check_content(Path(recipe.continues).expanduser(), content)
-        print(end="" if quiet else f"{said}\n")
     with ExitStack() as held:  # by rank 0 alone
-        on_first_rank(held.enter_context, run_folder.claim(run_dir, recipe, resume, content))
+        on_first_rank(held.enter_context, run_folder.hold(run_dir))
+        notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
+        notes += [needs.note(recipe, device) if device.type == "cuda" and not quiet else ""]
+        for note in filter(None, [] if quiet else notes):
+            print(note)
+        with _with_last_state(recipe, run_dir):
+            chosen = dose.choose(recipe, run_dir, device, quiet, doses)
+            trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
+        content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
+        if recipe.continues and not checkpoint.saved(run_dir):
+            said = trainer.take_over(Path(recipe.continues).expanduser())
+            run_folder.check_content(Path(recipe.continues).expanduser(), content)
+            print(end="" if quiet else f"{said}\n")
+        on_first_rank(run_folder.claim, run_dir, recipe, resume, content)
         on_first_rank(dose.keep, run_dir, chosen)
         _run(trainer, run_dir, content, quiet, tensorboard)
 
 
 def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboard: bool) -> None:
     """All that is left of a run: its steps, from the last checkpoint on, and the scores."""
-    recipe, notes = trainer.recipe, [images.note for images in trainer.data.sets.values()]
+    recipe = trainer.recipe
     random_depth = any(isinstance(part, DropPath) and part.rate for part in trainer.model.modules())
-    notes += [trainer.restore(run_dir), distributed.coupling_note(recipe.objective, recipe.accumulate, random_depth)]
-    notes += [macs.sampling_note(recipe), needs.note(recipe, trainer.device) if trainer.device.type == "cuda" else ""]
+    notes = [trainer.restore(run_dir), distributed.coupling_note(recipe.objective, recipe.accumulate, random_depth)]
     for note in filter(None, [] if quiet else notes):
         print(note)
     facts = run_folder.provenance(trainer.device, str(trainer.features.source) if trainer.features else "none")
@@ -119,7 +124,7 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
 
 @contextmanager
 def _with_last_state(recipe: Recipe, run_dir: Path):
-    """Say with every trouble of a run's steps where its last good state is."""
+    """Say with every trouble of a run's steps, or of the short run before them, where its last good state is."""
     try:
         with machine.explain_out_of_memory(recipe):
             yield

@@ -91,8 +91,7 @@ def test_a_damaged_file_does_not_stop_a_run(tmp_path, net, pair, capsys):
 
 
 def test_a_folder_without_moments_says_why(tmp_path):
-    with run_folder.claim(tmp_path, recipes.get("tiny", objective="plain"), resume=True):
-        pass
+    run_folder.claim(tmp_path, recipes.get("tiny", objective="plain"), resume=True)
     with pytest.raises(ValueError, match="objective plain"):
         frames.read(tmp_path)
     with pytest.raises(ValueError, match="not a run folder"):

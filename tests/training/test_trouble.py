@@ -8,7 +8,7 @@ import torch
 from trainers import before_step, derain, flat, trainer
 
 from mclir_nb.data.patches import Patches
-from mclir_nb.training import checkpoint, machine, train
+from mclir_nb.training import checkpoint, machine, run_folder, train
 
 
 def troubled(folder, step: int, happens, **changes):
@@ -21,9 +21,29 @@ def exhausted(*_):
     raise torch.OutOfMemoryError
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_run_without_memory_names_the_knob_and_the_last_good_state(tmp_path):
     with pytest.raises(machine.OutOfMemory, match=f"batch_size .*after step 3.*{checkpoint.FILE}"):
         troubled(tmp_path, 4, exhausted)
+
+
+@pytest.mark.parametrize(("happens", "word"), [(exhausted, "accumulate .*No state"), (interrupted, "short run anew")])
+def test_the_short_run_of_a_dose_speaks_as_a_run_does_and_leaves_nothing(happens, word, tmp_path):
+    with pytest.raises((machine.OutOfMemory, KeyboardInterrupt), match=word):
+        troubled(tmp_path / "run", 1, happens, dose=0.1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_had_is_refused_before_the_short_run_of_a_dose(tmp_path):
+    (tmp_path / "file").touch()
+    recipe = killing.short(dose=0.1)
+    with run_folder.hold(tmp_path / "held"), before_step(1, interrupted):
+        for name in ("file/run", "held"):
+            with pytest.raises((OSError, ValueError), match=f"{name} .*out_dir"):
+                train.train(recipe, tmp_path / name, device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -71,8 +71,7 @@ def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):
-    with run_folder.claim(tmp_path, mine(), resume=True):
-        pass
+    run_folder.claim(tmp_path, mine(), resume=True)
     user_code.keep_definitions(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
         darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
@@ -87,8 +86,8 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
 
 def test_a_run_of_the_package_is_not_one_of_a_redefined_name(tmp_path, monkeypatch):
     recipe = recipes.get("tiny", "derain", **SHORT | {"patch_size": 32})
-    with run_folder.claim(tmp_path, recipe, resume=True):
-        run_folder.write_provenance(tmp_path, {"torch": "1"}, 0)
+    run_folder.claim(tmp_path, recipe, resume=True)
+    run_folder.write_provenance(tmp_path, {"torch": "1"}, 0)
     for other in (pixel_spn, functools.partial(losses.spn, distance="squared")):
         monkeypatch.setitem(losses.OBJECTIVES, "spn", other)
         with pytest.raises(ValueError, match="another definition of objective 'spn'"):
@@ -119,8 +118,7 @@ def test_what_a_function_is_set_to_is_part_of_its_definition(made, mine, monkeyp
 
 def test_a_process_that_does_not_know_them_says_what_to_do(mine, tmp_path, monkeypatch):
     recipe = mine()
-    with run_folder.claim(tmp_path, recipe, resume=True):
-        pass
+    run_folder.claim(tmp_path, recipe, resume=True)
     for table, name in ((networks.NETWORKS, "mine"), (tasks.TASKS, "dim"), (losses.OBJECTIVES, "pixel-spn")):
         with monkeypatch.context() as elsewhere:
             elsewhere.delitem(table, name)

@@ -45,7 +45,8 @@ def test_variants_resume_to_the_same_bits(tmp_path, changes):
     recipe = derain(**changes)
     work(recipe, tmp_path / "whole")
     half = advance(trainer(recipe), 3, rows=True)
-    with run_folder.claim(tmp_path / "half", recipe, resume=True):
+    with run_folder.hold(tmp_path / "half"):
+        run_folder.claim(tmp_path / "half", recipe, resume=True)
         half.save(tmp_path / "half")
     work(recipe, tmp_path / "half")
     for name in ("model", "ema", "history"):
