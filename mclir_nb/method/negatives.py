@@ -4,6 +4,8 @@ By default every history model answers: the exact method. With `draw` one of the
 is right on average and costs one.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ class Negatives:
         synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
         noise_around: a network around whose output white noise, as far away as each negative, takes its place.
         parts: into which a batch is cut for a history, as it is for the trained network.
+        share: of every batch that is seen here: its number from 0, and how many there are. Noise is drawn for all.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class Negatives:
         synthetic: bool = False,
         noise_around: nn.Module | None = None,
         parts: int = 1,
+        share: tuple[int, int] = (0, 1),
     ):
-        self.history, self.seed, self.draw, self.parts = history, seed, draw, parts
+        self.history, self.seed, self.draw, self.parts, self.share = history, seed, draw, parts, share
         self.precision, self.noised, self.synthetic, self.noise_around = precision, noised, synthetic, noise_around
         # PSNR in dB of what made each negative, for C2R's curriculum: published ones, or the histories' in validation;
         # None: all negatives count alike
@@ -64,7 +68,7 @@ class Negatives:
             return []
         count = len(self.history.models)
         asked: list[tuple[Tensor, int]] = [(lq, k) for k in range(count)]
-        asked += [(copy, 0) for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step))]
+        asked += [(copy, 0) for copy in noised_copies(lq, self.noised, stream(self.seed, "noised", step), self.share)]
         if self.draw:
             drawn = int(torch.randint(len(asked), (), generator=stream(self.seed, "draw", step)))
             asked = asked[drawn : drawn + 1]
@@ -74,7 +78,7 @@ class Negatives:
                 return outputs
             with torch.no_grad():
                 own, generator = self.noise_around(lq), stream(self.seed, "noise", step)
-        return [noise_as_far(own, output, generator) for output in outputs]
+        return [noise_as_far(own, output, generator, self.share) for output in outputs]
 
     def state_dict(self) -> dict:
         """What a resumed run needs beside the histories."""
@@ -86,25 +90,33 @@ class Negatives:
         self.thresholds = tuple(thresholds) if thresholds else None
 
 
-def noise_as_far(image: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+def noise_as_far(image: Tensor, other: Tensor, generator: torch.Generator, share: tuple[int, int] = (0, 1)) -> Tensor:
     """`image` with white noise as strong as its distance from `other`, picture by picture. A control, OURS: what a
-    push away from nothing in particular would be. Both (B, 3, H, W); `generator` on the CPU, whatever the device.
+    push away from nothing in particular would be. Both (B, 3, H, W); `generator` on the CPU, whatever the device;
+    `share` as in `Negatives`.
     """
     distance = (image - other).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return image + distance * torch.randn(image.shape, generator=generator).to(image)
+    return image + distance * _drawn(torch.randn, image.shape, generator, share).to(image)
 
 
-def noised_copies(lq: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+def noised_copies(lq: Tensor, count: int, generator: torch.Generator, share: tuple[int, int] = (0, 1)) -> list[Tensor]:
     """`count` copies of lq with Gaussian noise of 1 to 30 of 255, every other one grey, clamped to [0, 1].
 
-    DCKD's inputs for further negatives (arXiv:2412.08939). `generator` on the CPU, whatever the device.
+    DCKD's inputs for further negatives (arXiv:2412.08939). `generator` on the CPU, whatever the device; `share` as in
+    `Negatives`.
     """
     copies = []
     for k in range(count):
-        sigma = (1 + 29 * torch.rand(len(lq), 1, 1, 1, generator=generator)) / 255
-        noise = torch.randn(len(lq), 1 if k % 2 else 3, *lq.shape[2:], generator=generator)
+        sigma = (1 + 29 * _drawn(torch.rand, (len(lq), 1, 1, 1), generator, share)) / 255
+        noise = _drawn(torch.randn, (len(lq), 1 if k % 2 else 3, *lq.shape[2:]), generator, share)
         copies.append((lq + (sigma * noise).to(lq)).clamp(0, 1))
     return copies
+
+
+def _drawn(draw: Callable, shape: Sequence[int], generator: torch.Generator, share: tuple[int, int]) -> Tensor:
+    """What `draw` makes for a whole batch, of which those of this shape are one share."""
+    number, count = share
+    return draw((count * shape[0], *shape[1:]), generator=generator).chunk(count)[number]
 
 
 def partly_restored(lq: Tensor, gt: Tensor, psnr: float) -> Tensor:

@@ -129,6 +129,7 @@ def make_negatives(recipe: Recipe, history: HistoryModels | None, model: nn.Modu
         synthetic=recipe.negatives == "synthetic",
         noise_around=model if recipe.negatives == "noise" else None,
         parts=recipe.accumulate,
+        share=(distributed.rank(), distributed.world_size()),
     )
 
 

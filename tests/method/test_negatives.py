@@ -60,6 +60,15 @@ def test_noised_inputs_are_drawn_as_often_as_histories(history):
     assert len(outputs) == 64 and 20 <= from_histories <= 44  # two of four
 
 
+def test_noise_on_a_share_of_a_batch_is_that_of_the_whole(history):
+    """On several processes, so that their number does not change the experiment."""
+    lq, own = photo(0, (4, 3, 8, 8)), nn.Conv2d(3, 3, 1)
+    for kind in (dict(noised=2), dict(noise_around=own)):
+        whole = Negatives(history, **kind).outputs(lq, lq, step=1)
+        share = Negatives(history, share=(1, 2), **kind).outputs(lq[2:], lq[2:], step=1)
+        torch.testing.assert_close(share, [output[2:] for output in whole])
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_histories_answer_in_their_precision(precision, history):
     (output, _) = Negatives(history, precision=precision).outputs(photo(0), photo(0), step=1)
