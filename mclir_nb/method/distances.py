@@ -56,7 +56,7 @@ class _FeatureDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, restored, others, features, distance):
         pixels = (1 + len(others)) * restored[0, 0].numel()
-        size = max(1, pixels_at_once(features, restored.device.type) // pixels)
+        size = max(1, pixels_at_once(features, restored.device) // pixels)
         value, gradients = 0.0, []
         for start in range(0, len(restored), size):
             chunk = slice(start, start + size)
@@ -88,7 +88,7 @@ def _value_and_gradient(
     value: Any = 0.0  # a tensor from the first layer on
     scales = {layer: weights[layer] / len(others) for layer in ours}
     slopes = {layer: torch.zeros_like(own) for layer, own in ours.items()}
-    at_once = max(1, pixels_at_once(features, image.device.type) // (2 * image[:, 0].numel()))
+    at_once = max(1, pixels_at_once(features, image.device) // (2 * image[:, 0].numel()))
     for start in range(0, len(others), at_once):
         for theirs in frozen_features(others[start : start + at_once], features):
             for layer, own in ours.items():
@@ -104,9 +104,9 @@ def _value_and_gradient(
     return value, torch.autograd.grad(list(ours.values()), image, list(slopes.values()))[0].div_(unit)
 
 
-def pixels_at_once(features: nn.Module, kind: str) -> int:
-    """Pixels of a batch that go through the feature network together, on a kind of device ("cpu", "cuda")."""
-    return getattr(features, "pixels_at_once", 2**16) * (ON_CUDA if kind == "cuda" else 1)
+def pixels_at_once(features: nn.Module, device: torch.device) -> int:
+    """Pixels of a batch that go through the feature network together."""
+    return getattr(features, "pixels_at_once", 2**16) * (ON_CUDA if device.type == "cuda" else 1)
 
 
 def layer_distances(restored: Tensor, others: Sequence[Tensor], features: nn.Module) -> dict[str, Tensor]:
