@@ -151,8 +151,10 @@ class Companion:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate_at(step)
         self.optimiser.zero_grad()
+        count = self.recipe.accumulate
         with precision.autocast("float32", self.device):
-            F.l1_loss(self.parallel(lq), gt).backward()
+            for true, given in zip(gt.chunk(count), lq.chunk(count), strict=True):
+                (F.l1_loss(self.parallel(given), true) * (len(true) / len(gt))).backward()
         self.optimiser.step()
 
     def state_dict(self) -> dict:

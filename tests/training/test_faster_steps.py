@@ -55,6 +55,15 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(task, fields, device)
         assert made.last is None or made.last[0].shape == whole.last[0].shape
 
 
+def test_the_network_beside_a_run_takes_a_batch_in_the_same_parts():
+    start, sizes = trainer(steps=1, history_of="another"), []
+    whole, parts = one_step(start), train.Trainer(start.recipe.replace(accumulate=5), start.device)
+    parts.load_state_dict(start.state_dict())
+    parts.another.model.register_forward_hook(lambda network, images, _: sizes.append(len(images[0])))
+    parts.advance(*parts.patches.batch(2))
+    assert sizes == [1] * 5 and apart(whole.another, parts.another) < 1e-3
+
+
 def test_the_dose_is_measured_in_the_same_parts():
     start = trainer(steps=3, batch_size=4)
     found = [dose.measured(one_step(start, accumulate=parts), 1.0, 2) for parts in (1, 2)]
