@@ -32,6 +32,7 @@ def _among(*accepted: str | Callable[[], Iterable[str]]) -> pydantic.AfterValida
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 Precision = Annotated[str, _among(*PRECISIONS)]
 AsTuple = pydantic.BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
@@ -95,7 +96,7 @@ class Recipe(BaseModel):
     """Half period of the cosine; None: `steps`, one fall. Official: 100k of 500k, so that it rises again."""
     milestones: Annotated[tuple[int, ...], AsTuple] = ()
     """Steps after which the rate is halved, instead of the cosine."""
-    betas: Annotated[tuple[Share, Share], AsTuple] = (0.9, 0.9)
+    betas: Annotated[tuple[ShareBelow1, ShareBelow1], AsTuple] = (0.9, 0.9)
     """Official."""
     weight_decay: NonNegativeFloat = 0.0
     """Official."""
@@ -117,7 +118,7 @@ class Recipe(BaseModel):
     """Step before which lambda is 0; ours."""
     lambda_follows_rate: bool = False
     """Lambda falls as the learning rate does; ours."""
-    lambda_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    lambda_ratio: ShareBelow1 | None = None
     """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1."""
     features: Annotated[str, _among(*FEATURES)] = "lite0"
     """Network in whose features distances are measured; official vgg16."""
@@ -184,6 +185,12 @@ class Recipe(BaseModel):
     def _fields_fit_each_other(self) -> Recipe:
         task = tasks.get(self.task, self.scale)
         networks.options(self.network, self.network_size)  # "gpu" is not in every family
+        scales = networks.NETWORKS[self.network].scales
+        if self.scale not in scales:
+            raise ValueError(
+                f"network {self.network} has no scale {self.scale}, which task {self.task} asks for; it has "
+                f"{', '.join(map(str, scales))}. Choose another network, task or scale."
+            )
         _check_sizes(self, task.crop)
         _check_term(self)
         _ = self.weight  # not known in all features
@@ -487,12 +494,16 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     if not recipe.uses_history:
         which = f"objective {objective}" if recipe.negatives != "synthetic" else "c2r with synthetic negatives"
         yield HISTORY_FIELDS, f"{which} has no history models"
+    if recipe.history_threshold is not None:
+        yield ("history_decay",), "the adaptive rule of history_threshold keeps 0.001 of the old copy"
     if recipe.history_of != "ema":
         yield ("history_ema_decay",), "the histories are not those of an average; use history_of 'ema'"
     if recipe.sampling == "exact":
         yield ("sampled_every",), "sampling 'exact' has the term in every step"
     if objective != "c2r" or not recipe.uses_history:
         yield ("curriculum",), "a curriculum is for objective c2r over histories"
+    elif not recipe.val_every:
+        yield ("curriculum",), "validations measure the histories, and val_every is 0"
     if objective not in losses.USES_HISTORY:
         yield ("negatives",), f"objective {objective} takes no negatives"
     if recipe.lambda_ratio is not None:
