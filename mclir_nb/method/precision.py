@@ -29,11 +29,14 @@ ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16
 
 @contextmanager
 def autocast(name: str, device: torch.device) -> Iterator[None]:
-    """Compute in the precision called `name`, one of `NAMES`, on a device; what was set before is put back."""
+    """Compute in the precision called `name`, one of `NAMES`, on a device; what was set before is put back.
+
+    Lowered weights are not kept for a second pass: it may be in another precision, as that of noise around the network.
+    """
     check_choice("precision", name, NAMES)
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
     with _products("tf32" if name == "tf32" and device.type == "cuda" else "ieee"):
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
             yield
 
 

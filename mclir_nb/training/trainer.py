@@ -239,6 +239,12 @@ class Trainer:
         """Take over all of a finished run, its log too, for the steps that are left of this recipe; say so."""
         if not records.Run(run_dir).is_finished:
             raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
+        before = records.read_recipe(run_dir)
+        if "history" in self._parts() and not (before.uses_history and before.history_every):
+            raise ValueError(
+                f"{run_dir} kept no histories to go on with, and objective {self.recipe.objective} needs them; "
+                f"`--initial-weights {run_dir}` starts anew from its weights."
+            )
         self.restore(run_dir)
         if not self.step:
             raise ValueError(

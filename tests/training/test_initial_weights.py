@@ -124,6 +124,9 @@ def test_what_cannot_be_continued_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=f"no {checkpoint.FILE}.*--initial-weights"):
         bare = untrained_run(tmp_path / "bare", recipe())
         train.train(recipe(steps=8, continues=str(bare)), tmp_path / "more", quiet=True)
+    with pytest.raises(ValueError, match="kept no histories.*--initial-weights"):
+        plain = untrained_run(tmp_path / "plain", recipe(objective="plain"))
+        train.train(recipe(steps=8, continues=str(plain)), tmp_path / "more", quiet=True)
     with pytest.raises(ValueError, match="other data"):
         pictures.fill(tmp_path / "data", *(f"{number}.png" for number in range(8)), size=(48, 56))
         changed = recipe(steps=8, continues=str(run), dataset="folder", data_root=str(tmp_path / "data"))

@@ -101,6 +101,12 @@ def test_each_network_of_a_step_has_the_precision_it_was_given():
     assert seen == {"ieee"}
 
 
+def test_noise_around_the_network_may_have_another_precision():
+    """The network runs twice in such a step, in two formats."""
+    made = trained(precision="bfloat16", history_precision="float16", negatives="noise")
+    assert all(p.grad is not None for p in made.model.parameters()) and made.log.sums.isfinite().all()
+
+
 def test_a_survey_of_precisions_compares_with_full_float32(spn):
     """Its arms lower the histories and the features; the model's own output is the same in all."""
     formats = []
