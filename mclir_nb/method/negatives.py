@@ -5,6 +5,7 @@ is right on average and costs one.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +16,25 @@ from mclir_nb.method.history import HistoryModels
 from mclir_nb.method.rivals import C2R_INDOOR, at_size
 
 
+@dataclass(eq=False)
 class Negatives:
-    """The negatives of a run, step by step.
+    """The negatives of a run, step by step."""
 
-    Args:
-        history: the history models; None for objectives without.
-        seed: of the run; with the step it decides what is drawn.
-        draw: one negative per step in place of all.
-        precision: of the histories' forward passes, a name of `precision.NAMES`.
-        noised: further negatives, outputs of the first history for this many noised copies of lq (DCKD).
-        synthetic: in place of histories, gt with a share of the degradation left in it (see `partly_restored`).
-        noise_around: a network around whose output white noise, as far away as each negative, takes its place.
-        parts: into which a batch is cut for a history, as it is for the trained network.
-        share: of every batch that is seen here: its number from 0, and how many there are. Noise is drawn for all.
-    """
+    history: HistoryModels | None  # the history models; None for objectives without
+    _: KW_ONLY
+    seed: int = 0  # of the run; with the step it decides what is drawn
+    draw: bool = False  # one negative per step in place of all
+    precision: str = "float32"  # of the histories' forward passes, a name of `precision.NAMES`
+    noised: int = 0  # further negatives, outputs of the first history for this many noised copies of lq (DCKD)
+    synthetic: bool = False  # in place of histories, gt with a share of the degradation in it (see `partly_restored`)
+    noise_around: nn.Module | None = None  # around whose output white noise as far away takes their place
+    parts: int = 1  # into which a batch is cut for a history, as it is for the trained network
+    share: tuple[int, int] = (0, 1)  # of every batch seen here: its number, and how many; noise is drawn for all
 
-    def __init__(
-        self,
-        history: HistoryModels | None,
-        *,
-        seed: int = 0,
-        draw: bool = False,
-        precision: str = "float32",
-        noised: int = 0,
-        synthetic: bool = False,
-        noise_around: nn.Module | None = None,
-        parts: int = 1,
-        share: tuple[int, int] = (0, 1),
-    ):
-        self.history, self.seed, self.draw, self.parts, self.share = history, seed, draw, parts, share
-        self.precision, self.noised, self.synthetic, self.noise_around = precision, noised, synthetic, noise_around
+    def __post_init__(self) -> None:
         # PSNR in dB of what made each negative, for C2R's curriculum: published ones, or the histories' in validation;
         # None: all negatives count alike
-        self.thresholds: tuple[float, ...] | None = C2R_INDOOR if synthetic else None
+        self.thresholds: tuple[float, ...] | None = C2R_INDOOR if self.synthetic else None
 
     def outputs(self, lq: Tensor, gt: Tensor, step: int, weight: float = 1.0) -> list[Tensor]:
         """The negatives of one step (counted from 1), without a graph.
