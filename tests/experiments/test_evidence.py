@@ -206,7 +206,7 @@ def test_committed_records_say_what_their_numbers_say(name):
         assert {key: record.decision[key] for key in decided} == decided
     text = (folder / "README.md").read_text()
     assert record.withdrawn in text and all(line in text for line in evidence.outcome(record).splitlines())
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_500_000  # rows, no weights
     assert "/home/" not in text + (folder / "runs.csv").read_text()
 
 
