@@ -385,7 +385,7 @@ def flaws(record: Record) -> list[str]:
     doses = runs.groupby(["task", "arm"], sort=False)[["dose", "dose_measured"]].mean().dropna()
     off = doses[~(doses["dose_measured"] / doses["dose"]).between(1 / OFF, OFF)]
     if len(off):
-        listed = ", ".join(f"{arm} {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
+        listed = "; ".join(f"{arm}: {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
         found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
     found += _unequal(runs)
     pictures = runs.groupby("task", sort=False)["pictures"].max()

@@ -355,7 +355,7 @@ def test_flaws_are_computed():
     runs = table(0.1, seeds=8).assign(pictures=100)
     assert evidence.flaws(evidence.Record("D", new, runs, None, None)) == []
     (flaw,) = evidence.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), None, None))
-    assert "spn 0.25 on derain" in flaw
+    assert "spn: 0.25 on derain" in flaw
     more = pd.concat([runs, table(0.1, seeds=3).assign(pictures=5, task="sr")])
     assert evidence.flaws(evidence.Record("D", new, more, None, None)) == ["3 seeds of sr", "5 test pictures of sr"]
     few = pd.concat([table(0.1, seeds=n).assign(pictures=100, task=task) for n, task in ((2, "sr"), (3, "derain"))])
