@@ -124,7 +124,8 @@ def test_sentence_and_table_of_a_section_have_the_same_baseline():
         if record := evidence.committed(name):
             baseline = record.decision["baseline"]
             rows = [line for line in text.splitlines() if line.startswith("|")][2:]
-            assert f"Of {2 * len(rows)} differences to {baseline}, " in text  # raw weights and EMA
+            raw_and_ema = f"Of {2 * len(rows)} differences to {baseline}, "
+            assert raw_and_ema in text or "No conclusion yet." in text
             assert not any(f"| {baseline} |" in row for row in rows)
 
 
