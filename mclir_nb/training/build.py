@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -107,15 +106,12 @@ def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
 def check_features(recipe: Recipe) -> None:
     """Refuse a recipe whose feature weights are missing, before its data are read. Raises ValueError."""
     weights = recipe.features_weights
-    if recipe.objective == "plain":
+    if recipe.objective == "plain" or weights in ("download", "random"):
         return
-    if weights is None and recipe.features != "lite0":
-        raise ValueError(
-            f"features_weights is not given, and {recipe.features} comes without weights: give torchvision's file, "
-            "'download' to fetch it (550 MB), or 'random' for an untrained network."
-        )
-    if weights not in (None, "download", "random") and not Path(weights).expanduser().is_file():
-        raise ValueError(f"features_weights: {weights} is no file; check the path, or use 'download'.")
+    try:
+        features.locate(recipe.features, weights)
+    except ValueError as error:
+        raise ValueError(f"features_weights is {weights!r}: {error}") from error
 
 
 def make_negatives(recipe: Recipe, history: HistoryModels | None, model: nn.Module | None = None) -> Negatives:

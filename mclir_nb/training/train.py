@@ -82,10 +82,11 @@ def _train(
     on_first_rank(build.check_scored_pictures, data)
     with ExitStack() as held:  # by rank 0 alone
         on_first_rank(held.enter_context, run_folder.hold(run_dir))
-        notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-        notes += [needs.note(recipe, device) if device.type == "cuda" and not quiet else ""]
-        for note in filter(None, [] if quiet else notes):
-            print(note)
+        if not quiet:
+            notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
+            notes += [needs.note(recipe, device) if device.type == "cuda" else ""]
+            for note in filter(None, notes):
+                print(note)
         with _with_last_state(recipe, run_dir):
             chosen = dose.choose(recipe, run_dir, device, quiet, doses)
             trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)

@@ -73,12 +73,8 @@ def test_doses_of_one_objective_share_a_short_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", ["sr", "derain"])
 def test_the_experiments_have_one_lambda_for_a_dose_wherever_their_pictures_lie(task):
-    recipes_of = {
-        job.arm: job.recipe for job in plans.EXPERIMENTS["D"].plan(1, data_root="there") if job.recipe.task == task
-    }
-    found = [
-        known(recipes_of[arm].replace(data_root=root)).lambda_neg for arm in ("spn 0.2", "spn 0.4") for root in "ab"
-    ]
+    jobs = [job for root in "ab" for job in plans.EXPERIMENTS["D"].plan(1, data_root=root) if job.recipe.task == task]
+    found = [known(job.recipe).lambda_neg for arm in ("spn 0.2", "spn 0.4") for job in jobs if job.arm == arm]
     assert found[0] == found[1] and found[2] == found[3] == pytest.approx(2 * found[0])
 
 
