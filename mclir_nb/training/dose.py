@@ -25,7 +25,7 @@ from filelock import FileLock
 from mclir_nb import files, root
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
-from mclir_nb.training import build, distributed, records, user_code
+from mclir_nb.training import build, distributed, machine, records, user_code
 from mclir_nb.training.log import interval
 from mclir_nb.training.recipes import Recipe
 from mclir_nb.training.trainer import Trainer
@@ -159,10 +159,13 @@ def _updates(
     moments = {round(short.steps * (k + 1) / looks) for k in range(looks)}
     steps = trainer.patches.batches(1, short.steps, device=device)
     updates = []
-    for gt, lq, names in Progress(steps, f"dose of {short.objective}", short.steps, quiet=quiet):
-        trainer.advance(gt, lq, names)
-        if trainer.step in moments:
-            updates.append(float(np.float32(measured(trainer, 1.0, batches).update)))  # as those of older runs
+    with machine.catch_signals() as stop:
+        for gt, lq, names in Progress(steps, f"dose of {short.objective}", short.steps, quiet=quiet):
+            trainer.advance(gt, lq, names)
+            if trainer.step in moments:
+                updates.append(float(np.float32(measured(trainer, 1.0, batches).update)))  # as those of older runs
+            if distributed.any_rank(stop.is_set()):
+                raise KeyboardInterrupt
     return tuple(updates)
 
 

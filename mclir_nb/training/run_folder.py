@@ -15,9 +15,9 @@ from mclir_nb import __version__, files, root
 from mclir_nb.data import datasets, tasks
 from mclir_nb.data.image_set import ImageSet
 from mclir_nb.method import features
-from mclir_nb.training import distributed, user_code
+from mclir_nb.training import checkpoint, distributed, user_code
 from mclir_nb.training.recipes import Recipe
-from mclir_nb.training.records import FILES, PLACES, STARTS, different_fields, read_recipe, start_file
+from mclir_nb.training.records import FILES, PLACES, STARTS, Run, different_fields, read_recipe, start_file
 
 LOCK = "run.lock"
 
@@ -72,6 +72,22 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
             f"in another out_dir too: `--continue {run_dir} --steps N` takes over everything, optimiser and histories "
             f"included, and counts on; `--initial-weights {run_dir}` starts anew from its weights."
         )
+
+
+def check_continued(recipe: Recipe) -> None:
+    """Refuse a run that `recipe` cannot go on from: ValueError. Its data are compared by `check_content`."""
+    run_dir = Path(recipe.continues).expanduser()
+    if not Run(run_dir).is_finished:
+        raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
+    before, anew = read_recipe(run_dir), f"`--initial-weights {run_dir}` starts anew from its weights."
+    if recipe.uses_history and recipe.history_every and not (before.uses_history and before.history_every):
+        raise ValueError(
+            f"{run_dir} kept no histories to go on with, and objective {recipe.objective} needs them; {anew}"
+        )
+    if not checkpoint.saved(run_dir):
+        raise ValueError(f"{run_dir} has no {checkpoint.FILE} to go on from; {anew}")
+    if before.steps >= recipe.steps:
+        raise ValueError(f"steps is {recipe.steps}; {run_dir} has taken {before.steps} already, so give more.")
 
 
 def content(sets: dict[str, ImageSet], features: nn.Module | None, recipe: Recipe) -> dict[str, str]:

@@ -82,6 +82,9 @@ def _train(
     on_first_rank(build.check_scored_pictures, data)
     with ExitStack() as held:  # by rank 0 alone
         on_first_rank(held.enter_context, run_folder.hold(run_dir))
+        continuing = bool(recipe.continues) and not checkpoint.saved(run_dir)
+        if continuing:
+            on_first_rank(run_folder.check_continued, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
             notes += [needs.note(recipe, device) if device.type == "cuda" else ""]
@@ -91,7 +94,7 @@ def _train(
             chosen = dose.choose(recipe, run_dir, device, quiet, doses)
             trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
         content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
-        if recipe.continues and not checkpoint.saved(run_dir):
+        if continuing:
             said = trainer.take_over(Path(recipe.continues).expanduser())
             run_folder.check_content(Path(recipe.continues).expanduser(), content)
             print(end="" if quiet else f"{said}\n")

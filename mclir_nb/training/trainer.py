@@ -17,7 +17,7 @@ from mclir_nb import stream
 from mclir_nb.evaluation import evaluate
 from mclir_nb.method import losses, precision, push
 from mclir_nb.method.history import error_spread
-from mclir_nb.training import build, checkpoint, distributed, machine, macs, records
+from mclir_nb.training import build, checkpoint, distributed, machine, macs
 from mclir_nb.training.distributed import on_first_rank
 from mclir_nb.training.guard import Diverged, Guard
 from mclir_nb.training.log import Log, history_columns, interval
@@ -237,22 +237,7 @@ class Trainer:
 
     def take_over(self, run_dir: Path) -> str:
         """Take over all of a finished run, its log too, for the steps that are left of this recipe; say so."""
-        if not records.Run(run_dir).is_finished:
-            raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
-        before = records.read_recipe(run_dir)
-        if "history" in self._parts() and not (before.uses_history and before.history_every):
-            raise ValueError(
-                f"{run_dir} kept no histories to go on with, and objective {self.recipe.objective} needs them; "
-                f"`--initial-weights {run_dir}` starts anew from its weights."
-            )
         self.restore(run_dir)
-        if not self.step:
-            raise ValueError(
-                f"{run_dir} has no {checkpoint.FILE} to go on from; `--initial-weights {run_dir}` starts anew from its "
-                "weights."
-            )
-        if self.step >= self.recipe.steps:
-            raise ValueError(f"steps is {self.recipe.steps}; {run_dir} has taken {self.step} already, so give more.")
         rate, steps = self.recipe.learning_rate_at(self.step + 1), self.recipe.steps
         return f"{run_dir} goes on after step {self.step} to step {steps}, with learning rate {rate:g} at first."
 

@@ -1,6 +1,8 @@
 """Numerical trouble and lack of memory: one sentence with step, pictures, the last good state and what to do."""
 
 import math
+import os
+import signal
 
 import killing
 import pytest
@@ -25,12 +27,16 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
+def terminated(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_run_without_memory_names_the_knob_and_the_last_good_state(tmp_path):
     with pytest.raises(machine.OutOfMemory, match=f"batch_size .*after step 3.*{checkpoint.FILE}"):
         troubled(tmp_path, 4, exhausted)
 
 
-@pytest.mark.parametrize(("happens", "word"), [(exhausted, "accumulate .*No state"), (interrupted, "short run anew")])
+@pytest.mark.parametrize(("happens", "word"), [(exhausted, "accumulate .*No state"), (terminated, "short run anew")])
 def test_the_short_run_of_a_dose_speaks_as_a_run_does_and_leaves_nothing(happens, word, tmp_path):
     with pytest.raises((machine.OutOfMemory, KeyboardInterrupt), match=word):
         troubled(tmp_path / "run", 1, happens, dose=0.1)
