@@ -139,15 +139,14 @@ def mean_psnr(network: nn.Module, pairs: Iterable[Pair], protocol: str, crop: in
     return sum(values) / len(values)
 
 
-def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Means over the pictures with bootstrap intervals, the gain over the input paired picture by picture.
 
     The interval answers "what if other pictures of this kind had been chosen?" for this one network. It says nothing
     about training again with another seed: for that see `intervals.paired`.
 
     Args:
-        scores: as `evaluate` returns it.
-        draws: resampled sets of pictures; `seed` is theirs, so that the same table gives the same numbers.
+        scores: as `evaluate` returns it; the same table gives the same numbers.
 
     Returns:
         Index `SCORES`; columns mean, low, high (95 %, percentiles of the resampled means; NaN for one picture, or
@@ -156,7 +155,7 @@ def summary(scores: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> pd.Data
     table = scores.assign(
         psnr_gain=scores.psnr_restored - scores.psnr_input, ssim_gain=scores.ssim_restored - scores.ssim_input
     )[SCORES].to_numpy(float)
-    picked = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    picked = np.random.default_rng(0).integers(len(table), size=(10_000, len(table)))
     rows = []
     for values in table.T:
         low, high = (math.nan, math.nan)

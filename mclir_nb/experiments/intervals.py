@@ -105,7 +105,7 @@ def by_weights(runs: pd.DataFrame, baseline: str = "plain") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def by_image(images: pd.DataFrame, baseline: str = "plain", runs: pd.DataFrame | None = None) -> pd.DataFrame:
+def by_image(images: pd.DataFrame, runs: pd.DataFrame | None = None) -> pd.DataFrame:
     """The second view: is the gain in `psnr_raw` common to the test pictures, or that of a few?
 
     The difference of a picture is averaged over seeds first. What is said here is about pictures for *these* networks,
@@ -113,7 +113,6 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", runs: pd.DataFrame |
 
     Args:
         images: one row per run and test picture, of `run_tables.read`.
-        baseline: as in `differences`.
         runs: the table of the same runs, for arms whose runs all diverged and left no picture; None: there is none.
 
     Returns:
@@ -124,7 +123,7 @@ def by_image(images: pd.DataFrame, baseline: str = "plain", runs: pd.DataFrame |
     key, own = [*SETTING, "arm"], images if runs is None else runs
     whole = own[key].drop_duplicates().merge(own[[*SETTING, "seed"]].drop_duplicates())
     whole = whole.merge(images[[*SETTING, "image"]].drop_duplicates()).merge(images, how="left")
-    parts = [differences(part, baseline).assign(image=name) for name, part in whole.groupby("image", sort=False)]
+    parts = [differences(part).assign(image=name) for name, part in whole.groupby("image", sort=False)]
     seeds = pd.concat(parts).groupby([*key, "image"], sort=False)["difference"]
     arms = seeds.agg(lambda values: values.mean(skipna=False)).groupby(key, sort=False)
     table = arms.agg(["size", lambda gains: (gains > 0).sum(), "mean", "min", "max"])

@@ -32,9 +32,8 @@ from mclir_nb.networks.layers import attention, from_windows, named, reflect_pad
 class RLN(nn.Module):
     """Rescaled layer norm: one mean and one deviation per image over (C, H, W), kept for the way back."""
 
-    def __init__(self, dim: int, eps: float = 1e-5):
+    def __init__(self, dim: int):
         super().__init__()
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(1, dim, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, dim, 1, 1))
         self.meta1 = nn.Conv2d(1, dim, 1)  # deviation -> rescale
@@ -47,7 +46,7 @@ class RLN(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, C, H, W) -> normalised (B, C, H, W), rescale (B, C, 1, 1), rebias (B, C, 1, 1)."""
         mean = x.mean((1, 2, 3), keepdim=True)
-        std = ((x - mean).square().mean((1, 2, 3), keepdim=True) + self.eps).sqrt()
+        std = ((x - mean).square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
         normalised = (x - mean) / std * self.weight + self.bias
         return normalised, self.meta1(std), self.meta2(mean)
 
@@ -181,9 +180,9 @@ def _to_finer(dim: int, out: int) -> nn.Sequential:
 class SKFusion(nn.Module):
     """Selective-kernel fusion: a softmax between two maps, channel by channel, from their pooled sum."""
 
-    def __init__(self, dim: int, reduction: int = 8):
+    def __init__(self, dim: int):
         super().__init__()
-        hidden = max(dim // reduction, 4)
+        hidden = max(dim // 8, 4)
         first, last = nn.Conv2d(dim, hidden, 1, bias=False), nn.Conv2d(hidden, 2 * dim, 1, bias=False)
         self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), last)
 
