@@ -53,14 +53,6 @@ def test_a_cell_says_not_run_until_a_record_holds_it(monkeypatch):
     assert paper.layout("deblurring").set_index("method").loc["NAFNet + SPN, here", "GoPro"] == "32.50 / 0.9600 (E5)"
 
 
-def test_gains():
-    gains = paper.gains()
-    assert len(gains) == 8 + 5 + 16 + 1 and "average" not in set(gains["dataset"])
-    row = gains[(gains["network"] == "IDT") & (gains["dataset"] == "SPA")].squeeze(axis=0)
-    assert (row["task"], row["psnr_base"], row["psnr_spn"], row["gain_db"]) == ("deraining", 47.34, 48.04, 0.70)
-    assert row["gain_ssim"] == 0.0009
-
-
 def test_averages_recomputed():
     averages = paper.arithmetic()
     assert len(averages) == 2 * (8 + 8)  # PSNR and SSIM of eight deraining and eight super-resolution rows
