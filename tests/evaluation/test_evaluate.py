@@ -9,13 +9,14 @@ import torch
 from golden import SHARED, needs_data
 from pictures import write
 from torch import nn
+from trainers import untrained_run
 
-from mclir_nb import files, networks
+from mclir_nb import networks
 from mclir_nb.__main__ import main
 from mclir_nb.data import datasets, degrade, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate, metrics
-from mclir_nb.training import recipes, records
+from mclir_nb.training import recipes
 
 
 class Same(nn.Module):
@@ -170,9 +171,7 @@ def test_an_official_checkpoint_by_path_on_a_benchmark(tmp_path, capsys):
 
 def test_a_run_on_a_benchmark_warns_of_what_both_share(tmp_path, capsys):
     recipe = recipes.get("tiny", "derain", dataset="bsds500", data_root=str(tmp_path))
-    (tmp_path / "run").mkdir()
-    files.write_json(tmp_path / "run/recipe.json", recipe.model_dump())
-    files.write_tensors(tmp_path / "run/model.safetensors", records.build_network(recipe).state_dict())
+    untrained_run(tmp_path / "run", recipe)
     write(tmp_path / "Rain100L/norain-001.png", seed=1)
     write(tmp_path / "Rain100L/rainy/rain-001.png", seed=2)
     assert main(["evaluate", "rain100l", str(tmp_path), "--checkpoint", str(tmp_path / "run"), "--device", "cpu"]) == 0
