@@ -1,6 +1,5 @@
 """The embedded photographs: whole, unchanged, fairly split, documented, and what the maker script makes."""
 
-import csv
 import hashlib
 import sys
 from pathlib import Path
@@ -20,8 +19,7 @@ SAMPLES = DATA / "samples"
 
 
 def rows(name):
-    with open(SAMPLES / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(SAMPLES / f"{name}.csv", dtype=str, keep_default_na=False).to_dict("records")
 
 
 INDEX = rows("index")
