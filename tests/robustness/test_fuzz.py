@@ -144,8 +144,11 @@ def late(number, frame):
     raise TimeoutError(f"one input took more than {LIMIT} s")
 
 
-def fuzz(readable, inputs: int, seed: int) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no timer signals")
+@pytest.mark.parametrize("inputs", [600, pytest.param(12_000, marks=pytest.mark.slow)])
+def test_damaged_input_gives_a_result_or_a_sentence(readable, inputs):
     """So many mutated inputs, in turn for every reader."""
+    seed = 8 if inputs == 600 else time.time_ns()
     chance, known = random.Random(seed), {file: file.read_bytes() for file, _ in readable}
     folder = readable[0][0].parent
     names, refused = sorted(folder.iterdir()), 0
@@ -175,14 +178,3 @@ def fuzz(readable, inputs: int, seed: int) -> None:
         signal.signal(signal.SIGALRM, before)
     assert sorted(folder.iterdir()) == names
     assert inputs * 0.4 < refused < inputs  # most damage is noticed; some is harmless, such as to a pixel
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no timer signals")
-def test_damaged_input_gives_a_result_or_a_sentence(readable):
-    fuzz(readable, 600, seed=8)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no timer signals")
-def test_ten_thousand_damaged_inputs_give_a_result_or_a_sentence(readable):
-    fuzz(readable, 12_000, seed=time.time_ns())
