@@ -19,32 +19,23 @@ def straight(tmp_path_factory):
     return folder
 
 
-def killed_at_random(folder, straight, kills, seed):
-    """Kill the same run again and again after random times, start it again, and compare when it gets to its end."""
-    chance, done, ended = random.Random(seed), 0, 0
-    longest = 2.0
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_runs_killed_at_random_moments_end_with_the_same_bits(kills, straight, tmp_path):
+    """Killed again and again after random times, started again, and compared when they get to their end."""
+    longest, done, ended = 2.0, 0, 0
     while done < kills:
-        process, began = killing.start(work, short(), folder / str(ended)), time.monotonic()
-        process.join(chance.uniform(0, longest))
+        process, began = killing.start(work, short(), tmp_path / str(ended)), time.monotonic()
+        process.join(random.uniform(0, longest))
         if process.exitcode is None:
             process.kill()
             process.join()
             done += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:
             longest = max(1.0, 1.2 * (time.monotonic() - began))
-            same_runs(straight, folder / str(ended))
+            same_runs(straight, tmp_path / str(ended))
             ended += 1
-    assert finish(work, short(), folder / str(ended)) == 0
-    same_runs(straight, folder / str(ended))
-
-
-def test_runs_killed_at_random_moments_end_with_the_same_bits(straight, tmp_path):
-    killed_at_random(tmp_path, straight, 4, seed=time.time_ns())
-
-
-@pytest.mark.slow
-def test_runs_killed_fifty_times_at_random_moments_end_with_the_same_bits(straight, tmp_path):
-    killed_at_random(tmp_path, straight, 50, seed=time.time_ns())
+    assert finish(work, short(), tmp_path / str(ended)) == 0
+    same_runs(straight, tmp_path / str(ended))
 
 
 def killed_while_writing(folder, straight, *moment) -> bool:
