@@ -200,6 +200,7 @@ def test_samplers_stay_in_their_ranges():
     for _ in range(50):
         for ranges, drawn in (
             (degrade.RESIDE_INDOOR, degrade.sample_haze(generator)),
+            (degrade.RESIDE_OUTDOOR, degrade.sample_haze(generator, degrade.RESIDE_OUTDOOR)),
             (degrade.RAIN, degrade.sample_rain(generator)),
         ):
             assert set(drawn) == set(ranges)
