@@ -65,10 +65,7 @@ def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = 
     for (score, *key), group in pairs.groupby(["score", *SETTING, "arm"], sort=False):
         values = group["difference"].to_numpy(float)
         row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
-        row |= {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values), "p": math.nan}
-        if not row["stopped"] and len(values) > 1:
-            row["p"] = float(stats.ttest_1samp(values, 0).pvalue if row["sd"] else row["mean"] == 0)
-        rows.append(row)
+        rows.append(row | {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values)})
     table = pd.DataFrame(rows)
     levels = holm_levels(table["p"].to_numpy())
     half = table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
@@ -203,11 +200,15 @@ def _by_seed(group: pd.DataFrame, baseline: str, column: str) -> pd.DataFrame:
 
 
 def t_interval(values: np.ndarray) -> dict[str, float]:
-    """mean, sd, half (of the 95 % interval, t distribution), low and high of some values; NaN for the spread of one."""
+    """mean, sd, half (of the 95 % interval, t distribution), low, high and p (two-sided) of some values.
+
+    NaN for the spread and p of one value, and after a NaN.
+    """
     n, mean = len(values), values.mean()
     sd = values.std(ddof=1) if n > 1 else math.nan
     half = stats.t.isf((1 - LEVEL) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
-    return {"mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half}
+    p = float(stats.ttest_1samp(values, 0).pvalue if sd else mean == 0) if n > 1 else math.nan
+    return {"mean": mean, "sd": sd, "half": half, "low": mean - half, "high": mean + half, "p": p}
 
 
 def _sentence(row, many: int) -> str:

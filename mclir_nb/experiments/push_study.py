@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,7 @@ class Cell(NamedTuple):
 
 
 CELL = list(Cell._fields)
+FOUND = ["mean", "low", "high", "p"]  # of `intervals.t_interval`, in the summary
 
 
 def cells() -> Iterator[Cell]:
@@ -185,7 +187,7 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
         score: one of its columns that begin with help_.
 
     Returns:
-        Columns task, rate, term, direction, seeds, mean, low, high. The interval is over seeds; with a single seed
+        Columns task, rate, term, direction, seeds, mean, low, high, p. The interval is over seeds; with a single seed
         over its moments, which are not independent.
     """
     wide = whole(helps).pivot(index=[*CELL, "step"], columns="direction", values=score)
@@ -196,8 +198,8 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
         seeds = part.groupby(level="seed").mean()
         for name, values in (seeds if len(seeds) > 1 else part).items():
             found = intervals.t_interval(values.to_numpy())
-            rows.append([*key, name, len(seeds), found["mean"], found["low"], found["high"]])
-    return pd.DataFrame(rows, columns=["task", "rate", "term", "direction", "seeds", "mean", "low", "high"])
+            rows.append([*key, name, len(seeds), *(found[column] for column in FOUND)])
+    return pd.DataFrame(rows, columns=["task", "rate", "term", "direction", "seeds", *FOUND])
 
 
 def write_record(out: Path, folder: Path | None = None) -> Path:
@@ -251,19 +253,23 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
         table = summary(helps, f"help_plain_{place}")
         numbers = table[["mean", "low", "high"]].itertuples(index=False)
         table[place] = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in numbers]
-        sides.append(table.drop(columns=["mean", "low", "high"]))
+        sides.append(table.drop(columns=FOUND))
     both, table = sides[0].merge(sides[1]), summary(helps)
     table = table[table["seeds"] > 1]
     pushes, controls = (table[table["direction"].isin(d)] for d in (["push"], ["push - foreign", "push - noise"]))
     (harms, gains), (worse, better) = (((t["high"] < 0).sum(), (t["low"] > 0).sum()) for t in (pushes, controls))
+    p = np.r_[pushes["p"], controls["p"]]
+    kept, few = (p <= intervals.holm_levels(p)).sum(), table["seeds"].min() < intervals.SEEDS
+    weak = f" With fewer than {intervals.SEEDS} seeds this is weak evidence." if few else ""
     return f"""
 ## Outcome
 
 {count} of {len(list(cells()))} runs were looked at, {count * probe.MOMENTS} moments.
 {missing}
-In {len(pushes)} settings of task, rate and term two seeds or more are done. There the push at the weights lies
-clearly below zero (harms) in {harms} and clearly above (helps) in {gains}. Against the past of another seed and against
-noise of the same distance it is clearly better in {better} and clearly worse in {worse} of {len(controls)} comparisons.
+In {len(pushes)} settings of task, rate and term two seeds or more are done. There the interval of the push at the
+weights lies below zero (harms) in {harms} and above (helps) in {gains}; against the past of another seed and against
+noise of the same distance the push is better in {better} and worse in {worse} of {len(controls)} comparisons. Of these
+{len(p)} intervals, {kept or "none"} can be told from zero after Holm's correction.{weak}
 Where the column `seeds` says 1, the interval is over the moments of one run and says little of another.
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:

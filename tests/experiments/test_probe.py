@@ -148,6 +148,7 @@ def test_a_run_that_was_looked_at_in_part_is_named_and_not_counted(tmp_path):
     text = (push_study.write_record(tmp_path / "no runs", tmp_path) / "README.md").read_text()
     count = len(helps[push_study.CELL].drop_duplicates()) - 1
     assert f"{count} of 36 runs" in text and "sr demo plain 0 (8 of 9 moments" in text
+    assert "weak evidence" in text and "after Holm's correction" in text  # of three seeds at most
     found = push_study.summary(rest).set_index(["task", "rate", "term", "direction"])
     assert found["seeds"]["sr", "demo", "plain", "push"] == 2
 
