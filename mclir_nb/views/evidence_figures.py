@@ -65,7 +65,8 @@ def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Raw and EMA weights apart where they differ, else the raw ones alone."""
     if "weights" not in part:
         return {"": part}
-    found = part.groupby(["weights", "arm"])["difference"].agg(["mean", "std"])
+    gains = part.groupby(["weights", "arm"])["difference"]
+    found = gains.agg(["mean", lambda values: intervals.t_interval(values.to_numpy())["half"]])
     apart = "ema" in found.index and (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) >= evidence.SAME
     return {kind: part[part["weights"] == kind] for kind in (["raw", "ema"] if apart else ["raw"])}
 
@@ -122,9 +123,16 @@ def dose_response(table: pd.DataFrame) -> Figure:
         axes.set(xscale="log", xlabel="dose: the term's part of a step / that of L1", title=where)
         axes.set_xticks(doses, [f"{dose:g}" for dose in doses])
         axes.minorticks_off()
+        _name_lost(axes, part)
     places[0].set_ylabel("paired gain over plain (dB)")
     places[0].legend(fontsize=7)
     return figure
+
+
+def _name_lost(axes, part: pd.DataFrame) -> None:
+    """Name below the title the arms of `evidence.results` that have no gain."""
+    if lost := list(part.loc[part["gain_raw"].isna(), "arm"]):
+        axes.set_title(f"{axes.get_title()}\nnot drawn, a run diverged: {', '.join(lost)}")
 
 
 @styled
@@ -153,6 +161,7 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
             axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.set_title(f"{where} (logarithmic beyond 0.1)".strip())
+        _name_lost(axes, part)
     places[0].set_ylabel("paired gain over plain (dB)")
     figure.legend(*places[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     return figure
@@ -196,6 +205,8 @@ def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figu
 def arm_curves(curves: pd.DataFrame) -> Figure:
     """Validation PSNR of the EMA, the reconstruction loss, and r over the steps, means over seeds, a line per arm.
 
+    A line ends where the first of its runs ends.
+
     Args:
         curves: of `run_tables.read` or a record, one setting.
 
@@ -208,7 +219,8 @@ def arm_curves(curves: pd.DataFrame) -> Figure:
     shown = {"val_psnr_ema": "validation PSNR, EMA (dB)", "l_rec": "l_rec", "r": "r = λ l_neg / l_rec"}
     for axes, (column, label) in zip(places, shown.items(), strict=True):
         for arm, look in arm_styles(curves["arm"]).items():
-            mean = curves[curves["arm"] == arm].groupby("step")[column].mean().dropna()
+            seeds = curves[curves["arm"] == arm].pivot(index="step", columns="seed", values=column)
+            mean = seeds.mean(axis=1, skipna=False).dropna()
             if len(mean):  # plain has no r
                 axes.plot(mean.index, mean, label=arm, markersize=3, lw=1, **look)
         axes.set(xlabel="step", ylabel=label, yscale="linear" if "psnr" in column else "log")

@@ -301,6 +301,9 @@ def test_dose_response_draws_gains_at_the_dose_asked_for():
     assert list(raw.get_ydata()) == list(table.set_index("arm")["gain_raw"][["spn", "spn 0.2"]])
     with pytest.raises(ValueError, match="dose"):
         evidence_figures.dose_response(table.assign(dose=np.nan))
+    lost = table.assign(gain_raw=table["gain_raw"].mask(table["arm"] == "spn 0.2"))
+    for draw in (evidence_figures.dose_response, evidence_figures.gain_beside_cost):
+        assert "a run diverged: spn 0.2" in draw(lost).axes[0].get_title()
 
 
 def test_every_arm_of_a_figure_has_its_own_look_and_known_ones_the_same_everywhere():
@@ -318,6 +321,8 @@ def test_every_arm_of_a_figure_has_its_own_look_and_known_ones_the_same_everywhe
 def test_arm_curves_are_means_over_seeds():
     first = evidence_figures.arm_curves(arm_log()).axes[0]
     assert [list(line.get_ydata()) for line in first.lines] == [[22, 23], [22, 23]]
+    ended = evidence_figures.arm_curves(arm_log()[:-1]).axes[0]  # the second run of spn has no second step
+    assert [list(line.get_ydata()) for line in ended.lines] == [[22, 23], [22]]
     with pytest.raises(ValueError, match="derain x2 edsr, sr x2 edsr"):
         tasks = [arm_log().assign(task=task, scale=2, network="edsr") for task in ("derain", "sr")]
         evidence_figures.arm_curves(pd.concat(tasks))
