@@ -290,7 +290,7 @@ def outcome(record: Record) -> str:
 
 def answer(record: Record) -> str:
     """Plain sentences, computed from the intervals: does SPN gain over plain training, does any other arm, and of which
-    arm nothing is said, because a run of it diverged.
+    arm nothing is said, because a run of it diverged. Provisional, as long as decided seeds are not finished.
     """
     table, lost = results(record), _diverged(record.runs, "plain")
     if bare := [task for task, count in _seeds(record).items() if count < 2]:
@@ -305,9 +305,15 @@ def answer(record: Record) -> str:
     verdicts = [f"{verbs[sign]} ({_amounts(part)})" for sign, part in spn.groupby(_sign(spn), sort=False)]
     few = f" (weak evidence: fewer than {SEEDS})" if table["seeds"].min() < SEEDS else ""
     seeds = " or ".join(map(str, sorted(set((table if spn.empty else spn)["seeds"]))))
-    said = f"Over {seeds} paired seeds{few} SPN {' and '.join(verdicts) or 'cannot be judged'}"
+    early = f"Provisional, for not all {_decided(record)} decided seeds are there: over" if _is_open(record) else "Over"
+    said = f"{early} {seeds} paired seeds{few} SPN {' and '.join(verdicts) or 'cannot be judged'}"
     if len(bought):
         said += f", where plain training at its cost gains {_amounts(bought)}"
+    elif (_sign(spn) > 0).any():
+        said += (
+            f", at {spn['run_cost'].max():.1f} times its multiplications, which plain training was not given; fresh "
+            "seeds have to confirm it"
+        )
     if rest.empty:
         alone = set(record.runs["arm"]) <= {"plain", "spn", *controls}
         return f"{said}.{' No other arm was compared.' * alone}{lost}"
@@ -389,10 +395,13 @@ def flaws(record: Record) -> list[str]:
         found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
     found += _unequal(runs)
     pictures = runs.groupby("task", sort=False)["pictures"].max()
-    for counts, enough, what in ((_seeds(record), SEEDS, "seeds"), (pictures, PICTURES, "test pictures")):
+    decided = _decided(record)
+    wanted = ((_seeds(record), max(SEEDS, decided), "seeds"), (pictures, PICTURES, "test pictures"))
+    for counts, enough, what in wanted:
         few, common = counts[counts < enough], counts.nunique() == 1
         for count, tasks in few.groupby(few):
             some = f"{count:.0f} {what if count != 1 else what.removesuffix('s')}"
+            some = f"{count} of {decided} decided seeds" if what == "seeds" and count < decided else some
             found.append(some if common else f"{some} of {' and '.join(tasks.index)}")
     return found + ([record.withdrawn] if record.withdrawn else [])
 
@@ -420,6 +429,16 @@ def _seeds(record: Record) -> pd.Series:
     decided = [setting["task"].split()[0] for setting in record.decision.get("settings", [])]
     there = record.runs.groupby("task", sort=False)["seed"].nunique()
     return there.reindex(dict.fromkeys([*there.index, *decided]), fill_value=0)
+
+
+def _decided(record: Record) -> int:
+    """How many seeds were decided; 0 for a reader's own runs."""
+    return len(record.decision.get("seeds", ()))
+
+
+def _is_open(record: Record) -> bool:
+    """Whether decided seeds are not finished: what is said before is one look of several, each a chance to err."""
+    return bool(_seeds(record).min() < _decided(record))
 
 
 def main_record(*names: str) -> Record | None:
@@ -452,15 +471,16 @@ def summary(top: str = "") -> str:
 def state(record: Record) -> str:
     """How many seeds there are, and which intervals lie beside zero after correction."""
     counted = ", ".join(f"{task} {count}" for task, count in _seeds(record).items())
-    counted += f" of {len(record.decision['seeds'])} seeds."
+    counted += f" of {_decided(record)} seeds"
     baseline = record.decision["baseline"]
     table, lost = intervals.paired(record.runs, baseline), _diverged(record.runs, baseline)
     if table["p"].isna().all():
-        return f"{counted} No conclusion yet.{lost}"
+        return f"{counted}. No conclusion yet.{lost}"
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
     said = _counted(int(table["p"].notna().sum()), len(beside), baseline)
-    return f"{counted} {said}{': ' * bool(listed)}{'; '.join(listed)}.{lost}"
+    early = ", so provisional" * _is_open(record)
+    return f"{counted}{early}. {said}{': ' * bool(listed)}{'; '.join(listed)}.{lost}"
 
 
 def _link(name: str, top: str) -> str:

@@ -272,8 +272,12 @@ def test_an_answer_is_two_sentences_from_the_intervals(record):
     record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), L=table(0.0, seeds=5), R=table(0.5, seeds=1))
     clear, null, one = (evidence.answer(evidence.read_record(name)) for name in ("D", "L", "R"))
     assert clear.startswith(
-        "Over 3 paired seeds (weak evidence: fewer than 5) SPN is better than plain training (derain"
+        "Provisional, for not all 5 decided seeds are there: over 3 paired seeds (weak evidence: fewer than 5) SPN is "
+        "better than plain training (derain"
     )
+    assert "at 2.0 times its multiplications, which plain training was not given; fresh seeds" in clear
+    assert "3 of 5 seeds, so provisional" in evidence.state(evidence.read_record("D"))
+    assert null.startswith("Over 5") and "rovisional" not in evidence.state(evidence.read_record("L"))
     assert "differ from plain training after Holm's correction: vgg" in clear
     assert "no visible effect" in null and "weak" not in null and "No other arm" in null
     assert one.startswith("Not known yet")
@@ -319,7 +323,7 @@ def test_the_main_record_is_the_one_with_the_most_seeds_in_all_of_its_tasks(reco
         kept = evidence.read_record(name)
         assert "Of derain there are not yet two seeds" in evidence.answer(kept)
         assert f"derain {count} of 5 seeds" in evidence.state(kept)
-        assert any(flaw.startswith(f"{count} seed") and flaw.endswith("of derain") for flaw in evidence.flaws(kept))
+        assert f"{count} of 5 decided seeds of derain" in evidence.flaws(kept)
     assert "not yet two" not in evidence.answer(evidence.read_record("S"))
 
 
@@ -351,6 +355,9 @@ def test_fading_shows_r_and_the_dose_along_the_runs(made):
 def test_flaws_are_computed():
     old = evidence.flaws(evidence.read_record("A1"))
     assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
+    whole = evidence.read_record("D")
+    part = whole._replace(runs=whole.runs[whole.runs["seed"] < 7])
+    assert "7 of 8 decided seeds" in evidence.flaws(part) and "decided seeds" not in str(evidence.flaws(whole))
     new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
     runs = table(0.1, seeds=8).assign(pictures=100)
     assert evidence.flaws(evidence.Record("D", new, runs, None, None)) == []
