@@ -372,12 +372,15 @@ def fading(record: Record) -> pd.DataFrame:
     """r and the dose of SPN along its runs: does the push fade as r falls?
 
     Returns:
-        Columns task, step, r, dose: means over the seeds at the steps where the dose was looked at, if any.
+        Columns task, step, r, dose: means over the seeds at the steps where the dose was looked at, if any, as far as
+        all runs of a task went.
     """
     curves = record.curves if "dose" in record.curves else record.curves.assign(dose=float("nan"))
     looked = curves[(curves["arm"] == "spn") & curves["dose"].notna()]
     names = looked.assign(task=[intervals.place(row) for row in looked.itertuples()])
-    return names.groupby(["task", "step"], sort=False)[["r", "dose"]].mean().round(4).reset_index()
+    all_runs = names.groupby("task")["run"].transform("nunique")
+    whole = names[names.groupby(["task", "step"])["run"].transform("nunique") == all_runs]
+    return whole.groupby(["task", "step"], sort=False)[["r", "dose"]].mean().round(4).reset_index()
 
 
 def flaws(record: Record) -> list[str]:
@@ -392,7 +395,9 @@ def flaws(record: Record) -> list[str]:
     off = doses[~(doses["dose_measured"] / doses["dose"]).between(1 / OFF, OFF)]
     if len(off):
         listed = "; ".join(f"{arm}: {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
-        found.append(f"inside some runs the dose was more than {OFF:g} times off what was asked for ({listed})")
+        found.append(
+            f"on average over its runs an arm's dose was more than {OFF:g} times off what was asked for ({listed})"
+        )
     found += _unequal(runs)
     pictures = runs.groupby("task", sort=False)["pictures"].max()
     decided = _decided(record)

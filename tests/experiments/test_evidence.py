@@ -350,6 +350,9 @@ def test_fading_shows_r_and_the_dose_along_the_runs(made):
     spn = record.curves[(record.curves["arm"] == "spn") & record.curves["dose"].notna()]
     assert len(found) and found["dose"].mean() == pytest.approx(spn["dose"].mean(), abs=1e-3)
     assert evidence.fading(evidence.read_record("C1")).empty  # its runs did not look
+    last, curves = found["step"].max(), record.curves
+    ended = record._replace(curves=curves[(curves["step"] < last) | (curves["seed"] < 1)])  # one run is shorter
+    assert evidence.fading(ended)["step"].tolist() == found["step"][found["step"] < last].tolist()
 
 
 def test_flaws_are_computed():
