@@ -124,7 +124,7 @@ _ALL = ("dehaze", "derain", "deblur", "sr")
 _DECIDED = (
     Experiment(
         "S",
-        "Does the sampled step do what exact SPN does, and does either gain over plain training?",
+        "Does the sampled step do what exact SPN does, and does plain training do as well?",
         arms=(PLAIN, SPN, SAMPLED),
         baseline="spn",
         **_DEMO,
@@ -156,7 +156,7 @@ _DECIDED = (
     ),
     Experiment(
         "R",
-        "Does SPN do better or worse than the published rivals at the same dose?",
+        "Do SPN and the published rivals gain over plain training at the same dose?",
         arms=(PLAIN, SPN, *(at_dose(name, name) for name in ("vgg", "cr", "c2r", "pcl"))),
         **_DEMO | _FIVE,
     ),
@@ -180,7 +180,7 @@ _DECIDED = (
     ),
     Experiment(
         "B2",
-        "Do the variants of B1 give more than SPN at the same dose?",
+        "Do SPN and the variants of B1 gain over plain training at the same dose?",
         arms=(
             *(PLAIN, SPN, EQUAL_COST),
             at_dose("geometric ages", history_every=(128, 32, 8, 2)),
