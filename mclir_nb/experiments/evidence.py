@@ -20,7 +20,8 @@ import pandas as pd
 from mclir_nb import check_choice, files, root
 from mclir_nb.experiments import compare, intervals, run_tables
 from mclir_nb.experiments.plans import EXPERIMENTS, Experiment
-from mclir_nb.training.records import runs_dir
+from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.records import PLACES, runs_dir
 
 FILES = {
     "runs": "one row per run: every field of the recipe, scores, cost, versions",
@@ -116,7 +117,7 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     `unfinished/`.
 
     Raises:
-        ValueError: no run is finished, or the record is of another decision.
+        ValueError: no run is finished, or the record is of another decision or of another recipe.
     """
     folder, out_dir = begin(experiment, folder), _runs_dir(experiment, out_dir)
     tables, jobs = recorded_runs(experiment, folder), {job.name: job for job in experiment.plan()}
@@ -153,19 +154,42 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
 
 
 def recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them."""
+    """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them.
+
+    Raises ValueError if a run of that name has another recipe, with the field; older records lack the later fields.
+    """
     setting = [name for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs]
     records = [folder, *(_place(name, None) for name in setting)]
-    missing = {job.name for job in experiment.plan()}
+    recipes = {job.name: job.recipe for job in experiment.plan()}
+    missing = set(recipes)
     found: dict[str, list[pd.DataFrame]] = {name: [pd.DataFrame({"run": []}, dtype=str)] for name in FILES}
     for place in (part for record in records for part in (record, record / UNFINISHED)):
         if (place / "runs.csv").is_file():
             tables = {name: files.read_table(place / f"{name}.csv") for name in FILES}
             here = missing & set(tables["runs"]["run"])
             missing -= here
+            for row in tables["runs"][tables["runs"]["run"].isin(here)].to_dict("records"):
+                if other := _other_fields(row, recipes[row["run"]]):
+                    raise ValueError(
+                        f"{place / 'runs.csv'} holds {row['run']} of another recipe ({other}). Give the changed "
+                        "experiment another name."
+                    )
             for name, table in tables.items():
                 found[name].append(table[table["run"].isin(here)])
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _other_fields(row: Mapping, recipe: Recipe) -> str:
+    """The fields in which a row of runs.csv differs from a recipe, as one readable phrase; places do not count."""
+
+    def text(value) -> str:
+        if value is None or value != value:
+            return ""
+        return DIGITS % value if isinstance(value, int | float) else str(value)
+
+    fields = {name: "recipe" if name == "name" else name for name in Recipe.model_fields if name not in PLACES}
+    pairs = [(name, row[column], getattr(recipe, name)) for name, column in fields.items() if column in row]
+    return ", ".join(f"{name}: {a!r} there, {b!r} now" for name, a, b in pairs if text(a) != text(b))
 
 
 def write_page(name: str, folder: str | Path | None = None) -> None:

@@ -75,6 +75,11 @@ def test_a_decision_cannot_be_changed_afterwards(made):
     for change in changes:
         with pytest.raises(ValueError, match="another decision"):
             evidence.begin(dataclasses.replace(SMALL, **change), made[0])
+    real = plans.recipes.get  # what the decision does not name is compared with the recorded runs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans.recipes, "get", lambda *names, **fields: real(*names, **fields).replace(ema_decay=0.5))
+        with pytest.raises(ValueError, match="ema_decay"):
+            evidence.recorded_runs(SMALL, made[0])
     text = (made[0] / "README.md").read_text()
     evidence.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0])
     assert (made[0] / "README.md").read_text() == text
