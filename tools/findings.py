@@ -65,6 +65,8 @@ def write_page(page: Path) -> None:
         "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
         f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
         *([f"What is weak about this record: {'; '.join(weak)}."] if weak else []),
+        f"In the tables {' '.join(evidence.COLUMNS.split())} In the figures bars are 95 % intervals without the "
+        "correction; in the one over the dose a grey line leads to the dose as measured.",
         "## Does the push help where it is applied?",
         *_probe(page),
     ]
@@ -123,7 +125,10 @@ SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
     ("S", "Does it gain, and does the step at the price of a plain one do the same?", _paired),
     ("D", "How much of it?", lambda record: evidence_figures.dose_response(evidence.results(record))),
     ("V", "Which part does the work, and is there something better?", _paired),
+    ("R", "Beside the published rivals?", _paired),
     ("L", "At a small learning rate, and for longer?", _paired),
+    ("C2", "On three tasks?", _paired),
+    ("B2", "What is left of the first variants?", _paired),
 ]
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, eit
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
+COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the interval
+with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an interval alone
+would have shown four times in five. `dose`: as asked for, and as `measured` inside the runs. `r`: lambda * l_neg /
+l_rec. `cost`: counted multiplications of the run / those of the arm that is compared with."""  # of `shown`
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
@@ -597,10 +601,7 @@ Computed from `runs.csv`:
 
 {chr(10).join("- " + line for line in outcome(record).splitlines())}
 
-`gain`: mean paired difference to `{decided["baseline"]}` in dB ± half of its 95 % interval over seeds, in brackets half
-of the interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that
-an interval alone would have shown four times in five. `dose`: as asked for, and as measured inside the runs. `r`:
-lambda * l_neg / l_rec. `cost`: counted multiplications of the run / those of `{decided["baseline"]}`.
+Compared with `{decided["baseline"]}`. {COLUMNS}
 
 {table}
 

@@ -175,8 +175,8 @@ def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figu
     rate, a panel per task.
 
     Args:
-        tables: {name of the weights that are moved: of `push_study.summary`}: task, rate, term, direction, mean, low,
-            high.
+        tables: {name of the weights that are moved: of `push_study.summary`}: task, rate, term, direction, seeds, mean,
+            low, high. With one seed the interval is over the moments of a run; the title has the seeds of each term.
         directions: which, from top to bottom.
     """
     first = next(iter(tables.values()))
@@ -195,7 +195,9 @@ def probe(tables: Mapping[str, pd.DataFrame], directions: Sequence[str]) -> Figu
             style = dict(color=colour, mfc="white" if row.term == "spn" else colour, markersize=5, capsize=3)
             axes.errorbar(row.mean, y, xerr=row.high - row.mean, fmt="o", **style)
         at = f", rate: {rate}" if len(rates) > 1 else ""
-        axes.set(title=f"{task}, {weights}{at}", xlabel="cosine with the downhill direction")
+        seeds = shown.groupby("term")["seeds"].max().reindex(first["term"].unique(), fill_value=0)
+        counted = ", ".join(f"{term} {count}" for term, count in seeds.items())
+        axes.set(title=f"{task}, {weights}{at}\nseeds: {counted}", xlabel="cosine with the downhill direction")
         axes.set(yticks=range(len(directions)), yticklabels=directions, ylim=(len(directions) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
     return figure

@@ -273,7 +273,12 @@ def test_the_probe_has_a_row_per_weights_and_learning_rate():
     slow = table[table["task"] == "sr"].assign(rate="eighth")
     figure = evidence_figures.probe({"raw weights": pd.concat([table, slow]), "EMA": table}, ["push", "towards"])
     looked = [axes.get_title() for axes in figure.axes if axes.containers]
-    assert len(looked) == 7 and looked[3] == "sr, raw weights, rate: eighth"
+    assert len(looked) == 7 and looked[3].startswith("sr, raw weights, rate: eighth\nseeds: ")
+    part = table[(table["task"] != "sr") | (table["term"] == "plain")]  # a term that is missing in one task
+    assert (
+        "spn 0"
+        in evidence_figures.probe({"EMA": part}, ["push"]).axes[list(part["task"].unique()).index("sr")].get_title()
+    )
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["not looked at"] * 5
     assert all("rate" not in axes.get_title() for axes in evidence_figures.probe({"EMA": table}, ["push"]).axes)
 
