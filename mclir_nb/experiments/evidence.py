@@ -38,10 +38,10 @@ OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, eit
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
-COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the interval
-with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an interval alone
-would have shown four times in five. `dose`: as asked for, and as `measured` inside the runs. `r`: lambda * l_neg /
-l_rec. `cost`: counted multiplications of the run / those of the arm that is compared with."""  # of `shown`
+COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the
+interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an
+interval alone would have shown four times in five. `dose`: as asked for, and as `measured` inside the runs. `r`:
+lambda * l_neg / l_rec. `cost`: counted multiplications of the run / those of the arm that is compared with."""
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
@@ -451,9 +451,10 @@ def _unequal(runs: pd.DataFrame) -> list[str]:
                 f"lambda for a dose was chosen more than once for {objective} on {task}: a dose of 1 would be lambda "
                 f"{values.min():.4g} in some runs and {values.max():.4g} in others"
             )
-    machines = runs.groupby(["task", "seed"])["device"].nunique()
-    if (machines > 1).any():
-        found.append(f"arms of one seed ran on different devices ({', '.join(runs['device'].unique())})")
+    for column, what in (("device", "on"), ("processor", "on"), ("revision", "with")):
+        values = runs[column].dropna().astype(str).str[: 7 if column == "revision" else None] if column in runs else []
+        if len(values) and (values.groupby([runs["task"], runs["seed"]]).nunique() > 1).any():
+            found.append(f"arms of one seed ran {what} different {column}s ({', '.join(values.unique())})")
     return found
 
 
@@ -587,6 +588,10 @@ def _findings(record: Record) -> str:
     """The second half of README.md, computed."""
     decided, runs = record.decision, record.runs
     diverged = (runs["stopped"] != "").sum()
+    if "processor" in runs:
+        runs = runs.assign(
+            device=runs["device"] + (", " + runs["processor"].astype("str")).where(runs["processor"].notna(), "")
+        )
     machines = runs[["device", "threads", "torch", "mclir_nb"]].drop_duplicates().itertuples()
     made = "; ".join(f"{m.device}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}" for m in machines)
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))

@@ -19,7 +19,7 @@ SCORES = ["image", "psnr_input", "psnr_restored", "ssim_input", "ssim_restored",
 CURVES = ["step", "l_rec", "l_neg", "r", "dose", "dose_cosine", "val_psnr", "val_psnr_ema"]
 RAW = {"psnr_restored": "psnr_raw", "ssim_restored": "ssim_raw"}  # names that say which weights
 MEASURED = {"dose_measured": "dose", "r": "r"}  # columns of the log of which a run's row holds the mean
-FACTS = ("device", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
+FACTS = ("device", "processor", "threads", "torch", "python", "mclir_nb", "revision")  # of the provenance
 LABELS = ["run", "arm", "task", "scale", "network", "seed"]  # of a run, in the tables of its pictures and steps
 ROWS = 12  # of a run's log, beside those at which something was looked at
 
@@ -69,7 +69,7 @@ def read(out_dir: str | Path, names: Sequence[str] | None = None) -> Tables:
         row["macs"] = macs.run_macs(recipe)
         row |= {name: log[column].mean() if column in log else float("nan") for name, column in MEASURED.items()}
         row |= {"pictures": len(scores), "stopped": stopped, "feature_network": origin.get("features")}
-        runs.append(row | {name: origin.get(name) for name in FACTS})
+        runs.append(row | {name: origin[name] for name in FACTS if name in origin})
         images.append(_labelled(row, scores))
         looked = log.reindex(columns=["val_psnr", "dose"]).notna().any(axis=1)
         every = max(1, len(log) // ROWS)
