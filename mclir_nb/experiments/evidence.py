@@ -451,10 +451,13 @@ def _unequal(runs: pd.DataFrame) -> list[str]:
                 f"lambda for a dose was chosen more than once for {objective} on {task}: a dose of 1 would be lambda "
                 f"{values.min():.4g} in some runs and {values.max():.4g} in others"
             )
-    for column, what in (("device", "on"), ("processor", "on"), ("revision", "with")):
-        values = runs[column].dropna().astype(str).str[: 7 if column == "revision" else None] if column in runs else []
-        if len(values) and (values.groupby([runs["task"], runs["seed"]]).nunique() > 1).any():
-            found.append(f"arms of one seed ran {what} different {column}s ({', '.join(values.unique())})")
+    where = {"device": "on different devices", "processor": "on different processors"}
+    where["revision"] = "with different revisions of the workbook"
+    for column, said in where.items():  # older rows lack some
+        if column in runs and (runs.groupby(["task", "seed"])[column].nunique() > 1).any():
+            values = runs[column].dropna().unique()
+            listed = ", ".join(value[:7] if column == "revision" else value for value in values)
+            found.append(f"arms of one seed ran {said} ({listed})")
     return found
 
 

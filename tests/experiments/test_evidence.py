@@ -393,7 +393,7 @@ def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
     assert "different devices (cpu, gpu)" in device
     mixed = runs["arm"].map({"plain": "a" * 40}).fillna("b" * 40)
     (revision,) = flaws(lambda_used=right, revision=mixed)
-    assert revision.endswith("different revisions (aaaaaaa, bbbbbbb)")
+    assert revision.endswith("revisions of the workbook (aaaaaaa, bbbbbbb)")
     known = mixed.where(runs["arm"] == "plain")  # older rows do not know their processor
     assert flaws(lambda_used=right, processor=known) == []
     assert any("chosen more than once for spn on sr" in flaw for flaw in evidence.flaws(evidence.read_record("D")))
