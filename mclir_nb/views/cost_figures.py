@@ -54,9 +54,9 @@ def noise(table: pd.DataFrame) -> Figure:
             axes.plot(rows[column], 100 * rows.added, marker=marker, label=name)
             few, colour = "patches" in name, axes.lines[-1].get_color()
             for row in rows.itertuples():
-                note = f"{row.patches} of {table.patches.max()}" if few else f"k = {row.every}"
+                note = str(row.patches if few else row.every)
                 left = "one" in name and row.every != 2  # to the right of which other estimates lie
-                offset, side = ((-6, -4 if few else -9), "right") if left else ((4, 4), "left")
+                offset, side = ((0, -12), "center") if few else ((-6, -9), "right") if left else ((4, 4), "left")
                 place, look = (getattr(row, column), 100 * row.added), dict(fontsize=7, color=colour, ha=side)
                 axes.annotate(note, place, xytext=offset, textcoords="offset points", **look)
         axes.axvline(macs.PRICE, color="black", linewidth=0.8, linestyle="--")

@@ -75,13 +75,13 @@ def progress_and_gap(found: Pushes) -> Figure:
             shade = {"color": COLOURS[fill], "alpha": 0.3, "lw": 0, "interpolate": True}
             panel.fill_between(part.step, part.progress, part.gap, where=helps, **shade)
         panel.set_yscale("symlog", linthresh=GREY_LEVEL, linscale=0.5)
-        panel.set_title(f"past {k + 1}, {_refreshed(part)}", color=colour)
+        panel.set_title(f"past {k + 1}, {_refreshed(part)}")
     for panel in pasts[1:count]:
         panel.sharey(pasts[0])
     for panel in pasts[count:]:
         panel.set_axis_off()
     pasts[0].set_yticks([-1e-1, -1e-3, 0, 1e-3, 1e-1])
-    pasts[0].set_ylabel("squared error")
+    pasts[0].set_ylabel("squared error (log)")
     quality.set(title="PSNR (dB)")
     age.set(title="Steps since the last refresh", xlabel="step")
     quality.legend(fontsize=6, loc="lower right")

@@ -160,13 +160,13 @@ def paths(descents: dict[str, Descent]) -> Figure:
     _draw_landscape(where, 2.4)
     roles = ("plain", "history", "restored", "ema", "gt")
     for (name, descent), role in zip(descents.items(), roles, strict=False):
-        colour = COLOURS[role]
-        where.plot(*descent.theta.T, color=colour, lw=1.4, ls=":" if role == "plain" else "-")
+        colour, line = COLOURS[role], ":" if role == "plain" else "-"
+        where.plot(*descent.theta.T, color=colour, lw=1.4, ls=line)
         where.plot(*descent.theta[-1], "o", color=colour, markersize=6)
         if descent.push.any():
             where.plot(*descent.history[-1].T, "s", color=colour, mfc="none", markersize=7)
-        height.plot(descent.l_rec, color=colour, ls=":" if role == "plain" else "-", label=name)
-        force.plot(np.linalg.norm(descent.push + descent.inertia, axis=1), color=colour)
+        height.plot(descent.l_rec, color=colour, ls=line, label=name)
+        force.plot(np.linalg.norm(descent.push + descent.inertia, axis=1), color=colour, ls=line)
     height.set(title="Pull: height of the landscape", xlabel="step", ylabel="l_rec")
     force.set(title="Push or momentum: its size", xlabel="step", ylabel="force beside the pull")
     height.legend(fontsize=7)

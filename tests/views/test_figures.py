@@ -343,6 +343,21 @@ def test_the_papers_gains_are_all_drawn_and_retrainings_only_of_the_same_recipe(
     assert bars == sorted(retrained["difference_db"].abs()[1:])
 
 
+def test_labels_of_estimates_do_not_touch():
+    names = ["one history, every k-th step", "all histories, every k-th step"]
+    table = pd.DataFrame({"name": names, "every": [2, 4], "patches": 8, "counted": [1.231, 1.332], "added": 0.008})
+    figure = cost_figures.noise(table.assign(measured=table.counted))
+    style.pixels(figure)
+    for axes in figure.axes:
+        one, other = [text.get_window_extent() for text in axes.texts]
+        assert not one.overlaps(other)
+
+
+def test_an_arm_without_push_is_dotted_wherever_it_is_drawn():
+    for axes in FIGURES["paths"]().axes:
+        assert ":" in {line.get_linestyle() for line in axes.lines if line.get_color() == style.COLOURS["plain"]}
+
+
 def test_no_price_and_no_line_of_a_negative_is_cut_off():
     for price in (2.3, 5.3):
         for axes in cost_figures.noise(noise_table().assign(measured=[price, 1.12])).axes:
@@ -374,6 +389,7 @@ def test_progress_and_gap_say_how_a_history_is_refreshed():
 def test_progress_and_gap_are_shaded_by_which_is_larger():
     found = pushes()  # progress of the first history is above the gap, of the second below
     panels = [axes for axes in history_figures.progress_and_gap(found).axes if axes.get_title().startswith("past")]
+    assert "log" in panels[0].get_ylabel() and {panel.title.get_color() for panel in panels} == {"black"}
     colours = [matplotlib.colors.to_rgb(style.COLOURS[role]) for role in ("gt", "away")]
     for panel, larger in zip(panels, colours, strict=True):
         (shown,) = [tuple(c.get_facecolor()[0][:3]) for c in panel.collections if len(c.get_paths())]
