@@ -87,7 +87,7 @@ def _train(
             on_first_rank(run_folder.check_continued, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-            notes += [needs.note(recipe, device) if device.type == "cuda" else ""]
+            notes += [_rounding_note(recipe), needs.note(recipe, device) if device.type == "cuda" else ""]
             for note in filter(None, notes):
                 print(note)
         with _with_last_state(recipe, run_dir):
@@ -124,6 +124,16 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
             except Diverged as error:
                 _go_back(trainer, run_dir, error, quiet)
     on_first_rank(_finish, trainer, run_dir, quiet)
+
+
+def _rounding_note(recipe: Recipe) -> str:
+    """A sentence for a network in 16 bits that is compared with histories, else nothing."""
+    if not recipe.uses_history or recipe.precision not in ("bfloat16", "float16"):
+        return ""
+    return (
+        f"precision {recipe.precision} rounds the network's output, and the push is its difference to the histories: "
+        "part of the push is rounding. signal_k in log.csv says how much is left; precision float32 keeps it."
+    )
 
 
 @contextmanager

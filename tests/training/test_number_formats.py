@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
-from trainers import advance, flat, trainer
+from trainers import Stopped, advance, before_step, flat, stop, trainer
 
 from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
@@ -99,6 +99,15 @@ def test_each_network_of_a_step_has_the_precision_it_was_given():
         made.log_row()
         made.validate()
     assert seen == {"ieee"}
+
+
+@pytest.mark.parametrize(("objective", "said"), [("spn", True), ("plain", False)])
+def test_a_run_says_that_16_bits_round_the_push(objective, said, tmp_path, capsys):
+    histories = {} if objective == "plain" else dict(history_every=(1,))
+    fields = dict(steps=1, batch_size=1, objective=objective, precision="bfloat16") | histories
+    with before_step(1, stop), pytest.raises(Stopped):
+        train.train(recipes.get("tiny", "derain", **fields), tmp_path, device="cpu")
+    assert ("part of the push is rounding" in capsys.readouterr().out) == said
 
 
 def test_noise_around_the_network_may_have_another_precision():
