@@ -107,7 +107,8 @@ def history_columns(
     for k, negative in enumerate(negatives):
         condition = push.condition(restored, negative, gt)
         columns |= {f"progress_{k}": condition.progress, f"gap_{k}": condition.gap}
-    coarsest = max(precision.ROUNDING[p] for p in (recipe.history_precision, recipe.features_precision))
+    formats = recipe.precision, recipe.history_precision, recipe.features_precision
+    coarsest = max(precision.ROUNDING[name] for name in formats)
     with precision.full_float32():
         shares = precision.signal(restored, negatives, features, coarsest).tolist()
     return columns | {f"signal_{k}": share for k, share in enumerate(shares)}

@@ -14,7 +14,7 @@ from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
 from mclir_nb.experiments import cost, gradient_fidelity, timing
 from mclir_nb.method import push
-from mclir_nb.training import frames, recipes, train
+from mclir_nb.training import frames, log, recipes, train
 from mclir_nb.training.guard import Diverged
 
 SHORT = dict(steps=4, log_every=1, val_every=0, batch_size=1, history_every=(2, 1))
@@ -108,6 +108,15 @@ def test_a_run_says_that_16_bits_round_the_push(objective, said, tmp_path, capsy
     with before_step(1, stop), pytest.raises(Stopped):
         train.train(recipes.get("tiny", "derain", **fields), tmp_path, device="cpu")
     assert ("part of the push is rounding" in capsys.readouterr().out) == said
+
+
+def test_the_signal_of_a_network_in_16_bits_is_below_that_of_float32(spn):
+    shares = []
+    for name in ("float32", "bfloat16"):
+        recipe = spn.recipe.replace(precision=name)
+        columns = log.history_columns(recipe, spn.model, spn.history, spn.last, spn.features)
+        shares.append([columns[f"signal_{k}"] for k in range(2)])
+    assert all(coarse < fine for fine, coarse in zip(*shares, strict=True))
 
 
 def test_noise_around_the_network_may_have_another_precision():
