@@ -34,6 +34,9 @@ def feature_distance(restored: Tensor, others: Sequence[Tensor], features: nn.Mo
 
     mean_k sum_l w_l mean |phi_l(restored) - phi_l(others[k])|
 
+    The others go through the features together, so one that equals `restored` may differ from it there by rounding, and
+    "l1" takes the signs of that.
+
     Exact, and cheap in memory: the gradient with respect to the image is taken at once, for some images at a time, so
     that no feature map waits for the backward pass of the trained network. It cannot be differentiated twice.
 
