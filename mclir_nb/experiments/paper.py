@@ -255,7 +255,7 @@ def effort(tera_macs: float) -> pd.DataFrame:
         words = f"-p recipe paper -p task {task} -p network {network} -p dataset {data} -p data_root DATA"
         words += f" -p scale {factor}" if factor > 1 else ""
         row = {"network": f"{theirs} {scale}".strip(), "trained on": data, "rows": ", ".join(part["dataset"])}
-        row["recipe"] = paper_recipes.whose(network, data)
+        row["recipe"] = paper_recipes.whose(network, factor, data)
         row |= {"steps": recipe.steps, "batch": recipe.batch_size, "patch": recipe.patch_size}
         row |= {"GMACs": counts.network / 1e9, "ratio": 1 + counts.surplus, "hours plain": hours}
         row["hours SPN"] = hours * row["ratio"]

@@ -27,13 +27,15 @@ _SWINIR = dict(steps=500_000, learning_rate=2e-4, betas=(0.9, 0.999), ema_decay=
 _NOT_SEEN = "ours: the file of this size was not seen; as in " + DEHAZEFORMER.format("indoor", "s")
 
 
-def _dehazeformer(passes: int, pairs: int, batch_size: int, rate: float) -> dict[str, Any]:
-    """A file of DehazeFormer, for so many pairs of pictures; incomplete batches are dropped."""
-    return dict(steps=passes * (pairs // batch_size), batch_size=batch_size, patch_size=256, learning_rate=rate,
-                learning_rate_min=rate * 1e-2, betas=(0.9, 0.999), weight_decay=0.01)
+def _dehazeformer(batch_size: int, rate: float) -> dict[str, Any]:
+    """A file of DehazeFormer, without steps: it counts passes over the data, whose incomplete batches are dropped."""
+    return dict(batch_size=batch_size, patch_size=256, learning_rate=rate, learning_rate_min=rate * 1e-2,
+                betas=(0.9, 0.999), weight_decay=0.01)
 
 
-_S = _dehazeformer(300, 13_990, 16, 2e-4)  # RESIDE's indoor training set
+_S = dict(steps=300 * (13_990 // 16), **_dehazeformer(16, 2e-4))
+_ITS = ("ours: 300 passes, as in the file, over the 13,990 pairs of the standard ITS; the authors say that they used "
+        "ITS of RESIDE v0, about 110,000 (github.com/IDKiro/DehazeFormer/issues/26)")
 
 # network -> where it stands -> fields of a recipe
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -43,14 +45,16 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
                            learning_rate_min=1e-8, betas=(0.9, 0.9), weight_decay=0.0, ema_decay=0.999, val_every=5000,
                            **_SPN)},
     # official: mixed precision in 16 bits, and the rate changes once per pass over the data
-    "dehazeformer-t": {DEHAZEFORMER.format("indoor", "t"): _dehazeformer(300, 13_990, 32, 4e-4), OURS: _SPN},
-    "dehazeformer-s": {DEHAZEFORMER.format("indoor", "s"): _S, OURS: _SPN},
+    "dehazeformer-t": {DEHAZEFORMER.format("indoor", "t"): _dehazeformer(32, 4e-4),
+                       _ITS: dict(steps=300 * (13_990 // 32)), OURS: _SPN},
+    "dehazeformer-s": {DEHAZEFORMER.format("indoor", "s"): _dehazeformer(16, 2e-4),
+                       _ITS: dict(steps=300 * (13_990 // 16)), OURS: _SPN},
     "dehazeformer-b": {_NOT_SEEN: _S, OURS: _SPN},
     "dehazeformer-m": {_NOT_SEEN: _S, OURS: _SPN},
     # nothing about its training is released
     "idt": {NONE: dict(steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999)),
             OURS: _SPN},
-    # official: x3 and x4 start from the trained x2 network with halved schedule; here from fresh weights
+    # official, for x2; x3 and x4 start from the trained x2 network with halved schedule, here from fresh weights
     "swinir-light": {LIGHT: dict(batch_size=64, patch_size=4 * 64, **_SWINIR), OURS: _SPN},
     "swinir": {CLASSICAL: dict(batch_size=32, patch_size=4 * 48, **_SWINIR), OURS: _SPN},
     # official: x4 starts from the trained x2 network; here from fresh weights
@@ -63,8 +67,15 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 # the same for RESIDE-6K, whose files are others; official: mirrored there, but not turned
 ON_RESIDE_6K: dict[str, dict[str, dict[str, Any]]] = {
-    "dehazeformer-t": {DEHAZEFORMER.format("reside6k", "t"): _dehazeformer(1000, 6_000, 32, 2e-4), OURS: _SPN},
-    "dehazeformer-b": {DEHAZEFORMER.format("reside6k", "b"): _dehazeformer(1000, 6_000, 16, 1e-4), OURS: _SPN},
+    "dehazeformer-t": {DEHAZEFORMER.format("reside6k", "t"): dict(steps=1000 * (6_000 // 32),
+                                                                   **_dehazeformer(32, 2e-4)), OURS: _SPN},
+    "dehazeformer-b": {DEHAZEFORMER.format("reside6k", "b"): dict(steps=1000 * (6_000 // 16),
+                                                                   **_dehazeformer(16, 1e-4)), OURS: _SPN},
+}
+# the data that the files of RECIPES are for, of networks with one; those of SwinIR are for x2
+DATA: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ffanet", "dehazeformer-t", "dehazeformer-s"), ("reside-its", "reside-in")),
+    **dict.fromkeys(("swinir-light", "swinir", "edsr"), ("div2k",)), "nafnet": ("gopro",),
 }
 # fmt: on
 
@@ -74,30 +85,36 @@ def fields(network: str, scale: int = 1, dataset: str | None = None) -> dict[str
 
     The gt patch of super-resolution is that of x4; at another scale the lq patch is kept.
     """
-    found = {field: value for part in _parts(network, dataset).values() for field, value in part.items()}
+    found = {field: value for part in _parts(network, scale, dataset).values() for field, value in part.items()}
     if scale in (2, 3):
         found["patch_size"] = found["patch_size"] * scale // 4
     return found
 
 
 def table(network: str, dataset: str | None = None) -> pd.DataFrame:
-    """Where every field of the paper recipe of a network in `RECIPES` stands: field, value, source."""
+    """Where every field of the paper recipe of a network in `RECIPES` stands: field, value, source.
+
+    `dataset`: to train on; None: that of the file. Super-resolution: x4.
+    """
     if network not in RECIPES:
         raise ValueError(f"{network} has no paper recipe; those with one: {', '.join(RECIPES)}.")
-    parts = _parts(network, dataset).items()
+    parts = _parts(network, 4, dataset).items()
     rows = [(field, str(value), source) for source, part in parts for field, value in part.items()]
     return pd.DataFrame(rows, columns=["field", "value", "source"])
 
 
-def whose(network: str, dataset: str) -> str:
-    """Who chose steps, batch, patch and rate: "authors" if an official file for this network and data has them."""
-    return "ours" if next(iter(_parts(network, dataset))).startswith("ours") else "authors"
+def whose(network: str, scale: int, dataset: str) -> str:
+    """Who chose steps, batch, patch and rate: "authors" if a file for this network, scale and data has all of them."""
+    chosen = {"steps", "batch_size", "patch_size", "learning_rate"}
+    sources = [source for source, part in _parts(network, scale, dataset).items() if chosen & part.keys()]
+    return "ours" if any(source.startswith("ours") for source in sources) else "authors"
 
 
-def _parts(network: str, dataset: str | None) -> dict[str, dict[str, Any]]:
-    """{where it stands: fields}; RESIDE-6K without a file of its own takes the one for other data, as ours."""
-    parts = RECIPES.get(network, RECIPES["ffanet"])
-    if dataset != "reside-6k":
+def _parts(network: str, scale: int, dataset: str | None) -> dict[str, dict[str, Any]]:
+    """{where it stands: fields}; at another scale or on other data than those of the file it is ours."""
+    if dataset == "reside-6k" and network in ON_RESIDE_6K:
+        return ON_RESIDE_6K[network]
+    parts, data = RECIPES.get(network, RECIPES["ffanet"]), DATA.get(network, ())
+    if dataset in (None, *data) and not (network.startswith("swinir") and scale in (3, 4)):
         return parts
-    ours = {source if source.startswith("ours") else f"ours here: {source}": part for source, part in parts.items()}
-    return ON_RESIDE_6K.get(network, ours)
+    return {source if source.startswith("ours") else f"ours here: {source}": part for source, part in parts.items()}

@@ -81,7 +81,7 @@ def test_every_row_of_the_paper_has_a_training(monkeypatch):
     assert sum(len(rows.split(", ")) for rows in table["rows"]) == 30
     assert (table["hours SPN"] > table["hours plain"]).all() and table["command"].is_unique
     whose = table.set_index(["network", "trained on"])["recipe"]
-    assert [whose["DehazeFormer-T", data] for data in ("reside-its", "reside-6k")] == ["authors", "authors"]
+    assert [whose["DehazeFormer-T", data] for data in ("reside-its", "reside-6k")] == ["ours", "authors"]
     for ours in (("FFANet", "reside-6k"), ("DehazeFormer-S", "reside-6k"), ("DehazeFormer-B", "reside-its")):
         assert whose[ours] == "ours"
     assert set(whose["IDT"]) == {"ours"} and whose["NAFNet", "gopro"] == "authors"

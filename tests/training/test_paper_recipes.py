@@ -9,10 +9,10 @@ from mclir_nb.training import paper_recipes, recipes, records
 TASK = {"idt": "derain", "nafnet": "deblur", "edsr": "sr", "swinir": "sr", "swinir-light": "sr"}
 
 
-@pytest.mark.parametrize("dataset", ["embedded", "reside-6k"])
+@pytest.mark.parametrize("dataset", [None, "reside-6k"])
 @pytest.mark.parametrize("network", paper_recipes.RECIPES)
 def test_every_field_has_a_source_and_makes_a_recipe(network, dataset):
-    root = None if dataset == "embedded" else "data"
+    root = dataset and "data"
     recipe = recipes.get("paper", TASK.get(network, "dehaze"), network=network, dataset=dataset, data_root=root)
     table = paper_recipes.table(network, dataset)
     assert network in networks.names() and recipe.network_size == "paper" and recipe.objective == "spn"
@@ -20,7 +20,7 @@ def test_every_field_has_a_source_and_makes_a_recipe(network, dataset):
         assert row.value == str(getattr(recipe, row.field))
         assert "@" in row.source or row.source.startswith("ours")
     spn = table[table.field.isin(["features", "lambda_neg", "history_every", "history_decay", "history_start"])]
-    assert len(spn) == 5 and spn.source.str.startswith("ours").all() == (network != "ffanet" or dataset != "embedded")
+    assert len(spn) == 5 and spn.source.str.startswith("ours").all() == (network != "ffanet" or dataset is not None)
 
 
 def test_dehazeformer_has_a_recipe_of_its_own_on_reside_6k():
@@ -30,6 +30,19 @@ def test_dehazeformer_has_a_recipe_of_its_own_on_reside_6k():
         assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (steps, batch, rate)
     indoors = recipes.get("paper", "dehaze", network="dehazeformer-t", dataset="reside-its", data_root="data")
     assert (indoors.steps, indoors.learning_rate, indoors.learning_rate_min) == (131_100, 4e-4, 4e-4 * 1e-2)
+
+
+def test_who_chose_a_recipe_depends_on_data_and_scale():
+    """A file is for some data and one scale; DehazeFormer's indoor ones name no number of pairs, so steps are ours."""
+    authors = [("ffanet", 1, "reside-its"), ("dehazeformer-b", 1, "reside-6k"), ("nafnet", 1, "gopro")]
+    authors += [("swinir", 2, "div2k"), ("swinir-light", 2, "div2k"), ("edsr", 4, "div2k")]
+    ours = [("ffanet", 1, "folder"), ("dehazeformer-t", 1, "reside-its"), ("dehazeformer-t", 1, "reside-ots")]
+    ours += [(network, scale, "div2k") for network in ("swinir", "swinir-light") for scale in (3, 4)]
+    assert {paper_recipes.whose(*asked) for asked in authors} == {"authors"}
+    assert {paper_recipes.whose(*asked) for asked in ours} == {"ours"}
+    sources = paper_recipes.table("dehazeformer-t").set_index("field")["source"]
+    assert "13,990" in sources["steps"] and "@" in sources["batch_size"]
+    assert paper_recipes.table("nafnet", "folder")["source"].str.startswith("ours").all()
 
 
 def test_the_rate_is_halved_at_milestones():
