@@ -116,6 +116,15 @@ def test_what_arithmetic_says(claims):
     assert all(part in said[key] for key, wanted in parts.items() for part in wanted)
 
 
+def test_the_network_of_a_claim_is_the_row_with_its_gain():
+    gains, claims = paper.gains(), paper.read("claims")
+    told = claims[(claims["network"] != "") & claims["paper_says"].str.fullmatch(r"\+\d\.\d\d dB")]
+    for claim in told.itertuples():
+        own = gains[gains["network"] == paper.NETWORKS[claim.network]]
+        assert float(claim.paper_says.split()[0]) in set(own["gain_db"]), claim.claim
+    assert set(told["network"]) == {"ffanet", "dehazeformer-b", "swinir-light"}
+
+
 def test_what_the_paper_says_is_in_the_tables(claims):
     """Numbers quoted in claims.csv are the printed ones, of the tables or of the abstract."""
     printed = {f"{value:.2f}" for value in paper.read("elsewhere").query("kind == 'abstract gain'")["value_db"]}
