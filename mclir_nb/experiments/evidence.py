@@ -485,14 +485,12 @@ def main_record(*names: str) -> Record | None:
 
 
 def summary(top: str = "") -> str:
-    """One line of Markdown per decided experiment, and one for the older records; computed from the runs.
+    """One line of Markdown per record, one for the older ones and one for what is not run; computed from the runs.
 
     `top` is the way to the top of the repository, for links ("../" from a notebook).
     """
-    lines = []
-    for name in NEWER:
-        seen = state(record) if (record := committed(name)) else "Not run yet."
-        lines.append(f"- **{_link(name, top)}** {EXPERIMENTS[name].question} {seen}")
+    known = {name: record for name in NEWER if (record := committed(name))}
+    lines = [f"- **{_link(name, top)}** {EXPERIMENTS[name].question} {state(known[name])}" for name in known]
     if old := [record for name in OLDER if (record := committed(name))]:
         links = ", ".join(_link(record.name, top) for record in old)
         tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
@@ -502,6 +500,8 @@ def summary(top: str = "") -> str:
             f"- Older and weak ({seeds[0]} to {seeds[-1]} seeds, {old[0].runs['pictures'].max():.0f} test pictures, "
             f"lambda given and not a dose): {links}. {_counted(sum(map(len, tables)), beside, 'plain')}."
         )
+    if waiting := [_link(name, top) for name in NEWER if name not in known]:
+        lines.append(f"- Decided and not run yet: {', '.join(waiting)}.")
     return "\n".join(lines)
 
 
@@ -599,7 +599,8 @@ def _findings(record: Record) -> str:
     made = "; ".join(f"{m.device}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}" for m in machines)
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
-    data = "" if {setting["data"] for setting in decided["settings"]} == {"embedded"} else " --data-root BSDS500"
+    sets = {setting["data"] for setting in decided["settings"]}
+    data = "" if sets == {"embedded"} else f" --data-root {'BSDS500' if 'bsds500' in sets else 'DATA'}"
     seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
     table = files.as_markdown(shown(results(record, decided["baseline"])))
     return f"""{wrong}## Outcome
