@@ -1,7 +1,8 @@
 """Measure what the doses of the workbook's own recipes rest on: `python tools/doses.py`, a minute or more for each.
 
 Writes data/records/doses.json, what the short runs of `training.dose` found. Those that are there are left; remove the
-file to measure all anew. `python tools/doses.py BSDS500` measures those of the experiments on that data set, too.
+file to measure all anew. `python tools/doses.py BSDS500` measures those of the experiments with the demo recipe on that
+data set, too.
 """
 
 import sys
@@ -21,8 +22,8 @@ def main(data_root: str | None = None) -> None:
     torch.set_num_threads(1)  # with more, sums round otherwise, and a short training tells
     chosen = {f"{task} {changes}": recipes.get("demo", task, **changes) for task, changes in RUNS}
     if data_root:
-        jobs = [job for asked in EXPERIMENTS.values() for job in asked.plan(1, data_root=data_root)]
-        chosen |= {job.name: job.recipe for job in jobs if job.recipe.dataset != "embedded"}
+        on_it = [asked for asked in EXPERIMENTS.values() if asked.recipe == "demo" and "dataset" in asked.changes]
+        chosen |= {job.name: job.recipe for asked in on_it for job in asked.plan(1, data_root=data_root)}
     for name, recipe in chosen.items():
         if recipe.dose and recipe.objective != "plain":
             found = dose.lambda_for(recipe, recipe.dose, torch.device("cpu"), shared=dose.KNOWN)

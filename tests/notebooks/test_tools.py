@@ -1,8 +1,10 @@
 """What a maintainer runs: the committed notebooks at their defaults, and the README's block of findings."""
 
 import textwrap
+import types
 from pathlib import Path
 
+import doses
 import findings
 import nbformat
 import pandas as pd
@@ -136,3 +138,12 @@ def test_findings_say_what_a_lent_gpu_has_shown(monkeypatch):
     monkeypatch.setattr(measure, "read", lambda: lent)
     (line,) = [line for line in findings.block().splitlines() if "[gpu]" in line]
     assert "Some GPU" in line and "0 of 1" in line and "edsr" in line
+
+
+def test_doses_of_a_data_set_are_those_of_the_demo_experiments_on_it(monkeypatch):
+    asked = []
+    found = types.SimpleNamespace(lambda_neg=1.0, dose=0.1)
+    monkeypatch.setattr(doses.dose, "lambda_for", lambda recipe, *_, **__: asked.append(recipe) or found)
+    doses.main("BSDS500")
+    assert {recipe.name for recipe in asked} == {"demo"}
+    assert {recipe.dataset for recipe in asked} == {"embedded", "bsds500", "bsds500-test"}
