@@ -26,8 +26,10 @@ CHANGE = """## What would change our mind
 ## What a GPU should run next
 
 `python -m mclir_nb measure` first (is everything right there, and what does a step cost), then, seed by seed and at
-equal dose: super-resolution x4 with EDSR baseline at paper size, 20,000 steps: plain, SPN, smooth, sampled, plain at
-equal cost; dehazing with FFA-Net of 3 x 6 blocks, patches of 128: the same arms; SwinIR-light: plain and SPN.
+equal dose, experiments that are decided: super-resolution x4 with EDSR baseline at paper size, 20,000 steps: plain,
+SPN, smooth, sampled, plain at equal cost ([E1](../data/records/E1/README.md)); dehazing with FFA-Net of 3 x 6 blocks,
+patches of 128: the same arms ([E2](../data/records/E2/README.md)); SwinIR-light: plain and SPN
+([E5](../data/records/E5/README.md)).
 """
 
 

@@ -7,12 +7,15 @@
     L    a small learning rate, a longer run, histories as old as the official ones
     C2   three tasks, with more pictures than C1; dehazing waits for photographs with depth
     B2   what is left of B1's variants, at equal dose
+    E1   on a GPU: super-resolution x4 with EDSR as large as the paper's baseline
+    E2   on a GPU: dehazing with FFA-Net of 3 x 6 blocks, on RESIDE's indoor photographs
+    E5   on a GPU: super-resolution x4 with SwinIR-light
 
-They fit two cores and an evening to a week. Objectives are compared at equal dose, the length of the second term's part
-of an optimiser step beside that of L1; lambda follows from it before a run, see `training.dose`. Experiments of one
-setting keep their runs in one folder, so that an arm that several of them have is trained once. A decision is not
-changed once a run of it has been started: give the changed experiment another name. C1 and A1 are older and weaker: one
-lambda for every task, so unequal doses, ten training and four test pictures.
+All but E1, E2 and E5 fit two cores and an evening to a week. Objectives are compared at equal dose, the length of the
+second term's part of an optimiser step beside that of L1; lambda follows from it before a run, see `training.dose`.
+Experiments of one setting keep their runs in one folder, so that an arm that several of them have is trained once. A
+decision is not changed once a run of it has been started: give the changed experiment another name. C1 and A1 are older
+and weaker: one lambda for every task, so unequal doses, ten training and four test pictures.
 """
 
 from __future__ import annotations
@@ -93,6 +96,7 @@ def at_dose(name: str, objective: str = "spn", dose: float = DOSE, **changes) ->
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), at_dose("spn")
 SAMPLED = at_dose("sampled", sampling="sampled")
 SMOOTH = at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995)  # a mean over 200 steps
+SLOW_SMOOTH = at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998)  # over 500 steps
 EQUAL_COST = Arm("plain at equal cost", {"objective": "plain"}, at_cost_of="spn")
 UNDOSED = Arm("spn", {"objective": "spn"})  # of the older experiments: lambda 0.0003 for every task
 
@@ -102,6 +106,7 @@ _BSDS: dict = dict(dataset="bsds500", log_every=40, val_every=400)
 _DEMO: dict = dict(recipe="demo", tasks=("sr", "derain"), seeds=tuple(range(8)), changes=_BSDS, runs="demo-bsds500")
 _DEMO |= dict(by_task={"derain": dict(dataset="bsds500-test")})
 _FIVE: dict = dict(seeds=tuple(range(5)))
+_GPU: dict = dict(recipe="gpu") | _FIVE
 _LONG: dict = dict(steps=10_000, learning_rate=4e-4, ema_decay=0.998, log_every=100, val_every=2000)
 _LONG |= dict(history_every=(1000, 500, 200, 100))
 
@@ -165,10 +170,7 @@ _DECIDED = (
         "Does SPN gain at a small learning rate, in a long run, with the official intervals?",
         recipe="demo",
         tasks=("sr",),
-        arms=(
-            *(PLAIN, SPN),
-            at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998),  # a mean over 500 steps
-        ),
+        arms=(PLAIN, SPN, SLOW_SMOOTH),
         changes=_BSDS | _LONG,
         **_FIVE,
     ),
@@ -189,6 +191,30 @@ _DECIDED = (
             at_dose("weighted by uncertainty", "spn-uncertainty"),
         ),
         **_DEMO | _FIVE,
+    ),
+    Experiment(
+        "E1",
+        "Does SPN help an EDSR of paper size in super-resolution x4, at the same dose?",
+        tasks=("sr",),
+        arms=(PLAIN, SPN, SLOW_SMOOTH, SAMPLED, EQUAL_COST),
+        changes=dict(dataset="bsds500"),
+        **_GPU,
+    ),
+    Experiment(
+        "E2",
+        "Does SPN help FFA-Net of 3 x 6 blocks on indoor haze, at the same dose?",
+        tasks=("dehaze",),
+        arms=(PLAIN, SPN, SLOW_SMOOTH, SAMPLED, EQUAL_COST),
+        changes=dict(network_size="gpu", dataset="reside-its"),
+        **_GPU,
+    ),
+    Experiment(
+        "E5",
+        "Does SPN help SwinIR-light in super-resolution x4, at the same dose?",
+        tasks=("sr",),
+        arms=(PLAIN, SPN),
+        changes=dict(network="swinir-light", dataset="bsds500"),
+        **_GPU,
     ),
     Experiment(
         "C1",
