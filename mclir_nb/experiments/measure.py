@@ -133,8 +133,8 @@ def measure(
         Whether nothing failed: every check within its limit, and no error anywhere.
 
     Raises:
-        ValueError: a folder that holds results, or is of another machine or other sizes; a number that is none; a
-            data set of an experiment that is not there.
+        ValueError: a folder that holds results or other files, or is of another machine or other sizes; a number that
+            is none; a data set of an experiment that is not there.
     """
     folder, place = Path(folder).expanduser().resolve(), machine.pick_device(device)
     if not minutes > 0:
@@ -163,6 +163,8 @@ def _begin(folder: Path, device: torch.device, sizes: Sizes, proceed: bool) -> N
     if not file.exists():
         if proceed:
             raise ValueError(f"{folder} holds no machine.json, so there is nothing to go on with; use --out.")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds other files; use a new folder.")
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(file, facts)
         return

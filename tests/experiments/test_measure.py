@@ -143,6 +143,9 @@ def test_nothing_is_read_where_nothing_was_measured(tmp_path):
         measure.measure(tmp_path, 1, proceed=True, device="cpu")
     with pytest.raises(ValueError, match="minutes"):
         measure.measure(tmp_path, 0, device="cpu")
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(ValueError, match="other files"):
+        measure.measure(tmp_path, 1, device="cpu")
 
 
 def test_no_notebook_stack_is_needed(tmp_path):
