@@ -103,9 +103,11 @@ def make_features(recipe: Recipe, device: torch.device) -> nn.Module | None:
     return network.to(device, memory_format=torch.channels_last)
 
 
-def check_features(recipe: Recipe) -> None:
-    """Refuse a recipe whose feature weights are missing, before its data are read. Raises ValueError."""
-    weights = recipe.features_weights
+def check_weights(recipe: Recipe) -> None:
+    """Refuse a recipe whose files of weights are missing, before its data are read. Raises ValueError."""
+    file, weights = records.start_file(recipe, "initial_weights"), recipe.features_weights
+    if file and not file.is_file():
+        raise ValueError(f"initial_weights: {file} does not exist; give a file of weights or the folder of a run.")
     if recipe.objective == "plain" or weights in ("download", "random"):
         return
     try:

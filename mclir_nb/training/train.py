@@ -77,7 +77,7 @@ def _train(
     """Everything that can be wrong is looked at before a file is written, in a folder that is held meanwhile."""
     if tensorboard:
         summary_writer()  # refused here if it is not installed
-    build.check_features(recipe)
+    build.check_weights(recipe)
     data = build.make_data(recipe)
     on_first_rank(build.check_scored_pictures, data)
     with ExitStack() as held:  # by rank 0 alone

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from trainers import Stopped, before_step, same, stop, trainer, untrained_run
 
 from mclir_nb.__main__ import main
-from mclir_nb.training import checkpoint, recipes, records, train
+from mclir_nb.training import build, checkpoint, recipes, records, train
 
 SMALL = dict(network="nafnet", patch_size=32, batch_size=2, log_every=2, val_every=4, save_every=2)
 SPN = dict(history_every=(3, 2))
@@ -73,10 +73,11 @@ def test_what_does_not_fit_is_listed_before_anything_is_written(fields, match, r
     assert not (tmp_path / "run").exists()
 
 
-def test_a_place_without_weights_and_an_entry_without_a_place_are_refused(tmp_path):
+def test_a_place_without_weights_and_an_entry_without_a_place_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "make_data", lambda _: pytest.fail("the data were read first"))
     for place in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ValueError, match="initial_weights.*does not exist"):
-            start(place)
+            train.train(recipe(initial_weights=str(place)), tmp_path / "run")
     with pytest.raises(ValueError, match="initial_entry.*no effect"):
         recipe(initial_entry="params")
 
