@@ -36,11 +36,16 @@ def saved(run_dir: Path) -> list[Path]:
     return [file for file in (run_dir / FILE, run_dir / PREVIOUS) if file.exists()]
 
 
+class Misfit(ValueError):
+    """A whole checkpoint of another run or another version."""
+
+
 def restore(run_dir: Path, target) -> Path | None:
     """Bring `target`, by its `load_state_dict`, to the newest whole checkpoint of a run folder; None if there is none.
 
     Raises:
-        ValueError: all checkpoints are damaged, or what is in them is of another version or another run.
+        Misfit: what is in it is of another version or another run.
+        ValueError: all checkpoints are damaged.
     """
     damage = []
     for file in saved(run_dir):
@@ -54,13 +59,13 @@ def restore(run_dir: Path, target) -> Path | None:
                 raise ValueError("the form of its state is another one")
             target.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
-            raise ValueError(
+            raise Misfit(
                 f"{file} cannot be continued: it is of another version of this package, or of another run "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Choose another out_dir."
             ) from error
         return file
     if damage:
-        raise ValueError(f"{' '.join(damage)} To begin this run again, remove its folder {run_dir}.")
+        raise ValueError(f"{' '.join(damage)} Nothing can go on from {run_dir}; begin anew in another out_dir.")
     return None
 
 

@@ -74,20 +74,15 @@ def check(run_dir: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def check_continued(recipe: Recipe) -> None:
-    """Refuse a run that `recipe` cannot go on from: ValueError. Its data are compared by `check_content`."""
-    run_dir = Path(recipe.continues).expanduser()
+def check_continued(run_dir: Path, recipe: Recipe) -> None:
+    """Refuse a run that `recipe` cannot go on from, by what is there and how long it is: ValueError."""
     if not Run(run_dir).is_finished:
         raise ValueError(f"{run_dir} is no finished run that could be continued; the command that made it ends it.")
-    before, anew = read_recipe(run_dir), f"`--initial-weights {run_dir}` starts anew from its weights."
-    if recipe.uses_history and recipe.history_every and not (before.uses_history and before.history_every):
-        raise ValueError(
-            f"{run_dir} kept no histories to go on with, and objective {recipe.objective} needs them; {anew}"
-        )
     if not checkpoint.saved(run_dir):
+        anew = f"`--initial-weights {run_dir}` starts anew from its weights."
         raise ValueError(f"{run_dir} has no {checkpoint.FILE} to go on from; {anew}")
-    if before.steps >= recipe.steps:
-        raise ValueError(f"steps is {recipe.steps}; {run_dir} has taken {before.steps} already, so give more.")
+    if (taken := read_recipe(run_dir).steps) >= recipe.steps:
+        raise ValueError(f"steps is {recipe.steps}; {run_dir} has taken {taken} already, so give more.")
 
 
 def content(sets: dict[str, ImageSet], features: nn.Module | None, recipe: Recipe) -> dict[str, str]:

@@ -82,25 +82,43 @@ def _train(
     on_first_rank(build.check_scored_pictures, data)
     with ExitStack() as held:  # by rank 0 alone
         on_first_rank(held.enter_context, run_folder.hold(run_dir))
-        continuing = bool(recipe.continues) and not checkpoint.saved(run_dir)
-        if continuing:
-            on_first_rank(run_folder.check_continued, recipe)
+        before = Path(recipe.continues).expanduser() if recipe.continues and not checkpoint.saved(run_dir) else None
+        if before:
+            on_first_rank(run_folder.check_continued, before, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
             notes += [_rounding_note(recipe), needs.note(recipe, device) if device.type == "cuda" else ""]
             for note in filter(None, notes):
                 print(note)
         with _with_last_state(recipe, run_dir):
+            if before and recipe.dose is not None:  # what does not fit is refused before the short run
+                _take_over(Trainer(recipe.at(1.0), device, data), before, recipe)
             chosen = dose.choose(recipe, run_dir, device, quiet, doses)
             trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
-        content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
-        if continuing:
-            said = trainer.take_over(Path(recipe.continues).expanduser())
-            run_folder.check_content(Path(recipe.continues).expanduser(), content)
+        if before:
+            said = _take_over(trainer, before, recipe)
             print(end="" if quiet else f"{said}\n")
+        content = on_first_rank(run_folder.content, data.sets, trainer.features, recipe)
         on_first_rank(run_folder.claim, run_dir, recipe, resume, content)
         on_first_rank(dose.keep, run_dir, chosen)
         _run(trainer, run_dir, content, quiet, tensorboard)
+
+
+def _take_over(trainer: Trainer, run_dir: Path, recipe: Recipe) -> str:
+    """Take over the finished run that a recipe continues; say so. Raises ValueError with what is another there."""
+    alone = recipe.replace(continues=None)  # that run may have continued another one
+    run_folder.check_content(run_dir, on_first_rank(run_folder.content, trainer.data.sets, trainer.features, alone))
+    try:
+        return trainer.take_over(run_dir)
+    except checkpoint.Misfit as error:
+        onward = {"steps": recipe.steps, "continues": recipe.continues}
+        before = records.read_recipe(run_dir).model_copy(update=onward)
+        if not (differing := records.different_fields(before, recipe)):
+            raise
+        raise ValueError(
+            f"{run_dir} cannot be continued by another recipe ({differing}); leave out what makes it another, or "
+            f"`--initial-weights {run_dir}` starts anew from its weights."
+        ) from error
 
 
 def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboard: bool) -> None:

@@ -79,7 +79,7 @@ def test_two_damaged_checkpoints_are_an_error_and_none_is_a_beginning(tmp_path):
     assert checkpoint.restore(tmp_path, Run({})) is None
     for name in (checkpoint.FILE, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"x" * 100)
-    with pytest.raises(ValueError, match=f"{checkpoint.PREVIOUS}.* remove its folder"):
+    with pytest.raises(ValueError, match=f"{checkpoint.PREVIOUS}.*another out_dir"):
         checkpoint.restore(tmp_path, Run({}))
 
 

@@ -109,6 +109,10 @@ def test_a_finished_run_that_is_continued_ends_with_the_bits_of_a_longer_one(run
     (tmp_path / "more" / checkpoint.FILE).rename(tmp_path / "more" / checkpoint.PREVIOUS)  # killed while it saved
     assert main(command) == 0
     longer, more = (records.Run(tmp_path / name) for name in ("longer", "more"))
+    command[2:5] = [str(tmp_path / "more"), "--steps", "9"]
+    command[6] = str(tmp_path / "most")
+    with pytest.raises(Stopped), before_step(9, stop):  # a continued run is continued once more
+        main(command)
     digest = hashlib.sha256((run / "checkpoint.safetensors").read_bytes()).hexdigest()
     assert more.provenance["content"]["continues"] == digest
     columns = [c for c in longer.log if c != "seconds" and not c.startswith("dose")]  # measured at other steps
@@ -125,13 +129,22 @@ def test_what_cannot_be_continued_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=f"no {checkpoint.FILE}.*--initial-weights"):
         bare = untrained_run(tmp_path / "bare", recipe())
         train.train(recipe(steps=8, continues=str(bare)), tmp_path / "more", quiet=True)
-    with pytest.raises(ValueError, match="kept no histories.*--initial-weights"):
-        plain = untrained_run(tmp_path / "plain", recipe(objective="plain"))
-        train.train(recipe(steps=8, continues=str(plain)), tmp_path / "more", quiet=True)
-    with pytest.raises(ValueError, match="other data"):
-        pictures.fill(tmp_path / "data", *(f"{number}.png" for number in range(8)), size=(48, 56))
-        changed = recipe(steps=8, continues=str(run), dataset="folder", data_root=str(tmp_path / "data"))
-        train.train(changed, tmp_path / "more", quiet=True)
+    plain = untrained_run(tmp_path / "plain", recipe(objective="plain"))
+    trainer(recipe(objective="plain")).save(plain)
+    pictures.fill(tmp_path / "data", *(f"{number}.png" for number in range(8)), size=(48, 56))
+    cut = shutil.copytree(run, tmp_path / "cut")
+    for file in checkpoint.saved(cut):
+        file.write_bytes(file.read_bytes()[:5000])
+    for place, changes, match in (
+        (plain, {}, "objective: 'plain' there, 'spn' now.*--initial-weights"),
+        (run, dict(network="ffanet"), r"\(network: 'nafnet' there, 'ffanet' now, dose: .*0.2 now\)"),
+        (run, dict(history_of="another"), "history_of: 'network' there, 'another' now"),
+        (run, dict(dataset="folder", data_root=str(tmp_path / "data")), "other data"),
+        (cut, {}, f"^((?!remove).)*Nothing can go on from {cut}((?!remove).)*$"),  # it is a finished run
+    ):
+        changed = recipe(steps=8, continues=str(place), dose=0.2, **changes)
+        with pytest.raises(ValueError, match=match), before_step(1, stop):
+            train.train(changed, tmp_path / "more", quiet=True)
     with pytest.raises(ValueError, match="initial_weights.*no effect"):
         recipe(continues=str(run), initial_weights=str(run))
     assert not (tmp_path / "more").exists()
