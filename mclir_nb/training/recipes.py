@@ -406,8 +406,8 @@ def _sentence(error: pydantic.ValidationError) -> str:
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
         return f"unknown recipe field {field!r}{did_you_mean(field, Recipe.model_fields)}; see `Recipe` for its fields."
-    if first["type"] == "missing" and not place:
-        return f"{field} is missing in the recipe."
+    if first["type"] == "missing":
+        return f"{field} is {first['input']!r:.80}, too few values." if place else f"{field} is missing in the recipe."
     where = f"{field}[{place[0]}]" if place else field
     return f"{where} is {first['input']!r:.80}; {first['msg'].replace('Input should be', 'it must be')}."
 

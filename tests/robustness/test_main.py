@@ -134,6 +134,10 @@ def test_a_path_below_the_home_folder(run, pictures, capsys, monkeypatch):
     assert "~nobody-of-this-name/base" in capsys.readouterr().err
 
 
+def test_too_few_numbers_are_one_sentence(tmp_path, capsys):
+    assert "betas" in (error := said(capsys, "train", "--betas", "0.9", "--out", tmp_path)) and "few" in error
+
+
 def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, capsys, monkeypatch):
     error = said(capsys, "evaluate", "sots-indoor", tmp_path, "--checkpoint", run, "--device", "cpu")
     assert "derain" in error and "--task dehaze" in error
