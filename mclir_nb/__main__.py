@@ -16,7 +16,7 @@ from typing import get_args, get_origin
 from mclir_nb import files, networks
 from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
-from mclir_nb.evaluation import evaluate
+from mclir_nb.evaluation import evaluate, metrics
 from mclir_nb.evaluation.restore import restore_file
 from mclir_nb.experiments import evidence, measure, paper, push_study
 from mclir_nb.training import distributed, machine, recipes, records, train
@@ -46,11 +46,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mclir_nb", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m mclir_nb", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, call: Callable, told: str) -> Callable:
-        added = commands.add_parser(name, help=told, description=told)
+        added = commands.add_parser(name, help=told, description=told, allow_abbrev=False)
         added.set_defaults(call=call)
         if name not in ("check-data", "probe"):
             added.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -77,14 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     option("root", type=_path, help="the folder that holds the data set")
     option("--task", help="what its files are for, if not what it is published for")
     option("--scale", type=int, help="of super-resolution: 2, 3 or 4")
-    option("--patch-size", type=int, default=128, help="smaller training pictures are listed")
+    option("--patch-size", type=_not_below(1), default=128, help="smaller training pictures are listed")
 
     evaluate_option = command("evaluate", _evaluate, "score a checkpoint on a benchmark")
     evaluate_option("benchmark", help="such as sots-indoor, set5, folder, or embedded")
     evaluate_option("root", type=_path, nargs="?", help="the folder that holds the benchmark")
     evaluate_option("--task", help="what the benchmark is scored for; default: what it is published for")
-    evaluate_option("--protocol", help="default: that of the paper's table for the task")
-    evaluate_option("--crop", type=int, help="border left out, in gt pixels; default: that of the task")
+    told = "default: that of the paper's table for the task"
+    evaluate_option("--protocol", choices=[*metrics.PROTOCOLS], help=told)
+    evaluate_option("--crop", type=_not_below(0), help="border left out, in gt pixels; default: that of the task")
     evaluate_option("--out", type=_path, help="a new .csv file for one row per picture")
     restore_option = command("restore", _restore, "restore your own pictures")
     restore_option("pictures", nargs="+", type=_path, help="PNG, JPEG, TIFF, WebP or BMP files")
@@ -126,10 +127,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _path(text: str) -> Path:
     """A path as it was typed, ~ included."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path would be the current folder; write . for that")
     try:
         return Path(text).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text}: the home folder is not known here, write the path out") from None
+
+
+def _not_below(least: int) -> Callable[[str], int]:
+    """How argparse reads a whole number that is at least so large."""
+
+    def read(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    read.__name__ = "int"  # for argparse's own sentence
+    return read
 
 
 def _reading(annotation) -> dict:
@@ -171,7 +186,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
-    task = tasks.get(arguments.task or "sr", arguments.scale) if arguments.scale else arguments.task
+    task = arguments.task
+    if arguments.scale is not None:
+        task = tasks.get(task or datasets.fitting_task(arguments.name, "sr"), arguments.scale)
     report = checks.check_data(arguments.name, arguments.root, task, arguments.patch_size)
     print(report)
     if not report.ok:
@@ -187,12 +204,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{out} lies in a folder that {why}; choose another name.")
     network, run = _network(arguments)
     own = run.task if run else networks.NETWORKS[network.name].task
-    task = tasks.get(arguments.task or datasets.fitting_task(benchmark, own), network.scale)
-    if run and not arguments.task and task.name != run.task:
+    name = arguments.task or datasets.fitting_task(benchmark, own)
+    if run and not arguments.task and name != run.task:
         raise ValueError(
-            f"{arguments.checkpoint} was trained to {run.task}, and {benchmark} is a benchmark of {task.name}; choose "
-            f"another, or give --task {task.name} to score it all the same."
+            f"{arguments.checkpoint} was trained to {run.task}, and {benchmark} is a benchmark of {name}; choose "
+            f"another, or give --task {name} to score it all the same."
         )
+    task = tasks.get(name, network.scale)
     root, learnt_from = arguments.root, None
     if run and arguments.checkpoint:
         root, learnt_from = records.where_data_lie(arguments.checkpoint, run, benchmark, root)

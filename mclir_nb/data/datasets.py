@@ -108,8 +108,10 @@ class Survey:
 
     @classmethod
     def of(cls, dataset: str, task: Task, data_root: str | Path | None) -> Survey:
-        """Raises: ValueError with the expected tree if `data_root` names no folder."""
+        """Raises: ValueError for another task, and with the expected tree if `data_root` names no folder."""
         layout = published.get(dataset)
+        if not any(published.usable(part, layout, task) for split in SPLITS for part in layout.parts(split)):
+            raise _other_task(dataset, layout, task)
         if data_root is None:
             raise ValueError(f"dataset {dataset!r} needs data_root, the folder that holds it. {tree(layout, task)}")
         place = Path(os.path.expanduser(data_root))
@@ -178,10 +180,7 @@ class Survey:
         """A part of a split. Raises: ValueError if it is missing, for another task, or broken."""
         dataset, layout, place = self.dataset, self.layout, printable(self.place)
         if not usable:
-            raise ValueError(
-                f"{dataset} ({layout.title}) holds pairs for {' and '.join(layout.tasks)}, not for {self.task.name}; "
-                f"use task {layout.tasks[0]} or another dataset."
-            )
+            raise _other_task(dataset, layout, self.task)
         if found is None:
             lmdb = any(True for depth in ("*", "*/*", "*/*/*") for _ in self.place.glob(depth + ".lmdb"))
             said = " LMDB folders are there, but they are not read." if lmdb else ""
@@ -229,6 +228,13 @@ class Survey:
                 f"{printable(bare.gt)} is a clean picture, and {self.task.name} needs a depth layer to make lq; "
                 "use pairs (for dataset 'folder': in gt/ and lq/), or dataset 'embedded'."
             )
+
+
+def _other_task(dataset: str, layout: Layout, task: Task) -> ValueError:
+    return ValueError(
+        f"{dataset} ({layout.title}) holds pairs for {' and '.join(layout.tasks)}, not for {task.name}; "
+        f"use task {layout.tasks[0]} or another dataset."
+    )
 
 
 def tree(layout: Layout, task: Task, split: str | None = None) -> str:

@@ -50,11 +50,18 @@ def test_a_wrong_value_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     assert "did you mean 'dehaze'" in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("words", [("--epochs", "3"), ("--steps", "many"), ("--val-side", "all")])
-def test_unknown_options_and_words_for_numbers_stop(capsys, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--epochs", "3"), ("--steps", "many"), ("--val-side", "all"), ("--objectiv", "plain"), ("--out", "")),
+        *(("--protocol", "foo", "evaluate"), ("--crop", "-1", "evaluate"), ("--patch-size", "0", "check-data")),
+    ],
+)
+def test_unknown_options_and_impossible_values_stop(capsys, words):
+    first, value, *command = words
     with pytest.raises(SystemExit):
-        main(["train", "--out", "x", *words])
-    assert words[0] in capsys.readouterr().err
+        main([*(command or ["train", "--out", "x"]), *(["x", "x"] if command else []), first, value])
+    assert first in capsys.readouterr().err
 
 
 def test_somebodys_files_are_not_overwritten(tmp_path, capsys):
@@ -138,7 +145,13 @@ def test_too_few_numbers_are_one_sentence(tmp_path, capsys):
     assert "betas" in (error := said(capsys, "train", "--betas", "0.9", "--out", tmp_path)) and "few" in error
 
 
+def test_a_scale_is_for_super_resolution_alone(tmp_path, capsys):
+    assert "task 'derain' has scale 1" in said(capsys, "check-data", "rain100l", tmp_path, "--scale", "2")
+    assert "holds pairs for derain, not for sr" in said(capsys, "check-data", "rain100l", tmp_path, "--task", "sr")
+
+
 def test_evaluate_refuses_what_it_cannot_mean_before_it_works(run, tmp_path, capsys, monkeypatch):
+    assert "trained to derain" in said(capsys, "evaluate", "set5", tmp_path, "--checkpoint", run, "--device", "cpu")
     error = said(capsys, "evaluate", "sots-indoor", tmp_path, "--checkpoint", run, "--device", "cpu")
     assert "derain" in error and "--task dehaze" in error
     for out in (tmp_path / "missing" / "scores.csv", run / "scores.csv"):
