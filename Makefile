@@ -28,7 +28,7 @@ test: .venv/.ok
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lab: .venv/.ok
-	$(BIN)/jupyter lab notebooks $(ARGS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 notebooks: .venv/.ok
 	$(BIN)/python tools/run_notebooks.py $(NAMES)

@@ -93,7 +93,7 @@ def _opened(path: Path):
     """The file as a Pillow image whose header is plausible; whatever goes wrong becomes one sentence."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ValueError("it is a folder" if path.is_dir() else "it is not a regular file")
+            raise ValueError("it is a folder; name its files" if path.is_dir() else "it is not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of metadata that are not used here
             with Image.open(path, formats=FORMATS) as image:
@@ -116,7 +116,9 @@ def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         if not path.stat().st_size:
             return "it is empty; copy it again"
-        return f"it is not a {', '.join(FORMATS)} file, whatever its name says, or its header is damaged; replace it"
+        return (
+            f"it is no {', '.join(FORMATS)} file, whatever its name says, or damaged; save it as PNG, or copy it again"
+        )
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow stops, a picture of 13,000 x 13,000
         return f"its header claims more than {limit / 1e6:.0f} million pixels; cut it into parts, or remove it"

@@ -22,7 +22,7 @@ from mclir_nb import files
 from mclir_nb.experiments import pool, run_tables
 from mclir_nb.method import losses
 from mclir_nb.progress import Progress
-from mclir_nb.training import distributed, macs, records, train
+from mclir_nb.training import distributed, macs, records, train, user_code
 from mclir_nb.training.recipes import Recipe
 
 DOSES = "doses.json"  # beside the run folders: what the short runs found that choose lambda, one for all its doses
@@ -151,12 +151,13 @@ def run(
 
 
 def _is_done(job: Job, out_dir: Path) -> bool:
-    """Whether a run needs nothing more. Raises ValueError if its folder holds another recipe's run."""
+    """Whether a run needs nothing more. Raises ValueError if its folder holds a run of another recipe or definition."""
     folder = out_dir / job.name
     if not (folder / "recipe.json").exists():
         return False
     if differing := records.different_fields(records.read_recipe(folder), job.recipe):
         raise ValueError(f"{folder} holds a run of another recipe ({differing}); choose another out_dir.")
+    user_code.keep_definitions(folder, job.recipe)
     return run_tables.is_finished(folder)
 
 

@@ -94,12 +94,12 @@ def float_tiff(value):
 REFUSED = {
     "truncated PNG": (lambda path: path.write_bytes(save(path).read_bytes()[:150]), "damaged"),
     "truncated JPEG": (lambda path: path.write_bytes(save(path, format="JPEG").read_bytes()[:-60]), "truncated"),
-    "text": (lambda path: path.write_text("<html>404</html>"), "not a PNG, JPEG"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "no PNG, JPEG"),
     "empty": (lambda path: path.touch(), "empty"),
     "missing": (lambda path: None, "no such file"),
     "folder": (lambda path: path.mkdir(), "folder"),
     "pipe": (os.mkfifo, "not a regular file"),  # opening it would wait for ever
-    "another format": (lambda path: save(path, "P", format="GIF"), "not a PNG, JPEG"),
+    "another format": (lambda path: save(path, "P", format="GIF"), "no PNG, JPEG"),
     "absurd header": (lambda path: path.write_bytes(bomb(100_000, 100_000)), "million pixels"),
     "false header": (lambda path: path.write_bytes(bomb(12_000, 12_000)), "12000x12000"),
     "NaN": (float_tiff(np.nan), "NaN"),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mclir_nb.experiments import ablations, compare, pool, run_tables
 from mclir_nb.experiments.compare import Arm
-from mclir_nb.training import macs, recipes, records, train
+from mclir_nb.training import macs, recipes, records, train, user_code
 
 ARMS = compare.arms(["plain", "spn"])
 
@@ -37,6 +37,12 @@ def done(tmp_path_factory):
 def copy(done, tmp_path):
     """A comparison that may be damaged: the small files of one."""
     return shutil.copytree(done[0], tmp_path, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+
+
+def test_a_run_of_another_definition_is_not_taken_for_done(done, copy, monkeypatch):
+    monkeypatch.setattr(user_code, "definitions", lambda recipe: {"task 'sr'": "another one"})
+    with pytest.raises(ValueError, match="another definition of task 'sr'"):
+        compare.run(done[1], copy, quiet=True)
 
 
 def test_a_plan_goes_seed_by_seed_and_changes_nothing_but_the_arm():
