@@ -591,12 +591,12 @@ def _findings(record: Record) -> str:
     """The second half of README.md, computed."""
     decided, runs = record.decision, record.runs
     diverged = (runs["stopped"] != "").sum()
-    if "processor" in runs:
-        runs = runs.assign(
-            device=runs["device"] + (", " + runs["processor"].astype("str")).where(runs["processor"].notna(), "")
-        )
-    machines = runs[["device", "threads", "torch", "mclir_nb"]].drop_duplicates().itertuples()
-    made = "; ".join(f"{m.device}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}" for m in machines)
+    processor = runs["processor"].fillna("") if "processor" in runs else ""  # older rows lack it
+    machines = runs.assign(processor=processor)[["device", "processor", "threads", "torch", "mclir_nb"]]
+    made = "; ".join(
+        f"{m.device}{m.processor and ', '}{m.processor}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}"
+        for m in machines.drop_duplicates().itertuples()
+    )
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     sets = {setting["data"] for setting in decided["settings"]}

@@ -33,7 +33,7 @@ def _dehazeformer(batch_size: int, rate: float) -> dict[str, Any]:
                 betas=(0.9, 0.999), weight_decay=0.01)
 
 
-_S = dict(steps=300 * (13_990 // 16), **_dehazeformer(16, 2e-4))
+_S, _S_STEPS = _dehazeformer(16, 2e-4), dict(steps=300 * (13_990 // 16))
 _ITS = ("ours: 300 passes, as in the file, over the 13,990 pairs of the standard ITS; the authors say that they used "
         "ITS of RESIDE v0, about 110,000 (github.com/IDKiro/DehazeFormer/issues/26)")
 
@@ -47,10 +47,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # official: mixed precision in 16 bits, and the rate changes once per pass over the data
     "dehazeformer-t": {DEHAZEFORMER.format("indoor", "t"): _dehazeformer(32, 4e-4),
                        _ITS: dict(steps=300 * (13_990 // 32)), OURS: _SPN},
-    "dehazeformer-s": {DEHAZEFORMER.format("indoor", "s"): _dehazeformer(16, 2e-4),
-                       _ITS: dict(steps=300 * (13_990 // 16)), OURS: _SPN},
-    "dehazeformer-b": {_NOT_SEEN: _S, OURS: _SPN},
-    "dehazeformer-m": {_NOT_SEEN: _S, OURS: _SPN},
+    "dehazeformer-s": {DEHAZEFORMER.format("indoor", "s"): _S, _ITS: _S_STEPS, OURS: _SPN},
+    "dehazeformer-b": {_NOT_SEEN: _S | _S_STEPS, OURS: _SPN},
+    "dehazeformer-m": {_NOT_SEEN: _S | _S_STEPS, OURS: _SPN},
     # nothing about its training is released
     "idt": {NONE: dict(steps=300_000, batch_size=8, patch_size=128, learning_rate=2e-4, betas=(0.9, 0.999)),
             OURS: _SPN},
