@@ -18,7 +18,7 @@ from mclir_nb.data import checks, datasets, overlaps, tasks
 from mclir_nb.data.patches import Benchmark
 from mclir_nb.evaluation import evaluate, metrics
 from mclir_nb.evaluation.restore import restore_file
-from mclir_nb.experiments import evidence, measure, paper, push_study
+from mclir_nb.experiments import evidence, measure, paper, plans, push_study, recording, verdicts
 from mclir_nb.training import distributed, machine, recipes, records, train
 from mclir_nb.training.recipes import Recipe
 
@@ -281,14 +281,14 @@ def _restore(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    experiment = evidence.get(arguments.name)
+    experiment = plans.get(arguments.name)
     how = {name: getattr(arguments, name) for name in ("seeds", "data_root", "device", "processes", "scheduler")}
     if arguments.collect:
-        folder = evidence.write_record(experiment, arguments.out, arguments.record)
+        folder = recording.write_record(experiment, arguments.out, arguments.record)
     else:
-        folder = evidence.run(experiment, arguments.out, folder=arguments.record, **how)
+        folder = recording.run(experiment, arguments.out, folder=arguments.record, **how)
     whole = (folder / "runs.csv").is_file()
-    print(evidence.outcome(evidence.read_record(arguments.name, folder)) if whole else "No seed is finished yet.")
+    print(verdicts.outcome(evidence.read_record(arguments.name, folder)) if whole else "No seed is finished yet.")
     print(f"written to {folder}")
 
 

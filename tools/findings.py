@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mclir_nb import files, root
-from mclir_nb.experiments import evidence, intervals, measure, push_study
+from mclir_nb.experiments import evidence, intervals, measure, push_study, verdicts
 from mclir_nb.experiments.plans import EXPERIMENTS
 from mclir_nb.views import evidence_figures
 from mclir_nb.views.style import render
@@ -38,7 +38,7 @@ def block() -> str:
     name, seen, done = push_study.NAME, "Not run yet.", push_study.whole(push_study.recorded()[0])
     if len(done):
         seen = f"Runs looked at: {len(done[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}."
-    lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", evidence.summary()]
+    lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", verdicts.summary()]
     if lent := measure.read():
         lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")
     return "\n".join(lines)
@@ -56,8 +56,8 @@ def write(readme: Path) -> None:
 def write_page(page: Path) -> None:
     """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
     main = evidence.main_record(*evidence.BY_STRENGTH)
-    said = evidence.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
-    weak = [flaw for flaw in evidence.flaws(main) if flaw != main.withdrawn] if main else []
+    said = verdicts.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
+    weak = [flaw for flaw in verdicts.flaws(main) if flaw != main.withdrawn] if main else []
     parts = [
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
@@ -67,7 +67,7 @@ def write_page(page: Path) -> None:
         "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
         f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
         *([f"What is weak about this record: {'; '.join(weak)}."] if weak else []),
-        f"In the tables {' '.join(evidence.COLUMNS.split())} In the figures bars are 95 % intervals without the "
+        f"In the tables {' '.join(verdicts.COLUMNS.split())} In the figures bars are 95 % intervals without the "
         "correction; in the one over the dose a grey line leads to the dose as measured.",
         "## Does the push help where it is applied?",
         *_probe(page),
@@ -84,8 +84,8 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
     if record is None:
         return [UNKNOWN.format(link)]
     question = EXPERIMENTS[name].question
-    table = files.as_markdown(evidence.shown(evidence.results(record, record.decision["baseline"])))
-    return [f"Record {link}: {question} {evidence.state(record)}", _picture(page, name, question, draw(record)), table]
+    table = files.as_markdown(verdicts.shown(verdicts.results(record, record.decision["baseline"])))
+    return [f"Record {link}: {question} {verdicts.state(record)}", _picture(page, name, question, draw(record)), table]
 
 
 def _probe(page: Path) -> list[str]:
@@ -125,7 +125,7 @@ def _paired(record: evidence.Record) -> Figure:
 
 SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
     ("S", "Does it gain, and does the step at the price of a plain one do the same?", _paired),
-    ("D", "How much of it?", lambda record: evidence_figures.dose_response(evidence.results(record))),
+    ("D", "How much of it?", lambda record: evidence_figures.dose_response(verdicts.results(record))),
     ("V", "Which part does the work, and is there something better?", _paired),
     ("R", "Beside the published rivals?", _paired),
     ("L", "At a small learning rate, and for longer?", _paired),

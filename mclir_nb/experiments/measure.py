@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mclir_nb import files, networks, root
 from mclir_nb.data import datasets, tasks
-from mclir_nb.experiments import ablations, compare, cost, evidence, run_tables, timing
+from mclir_nb.experiments import ablations, compare, cost, plans, recording, run_tables, timing
 from mclir_nb.method import precision, push
 from mclir_nb.training import machine, recipes, run_folder, train
 from mclir_nb.training.recipes import Recipe
@@ -139,7 +139,7 @@ def measure(
     folder, place = Path(folder).expanduser().resolve(), machine.pick_device(device)
     if not minutes > 0:
         raise ValueError(f"minutes is {minutes}; it must be above 0, such as 8.")
-    chosen = [evidence.get(name) for name in experiments]
+    chosen = [plans.get(name) for name in experiments]
     for recipe in (recipe for experiment in chosen for recipe in experiment.recipes(data_root=data_root)):
         datasets.open_splits(recipe.dataset, tasks.get(recipe.task, recipe.scale), recipe.data_root)
     _begin(folder, place, sizes, proceed)
@@ -199,7 +199,7 @@ def _fill(file: Path, part: str, items: Items, clock: Clock) -> None:
             done.append(key | row | {"took": time.monotonic() - started, "error": row.get("error")})
             told = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in done[-1].items() if v is not None}
             print(f"{part}: " + ", ".join(f"{k} {v}" for k, v in told.items()), flush=True)
-        files.write_file(file, pd.DataFrame(done).to_csv(index=False, float_format=evidence.DIGITS))
+        files.write_file(file, pd.DataFrame(done).to_csv(index=False, float_format=recording.DIGITS))
     if left_out:
         print(f"{part}: {left_out} left out for lack of time; --continue does them", flush=True)
 
@@ -367,23 +367,23 @@ def parameters(notebook: str) -> dict:
 
 
 def _seeds(
-    chosen: list[evidence.Experiment], data_root: str | None, folder: Path, device: torch.device, clock: Clock
+    chosen: list[plans.Experiment], data_root: str | None, folder: Path, device: torch.device, clock: Clock
 ) -> None:
     """Run after run of decided experiments, until the time is over; a seed enters the record when it is whole."""
     for experiment in chosen:
         out_dir, record = folder / "runs" / (experiment.runs or experiment.name), folder / "records" / experiment.name
-        done = set(evidence.recorded_runs(experiment, record)["runs"]["run"])
+        done = set(recording.recorded_runs(experiment, record)["runs"]["run"])
         for job in experiment.plan(data_root=data_root):
             if job.name in done or run_tables.is_finished(out_dir / job.name):
                 continue
             try:
                 with clock.limit("seeds"):
-                    evidence.begin(experiment, record)
+                    recording.begin(experiment, record)
                     compare.run([job], out_dir, device=str(device), quiet=True)
             except TimeUp:
                 return
             print(f"seeds: {experiment.name}, {job.name} finished", flush=True)
-            evidence.write_record(experiment, out_dir, record)
+            recording.write_record(experiment, out_dir, record)
 
 
 # Reading it back

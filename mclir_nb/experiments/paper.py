@@ -13,7 +13,7 @@ import pandas as pd
 
 from mclir_nb import root
 from mclir_nb.evaluation import evaluate
-from mclir_nb.experiments import evidence, intervals
+from mclir_nb.experiments import evidence, intervals, verdicts
 from mclir_nb.training import macs, paper_recipes, recipes
 
 # tables of base networks with and without SPN, and their task here
@@ -269,13 +269,13 @@ def claims() -> pd.DataFrame:
 
     Index: a short key. Columns, all text, "" where there is nothing to say: claim | paper_says | arithmetic_says |
     code_says | measured (the committed records that hold the arms, tasks, network and data of the claim, as links from
-    a notebook, see `evidence.measured`) | note | source.
+    a notebook, see `verdicts.measured`) | note | source.
     """
     table = read("claims").set_index("key")
     computed = _arithmetic_says()
     table["arithmetic_says"] = [computed.get(key, "") for key in table.index]
     asked = table[["arms", "tasks", "network", "dataset"]].itertuples(index=False)
-    table["measured"] = [", ".join(evidence.measured(c.arms, c.tasks, c.network, c.dataset, "../")) for c in asked]
+    table["measured"] = [", ".join(verdicts.measured(c.arms, c.tasks, c.network, c.dataset, "../")) for c in asked]
     columns = ["claim", "paper_says", "arithmetic_says", "code_says", "measured", "note", "source"]
     return table[columns]
 

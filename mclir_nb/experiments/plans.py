@@ -1,4 +1,4 @@
-"""The experiments, as they were decided before their first run; `evidence` runs and records them.
+"""The experiments, as they were decided before their first run; `recording` runs and records them.
 
     S    plain training, SPN and the sampled step, which costs about what plain training costs
     D    dose-response: how does the gain depend on the dose?
@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from mclir_nb import check_choice
 from mclir_nb.data import tasks
 from mclir_nb.experiments import compare, intervals
 from mclir_nb.experiments.compare import Arm, Job
@@ -235,3 +236,9 @@ _DECIDED = (
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _DECIDED}
+
+
+def get(name: str) -> Experiment:
+    """The experiment called `name`; ValueError with the names there are."""
+    check_choice("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]

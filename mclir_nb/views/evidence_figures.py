@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from mclir_nb.experiments import evidence, intervals
+from mclir_nb.experiments import intervals, verdicts
 from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
@@ -67,7 +67,7 @@ def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
         return {"": part}
     gains = part.groupby(["weights", "arm"])["difference"]
     found = gains.agg(["mean", lambda values: intervals.t_interval(values.to_numpy())["half"]])
-    apart = "ema" in found.index and (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) >= evidence.SAME
+    apart = "ema" in found.index and (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) >= verdicts.SAME
     return {kind: part[part["weights"] == kind] for kind in (["raw", "ema"] if apart else ["raw"])}
 
 
@@ -97,7 +97,7 @@ def dose_response(table: pd.DataFrame) -> Figure:
     to the dose as measured inside the runs.
 
     Args:
-        table: of `evidence.results`; arms that have a dose and whose name begins with spn, and history-positive.
+        table: of `verdicts.results`; arms that have a dose and whose name begins with spn, and history-positive.
 
     Raises:
         ValueError: no arm has a dose.
@@ -105,7 +105,7 @@ def dose_response(table: pd.DataFrame) -> Figure:
     spn = table["arm"].str.startswith("spn") | (table["arm"] == "history-positive")
     table = table[spn & table["dose"].notna()].sort_values("dose")
     if table.empty:
-        raise ValueError("no arm of this table has a dose; give evidence.results of a record such as D")
+        raise ValueError("no arm of this table has a dose; give verdicts.results of a record such as D")
     parts = _by_setting(table)
     figure, places = panels(min(10, 5 * len(parts)), 3.4, len(parts))
     for axes, (where, part) in zip(places, parts.items(), strict=True):
@@ -130,7 +130,7 @@ def dose_response(table: pd.DataFrame) -> Figure:
 
 
 def _name_lost(axes, part: pd.DataFrame) -> None:
-    """Name below the title the arms of `evidence.results` that have no gain."""
+    """Name below the title the arms of `verdicts.results` that have no gain."""
     if lost := list(part.loc[part["gain_raw"].isna(), "arm"]):
         axes.set_title(f"{axes.get_title()}\nnot drawn, a run diverged: {', '.join(lost)}")
 
@@ -140,7 +140,7 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
     """Mean paired gain of every arm, raw weights, with its 95 % interval, against the cost of the run.
 
     Args:
-        table: of `evidence.results`; a panel per setting, of the first three where there are more.
+        table: of `verdicts.results`; a panel per setting, of the first three where there are more.
     """
     parts, looks = _by_setting(table), arm_styles(table["arm"])
     shown = list(parts.items())[:PANELS]

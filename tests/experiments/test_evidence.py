@@ -9,7 +9,7 @@ import pytest
 
 from mclir_nb import files, root
 from mclir_nb.__main__ import main
-from mclir_nb.experiments import compare, evidence, plans, run_tables
+from mclir_nb.experiments import compare, evidence, plans, recording, run_tables, verdicts
 from mclir_nb.experiments.plans import Experiment
 from mclir_nb.training import records
 
@@ -28,7 +28,7 @@ SMALL = Experiment(
 def made(tmp_path_factory):
     """Two of three decided seeds, run and recorded; (folder of the record, folder of the runs)."""
     folder, out_dir = tmp_path_factory.mktemp("record") / "X1", tmp_path_factory.mktemp("runs")
-    assert evidence.run(SMALL, out_dir, seeds=2, folder=folder, quiet=True) == folder
+    assert recording.run(SMALL, out_dir, seeds=2, folder=folder, quiet=True) == folder
     return folder, out_dir
 
 
@@ -40,7 +40,7 @@ def runs_copy(made, tmp_path):
 
 @pytest.mark.parametrize("name", plans.EXPERIMENTS)
 def test_every_experiment_can_be_planned_task_by_task_and_seed_by_seed(name):
-    experiment = evidence.get(name)
+    experiment = plans.get(name)
     jobs = experiment.plan()
     each = len(experiment.tasks) * len(experiment.arms)
     assert len({job.name for job in jobs}) == len(jobs) == each * len(experiment.seeds)
@@ -61,11 +61,11 @@ def test_experiments_of_one_setting_share_what_they_have_in_common():
 
 
 def test_the_decision_is_written_before_the_first_run(tmp_path):
-    page = evidence.begin(SMALL, tmp_path / "X1") / "README.md"
+    page = recording.begin(SMALL, tmp_path / "X1") / "README.md"
     text = page.read_text()
     for part in (SMALL.question, "Seeds: 0, 1, 2", "edsr (tiny)", "`spn`", "psnr_raw", "No seed is finished yet"):
         assert part in text
-    evidence.begin(SMALL, tmp_path / "X1")
+    recording.begin(SMALL, tmp_path / "X1")
     assert page.read_text() == text
 
 
@@ -74,14 +74,14 @@ def test_a_decision_cannot_be_changed_afterwards(made):
     changes = ({"seeds": (0, 1)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}})
     for change in changes:
         with pytest.raises(ValueError, match="another decision"):
-            evidence.begin(dataclasses.replace(SMALL, **change), made[0])
+            recording.begin(dataclasses.replace(SMALL, **change), made[0])
     real = plans.recipes.get  # what the decision does not name is compared with the recorded runs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plans.recipes, "get", lambda *names, **fields: real(*names, **fields).replace(ema_decay=0.5))
         with pytest.raises(ValueError, match="ema_decay"):
-            evidence.recorded_runs(SMALL, made[0])
+            recording.recorded_runs(SMALL, made[0])
     text = (made[0] / "README.md").read_text()
-    evidence.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0])
+    recording.begin(dataclasses.replace(SMALL, question="Does it work?"), made[0])
     assert (made[0] / "README.md").read_text() == text
 
 
@@ -95,7 +95,7 @@ def test_the_record_holds_whole_seeds_and_what_follows_from_them(made):
     assert record.runs["psnr_raw"].to_numpy() == pytest.approx(collected["psnr_raw"].to_numpy(), abs=1e-5)
     text = (folder / "README.md").read_text()
     assert SMALL.question in text and "Finished seeds of 3: sr 2" in text
-    assert all(f"- {line}" in text for line in evidence.outcome(record).splitlines())
+    assert all(f"- {line}" in text for line in verdicts.outcome(record).splitlines())
 
 
 def test_finished_runs_of_a_seed_that_is_not_whole_wait(runs_copy, made, tmp_path, monkeypatch):
@@ -103,17 +103,17 @@ def test_finished_runs_of_a_seed_that_is_not_whole_wait(runs_copy, made, tmp_pat
     folder, scores = tmp_path / "record", runs_copy / "sr-x2-edsr-spn-1" / "scores.csv"
     kept = scores.read_bytes()
     scores.unlink()
-    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, folder))
-    assert set(record.runs["seed"]) == {0} and "No conclusion from one seed" in evidence.outcome(record)
+    record = evidence.read_record("X1", recording.write_record(SMALL, runs_copy, folder))
+    assert set(record.runs["seed"]) == {0} and "No conclusion from one seed" in verdicts.outcome(record)
     assert len(files.read_table(folder / "unfinished" / "runs.csv")) == 2
     scores.write_bytes(kept)
     ran = []
     monkeypatch.setattr(compare, "run", lambda jobs, *_, **__: ran.extend(job.name for job in jobs))
-    evidence.run(SMALL, tmp_path / "fresh", seeds=2, folder=folder)
+    recording.run(SMALL, tmp_path / "fresh", seeds=2, folder=folder)
     assert ran == ["sr-x2-edsr-spn-1"]
     (tmp_path / "fresh").mkdir()
     scores.parent.rename(tmp_path / "fresh" / scores.parent.name)
-    evidence.write_record(SMALL, tmp_path / "fresh", folder)
+    recording.write_record(SMALL, tmp_path / "fresh", folder)
     for name in evidence.FILES:
         assert (folder / f"{name}.csv").read_bytes() == (made[0] / f"{name}.csv").read_bytes()
     assert not list((folder / "unfinished").iterdir())
@@ -137,11 +137,11 @@ def test_runs_that_diverged_are_recorded_as_they_come(runs_copy, tmp_path):
     for run in of_seed:
         (run / "scores.csv").unlink()
     files.write_json(of_seed[0] / "arm.json", {"arm": "spn", "stopped": "step 2: the loss is not finite"})
-    evidence.write_record(SMALL, runs_copy, folder)
+    recording.write_record(SMALL, runs_copy, folder)
     assert list(files.read_table(folder / "unfinished" / "runs.csv")["run"]) == [of_seed[0].name]
     for run in of_seed[1:]:
         (run / "scores.csv").write_bytes(kept[run])
-    record = evidence.read_record("X1", evidence.write_record(SMALL, runs_copy, folder))
+    record = evidence.read_record("X1", recording.write_record(SMALL, runs_copy, folder))
     assert (record.runs["stopped"] != "").sum() == 1 and set(record.runs["seed"]) == {0, 1}
     assert set(record.runs["run"]) - set(record.images["run"]) == {of_seed[0].name}
 
@@ -151,12 +151,12 @@ def test_a_record_uses_runs_of_another_with_the_same_setting(made, tmp_path, mon
     first, second = (dataclasses.replace(SMALL, name=name, runs="shared", seeds=(0, 1)) for name in ("X1", "X2"))
     for experiment in (first, second):
         monkeypatch.setitem(plans.EXPERIMENTS, experiment.name, experiment)
-    evidence.write_record(first, made[1])
-    evidence.write_record(second, tmp_path / "no runs here")
+    recording.write_record(first, made[1])
+    recording.write_record(second, tmp_path / "no runs here")
     assert evidence.recorded() == ["X1", "X2"]
     assert evidence.read_record("X2").runs.equals(evidence.read_record("X1").runs)
     more = (*SMALL.arms, compare.Arm("more", {"lambda_neg": 1e-3}))  # not run yet: no seed is whole, and none waits
-    third = evidence.write_record(dataclasses.replace(first, name="X3", arms=more), tmp_path / "no runs here")
+    third = recording.write_record(dataclasses.replace(first, name="X3", arms=more), tmp_path / "no runs here")
     assert not list(third.glob("**/*.csv"))
 
 
@@ -167,8 +167,8 @@ def test_what_is_withdrawn_is_shown_no_more_and_said(made, tmp_path):
     record = evidence.read_record("X1", tmp_path)
     assert set(record.runs["arm"]) == set(record.images["arm"]) == {"plain", "spn"}
     assert record.runs["r"].isna().all() and record.withdrawn == taken["why"]
-    assert "equal cost" not in evidence.outcome(record)
-    evidence.write_page("X1", tmp_path)
+    assert "equal cost" not in verdicts.outcome(record)
+    recording.write_page("X1", tmp_path)
     assert taken["why"] in (tmp_path / "README.md").read_text()
 
 
@@ -185,7 +185,7 @@ def test_no_folder_of_the_machine_is_written(runs_copy, tmp_path):
     for run in runs_copy.iterdir():
         files.write_json(run / "recipe.json", records.read_recipe(run).replace(**private).model_dump())
     one = dataclasses.replace(SMALL, seeds=(0,))
-    folder = evidence.write_record(one, runs_copy, tmp_path / "record")
+    folder = recording.write_record(one, runs_copy, tmp_path / "record")
     assert set(pd.read_csv(folder / "runs.csv")["data_root"]) == {"bsds"}
 
 
@@ -210,7 +210,7 @@ def test_committed_records_say_what_their_numbers_say(name):
         decided = plans.EXPERIMENTS[name].decision()
         assert {key: record.decision[key] for key in decided} == decided
     text = (folder / "README.md").read_text()
-    assert record.withdrawn in text and all(line in text for line in evidence.outcome(record).splitlines())
+    assert record.withdrawn in text and all(line in text for line in verdicts.outcome(record).splitlines())
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1_500_000  # rows, no weights
     assert "/home/" not in text + (folder / "runs.csv").read_text()
 
@@ -243,7 +243,7 @@ def record(monkeypatch):
 
 def test_results_say_everything_a_gain_has_to_be_read_with(made):
     record = evidence.read_record("X1", made[0])
-    found = evidence.results(record).set_index("arm")
+    found = verdicts.results(record).set_index("arm")
     assert set(found.index) == {"spn", "plain at equal cost"}
     pairs = record.runs.pivot(index="seed", columns="arm", values="psnr_raw")
     gain = pairs["spn"] - pairs["plain"]
@@ -255,15 +255,15 @@ def test_results_say_everything_a_gain_has_to_be_read_with(made):
     spn = record.runs[record.runs["arm"] == "spn"]
     assert found.loc["spn", "r"] == pytest.approx(spn["r"].mean()) and found["pictures"].tolist() == [4, 4]
     assert found.loc["spn", "dose_measured"] == pytest.approx(spn["dose_measured"].mean())
-    asked = evidence.results(evidence.read_record("S"), "spn").set_index(["task", "arm"])["dose"]
+    asked = verdicts.results(evidence.read_record("S"), "spn").set_index(["task", "arm"])["dose"]
     assert asked["sr", "sampled"] == 0.1 and math.isnan(asked["sr", "plain"])  # whose recipe has the field, too
-    text = evidence.shown(evidence.results(record)).to_string()
-    assert "spn" in text and "dose" not in evidence.shown(evidence.results(record))  # lambda was given
+    text = verdicts.shown(verdicts.results(record)).to_string()
+    assert "spn" in text and "dose" not in verdicts.shown(verdicts.results(record))  # lambda was given
 
 
 def test_a_summary_has_one_line_per_record_and_one_for_what_is_not_run(record):
     record(D=table(0.5), C1=table(0.0))
-    told = evidence.summary("../").splitlines()
+    told = verdicts.summary("../").splitlines()
     dose, older, waiting = told
     assert "(../data/records/D/README.md)" in dose and "derain 3 of 5 seeds" in dose
     assert "Of 2 differences to plain, 2 can be told from zero after correction: spn, derain nafnet, raw +0.4" in dose
@@ -274,14 +274,14 @@ def test_a_summary_has_one_line_per_record_and_one_for_what_is_not_run(record):
 
 def test_an_answer_is_two_sentences_from_the_intervals(record):
     record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), L=table(0.0, seeds=5), R=table(0.5, seeds=1))
-    clear, null, one = (evidence.answer(evidence.read_record(name)) for name in ("D", "L", "R"))
+    clear, null, one = (verdicts.answer(evidence.read_record(name)) for name in ("D", "L", "R"))
     assert clear.startswith(
         "Provisional, for not all 5 decided seeds are there: over 3 paired seeds (weak evidence: fewer than 5) SPN is "
         "better than plain training (derain"
     )
     assert "at 2.0 times its multiplications, which plain training was not given; fresh seeds" in clear
-    assert "3 of 5 seeds, so provisional" in evidence.state(evidence.read_record("D"))
-    assert null.startswith("Over 5") and "rovisional" not in evidence.state(evidence.read_record("L"))
+    assert "3 of 5 seeds, so provisional" in verdicts.state(evidence.read_record("D"))
+    assert null.startswith("Over 5") and "rovisional" not in verdicts.state(evidence.read_record("L"))
     assert "differ from plain training after Holm's correction: vgg" in clear
     assert "no visible effect" in null and "weak" not in null and "No other arm" in null
     assert one.startswith("Not known yet")
@@ -292,7 +292,7 @@ def test_an_answer_names_the_control_at_equal_cost():
     runs = table(0.5, arms=("spn", "plain at equal cost"))
     arms = [{"name": "spn", "changes": {"dose": 0.1}}, {"name": "plain at equal cost", "at_cost_of": "spn"}]
     decided = {"seeds": [0, 1, 2], "baseline": "plain", "arms": arms}
-    said = evidence.answer(evidence.Record("V", decided, runs, runs, runs))
+    said = verdicts.answer(evidence.Record("V", decided, runs, runs, runs))
     assert "where plain training at its cost gains derain nafnet +0.5" in said and "No other arm" in said
 
 
@@ -306,13 +306,13 @@ def test_an_arm_that_diverged_is_named_and_nothing_false_is_said(record):
     both = table(0.5, arms=("spn", "vgg"))
     record(D=diverged(both, "vgg"), L=diverged(table(0.5), "spn"), V=diverged(both, "spn"), R=diverged(both, "plain"))
     other, spn, rest, plain = (evidence.read_record(name) for name in "DLVR")
-    assert "SPN is better" in evidence.answer(other) and "No other arm" not in evidence.answer(other)
+    assert "SPN is better" in verdicts.answer(other) and "No other arm" not in verdicts.answer(other)
     for kept, arm in ((other, "vgg"), (spn, "spn"), (rest, "spn"), (plain, "plain")):
-        for said in (evidence.answer(kept), evidence.state(kept)):
+        for said in (verdicts.answer(kept), verdicts.state(kept)):
             assert f"A run of {arm} on derain nafnet diverged, so nothing is said of" in said
-    assert evidence.answer(spn).startswith("Not known yet") and "no two seeds" not in evidence.answer(spn)
-    assert "SPN cannot be judged" in evidence.answer(rest) and "Holm's correction: vgg" in evidence.answer(rest)
-    assert evidence.results(other).set_index("arm")["pictures"].to_dict() == {"spn": 4, "vgg": 4}
+    assert verdicts.answer(spn).startswith("Not known yet") and "no two seeds" not in verdicts.answer(spn)
+    assert "SPN cannot be judged" in verdicts.answer(rest) and "Holm's correction: vgg" in verdicts.answer(rest)
+    assert verdicts.results(other).set_index("arm")["pictures"].to_dict() == {"spn": 4, "vgg": 4}
 
 
 def test_the_main_record_is_the_one_with_the_most_seeds_in_all_of_its_tasks(record, monkeypatch):
@@ -325,10 +325,10 @@ def test_the_main_record_is_the_one_with_the_most_seeds_in_all_of_its_tasks(reco
     assert evidence.main_record("V", "D", "S").name == "S"
     for name, count in (("D", 0), ("V", 1)):
         kept = evidence.read_record(name)
-        assert "Of derain there are not yet two seeds" in evidence.answer(kept)
-        assert f"derain {count} of 5 seeds" in evidence.state(kept)
-        assert f"{count} of 5 decided seeds of derain" in evidence.flaws(kept)
-    assert "not yet two" not in evidence.answer(evidence.read_record("S"))
+        assert "Of derain there are not yet two seeds" in verdicts.answer(kept)
+        assert f"derain {count} of 5 seeds" in verdicts.state(kept)
+        assert f"{count} of 5 decided seeds of derain" in verdicts.flaws(kept)
+    assert "not yet two" not in verdicts.answer(evidence.read_record("S"))
 
 
 def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
@@ -338,42 +338,42 @@ def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
     runs["psnr_ema"] = (20.0 + runs["seed"]).where(~spn, 20.006 + runs["seed"] + [value / 10 for value in noise])
     runs["psnr_raw"] = (20.0 + runs["seed"]).where(~spn, 20.004 + runs["seed"] + noise)
     kept = evidence.Record("D", {"baseline": "plain"}, runs, runs, runs)
-    assert "is better" in evidence.answer(kept) and "with the EMA +0.006" in evidence.answer(kept)
-    assert "**+0.006" in evidence.shown(evidence.results(kept))["gain, EMA"][0]
+    assert "is better" in verdicts.answer(kept) and "with the EMA +0.006" in verdicts.answer(kept)
+    assert "**+0.006" in verdicts.shown(verdicts.results(kept))["gain, EMA"][0]
 
 
 def test_a_record_without_spn_is_no_answer_about_it(record):
     record(D=table(0.5, arms=("vgg",)))
-    said = evidence.answer(evidence.read_record("D"))
+    said = verdicts.answer(evidence.read_record("D"))
     assert "SPN cannot be judged" in said and "correction: vgg (derain" in said
 
 
 def test_fading_shows_r_and_the_dose_along_the_runs(made):
     record = evidence.read_record("X1", made[0])
-    found = evidence.fading(record)
+    found = verdicts.fading(record)
     spn = record.curves[(record.curves["arm"] == "spn") & record.curves["dose"].notna()]
     assert len(found) and found["dose"].mean() == pytest.approx(spn["dose"].mean(), abs=1e-3)
-    assert evidence.fading(evidence.read_record("C1")).empty  # its runs did not look
+    assert verdicts.fading(evidence.read_record("C1")).empty  # its runs did not look
     last, curves = found["step"].max(), record.curves
     ended = record._replace(curves=curves[(curves["step"] < last) | (curves["seed"] < 1)])  # one run is shorter
-    assert evidence.fading(ended)["step"].tolist() == found["step"][found["step"] < last].tolist()
+    assert verdicts.fading(ended)["step"].tolist() == found["step"][found["step"] < last].tolist()
 
 
 def test_flaws_are_computed():
-    old = evidence.flaws(evidence.read_record("A1"))
+    old = verdicts.flaws(evidence.read_record("A1"))
     assert any("lambda was given" in flaw for flaw in old) and "3 seeds" in old and "4 test pictures" in old
     whole = evidence.read_record("D")
     part = whole._replace(runs=whole.runs[whole.runs["seed"] < 7])
-    assert "7 of 8 decided seeds" in evidence.flaws(part) and "decided seeds" not in str(evidence.flaws(whole))
+    assert "7 of 8 decided seeds" in verdicts.flaws(part) and "decided seeds" not in str(verdicts.flaws(whole))
     new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
     runs = table(0.1, seeds=8).assign(pictures=100)
-    assert evidence.flaws(evidence.Record("D", new, runs, None, None)) == []
-    (flaw,) = evidence.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), None, None))
+    assert verdicts.flaws(evidence.Record("D", new, runs, None, None)) == []
+    (flaw,) = verdicts.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), None, None))
     assert "spn: 0.25 on derain" in flaw
     more = pd.concat([runs, table(0.1, seeds=3).assign(pictures=5, task="sr")])
-    assert evidence.flaws(evidence.Record("D", new, more, None, None)) == ["3 seeds of sr", "5 test pictures of sr"]
+    assert verdicts.flaws(evidence.Record("D", new, more, None, None)) == ["3 seeds of sr", "5 test pictures of sr"]
     few = pd.concat([table(0.1, seeds=n).assign(pictures=100, task=task) for n, task in ((2, "sr"), (3, "derain"))])
-    assert evidence.flaws(evidence.Record("D", new, few, None, None)) == ["2 seeds of sr", "3 seeds of derain"]
+    assert verdicts.flaws(evidence.Record("D", new, few, None, None)) == ["2 seeds of sr", "3 seeds of derain"]
 
 
 def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
@@ -381,7 +381,7 @@ def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
     runs["dose"] = runs["dose"].mask(runs["arm"] == "spn 0.2", 0.2)
 
     def flaws(**changes):
-        return evidence.flaws(evidence.Record("D", {}, runs.assign(**changes), None, None))
+        return verdicts.flaws(evidence.Record("D", {}, runs.assign(**changes), None, None))
 
     (lambdas,) = flaws()  # the same lambda for two doses
     assert "lambda for a dose was chosen more than once for spn on derain" in lambdas and "0.01 " in lambdas
@@ -395,14 +395,14 @@ def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
     assert revision.endswith("revisions of the workbook (aaaaaaa, bbbbbbb)")
     known = mixed.where(runs["arm"] == "plain")  # older rows do not know their processor
     assert flaws(lambda_used=right, processor=known) == []
-    assert any("chosen more than once for spn on sr" in flaw for flaw in evidence.flaws(evidence.read_record("D")))
+    assert any("chosen more than once for spn on sr" in flaw for flaw in verdicts.flaws(evidence.read_record("D")))
 
 
 def test_what_a_record_measured_is_said_of_the_tasks_that_are_named(record):
     runs = table(0.5).assign(dataset="bsds500-test", network_size="tiny")
     record(D=pd.concat([runs, runs.assign(task="sr", dataset="bsds500", network_size="paper")]))
-    assert "plain, spn on derain (tiny networks, bsds500-test pictures)" in evidence.measured("plain spn", "derain")[0]
-    assert "on derain, sr (tiny and paper networks" in evidence.measured("plain spn")[0]
+    assert "plain, spn on derain (tiny networks, bsds500-test pictures)" in verdicts.measured("plain spn", "derain")[0]
+    assert "on derain, sr (tiny and paper networks" in verdicts.measured("plain spn")[0]
 
 
 def test_a_readers_runs_are_those_that_are_named(made):
@@ -415,17 +415,17 @@ def test_a_page_names_every_machine(made, tmp_path):
     shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
     runs = pd.read_csv(tmp_path / "runs.csv")
     runs.assign(torch=["1.0", "2.0"] * 3).to_csv(tmp_path / "runs.csv", index=False)
-    evidence.write_page("X1", tmp_path)
+    recording.write_page("X1", tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "torch 1.0" in text and "torch 2.0" in text
 
 
 def test_nothing_is_claimed_without_records_or_with_one_seed(record):
     record()
-    (waiting,) = evidence.summary().splitlines()
+    (waiting,) = verdicts.summary().splitlines()
     assert "not run yet" in waiting and waiting.count("](") == len(evidence.NEWER)
     record(D=table(0.5, seeds=1))
-    assert "No conclusion" in evidence.summary()
+    assert "No conclusion" in verdicts.summary()
 
 
 def test_markdown_tables():
@@ -438,6 +438,6 @@ def test_a_record_may_compare_with_another_arm_than_plain(record):
     runs = table(0.5, arms=("spn", "sampled"))
     decided = {"question": "Does it?", "seeds": [0, 1, 2], "baseline": "spn", "scores": ["psnr_raw"]}
     kept = evidence.Record("S", decided, runs, runs, runs)
-    assert "sampled against spn" in evidence.outcome(kept) and "plain against spn" in evidence.outcome(kept)
-    assert "differences to spn" in evidence.state(kept) and "SPN is better" in evidence.answer(kept)
-    assert set(evidence.results(kept)["arm"]) == {"spn", "sampled"}
+    assert "sampled against spn" in verdicts.outcome(kept) and "plain against spn" in verdicts.outcome(kept)
+    assert "differences to spn" in verdicts.state(kept) and "SPN is better" in verdicts.answer(kept)
+    assert set(verdicts.results(kept)["arm"]) == {"spn", "sampled"}

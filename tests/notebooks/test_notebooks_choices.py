@@ -15,7 +15,7 @@ import yaml
 from papermill.cli import _resolve_type
 
 from mclir_nb import notebook, root
-from mclir_nb.experiments import compare, evidence, measure, push_study
+from mclir_nb.experiments import compare, evidence, measure, push_study, verdicts
 from mclir_nb.training import recipes, train
 
 NOTEBOOKS = {path.stem: nbformat.read(path, 4).cells for path in sorted((root() / "notebooks").glob("[0-9]*.ipynb"))}
@@ -234,8 +234,8 @@ def test_09_shows_a_gpu_of_which_no_price_was_measured(said, monkeypatch, tmp_pa
 def test_05_says_what_the_record_of_doses_allows(said):
     exec(cell_with("05_compare", "dose_response"), prepared("05_compare", said))
     record = evidence.committed("D")
-    assert evidence.outcome(record) in said and "without Holm" in said[0]
-    assert all(any(flaw in text for text in said) for flaw in evidence.flaws(record))
+    assert verdicts.outcome(record) in said and "without Holm" in said[0]
+    assert all(any(flaw in text for text in said) for flaw in verdicts.flaws(record))
 
 
 def test_04_counts_every_task_of_record_p(said):

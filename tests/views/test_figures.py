@@ -11,7 +11,7 @@ import torch
 from live_views import pushes
 from matplotlib.figure import Figure
 
-from mclir_nb.experiments import evidence, history_analysis, intervals, paper, push_study, trajectory
+from mclir_nb.experiments import evidence, history_analysis, intervals, paper, push_study, trajectory, verdicts
 from mclir_nb.experiments.trajectory import Watched
 from mclir_nb.views import (
     cost_figures,
@@ -28,7 +28,7 @@ from mclir_nb.views.schematic import schematic
 GT = np.random.default_rng(0).random((24, 32, 3)).astype(np.float32)
 ROW = {"name": "one", "lq": 0.5 * GT, "restored": 0.9 * GT, "negatives": [0.8 * GT, 0.7 * GT], "gt": GT}
 A1 = evidence.read_record("A1")
-RESULTS = evidence.results(A1).assign(dose=0.1, dose_measured=0.12)
+RESULTS = verdicts.results(A1).assign(dose=0.1, dose_measured=0.12)
 
 
 def log(**columns):
