@@ -8,7 +8,7 @@ from pictures import write
 
 from mclir_nb import stream
 from mclir_nb.data import checks, datasets, degrade, images, tasks
-from mclir_nb.data.image_set import ImageSet
+from mclir_nb.data.image_set import ImageSet, Sample
 from mclir_nb.data.layouts import Entry
 from mclir_nb.data.patches import Benchmark, Patches, patch
 from mclir_nb.data.tasks import to_uint8
@@ -62,6 +62,17 @@ def test_every_picture_is_seen_once_per_pass():
     count = len(patches.images)
     for turn in range(3):
         assert sorted(patches.picture(turn * count + i) for i in range(count)) == list(range(count))
+    first, second = ([patches.picture(turn * count + i) for i in range(count)] for turn in (0, 1))
+    assert first != second
+    again = count + second.index(first[0])
+    assert patches[0][2] == patches[again][2] and not torch.equal(patches[0][0], patches[again][0])
+
+
+def test_a_patch_lies_anywhere_and_any_way_round():
+    numbered = torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3).repeat(3, 1, 1)
+    sample, chance = Sample("nine", numbered, lq=numbered), stream(0)
+    seen = {tuple((patch(sample, DENOISE, 2, chance)[0][0] * 255).round().flatten().int().tolist()) for _ in range(500)}
+    assert len(seen) == 4 * 8  # four corners, eight orientations
 
 
 @pytest.mark.parametrize("task", tasks.names())
@@ -124,7 +135,7 @@ def test_a_benchmark_never_changes_and_knows_no_seed(task):
 
 
 def test_paired_benchmarks_are_cut_in_the_middle_of_both(tmp_path):
-    entry = Entry("a", write(tmp_path / "gt.png", (40, 48)), write(tmp_path / "lq.png", (20, 24), 1), scale=2)
+    entry = Entry("a", write(tmp_path / "gt.png", (42, 48)), write(tmp_path / "lq.png", (21, 24), 1), scale=2)
     _, gt, lq = Benchmark(ImageSet("any", [entry]), tasks.get("sr", 2), 16)[0]
     whole_gt, whole_lq = (images.read_image(tmp_path / name).float() / 255 for name in ("gt.png", "lq.png"))
     assert torch.equal(gt, whole_gt[:, 12:28, 16:32]) and torch.equal(lq, whole_lq[:, 6:14, 8:16])

@@ -49,6 +49,7 @@ def test_super_resolution_leaves_out_a_border_and_is_compared_with_bicubic():
     pictures = Benchmark(datasets.open_set("embedded", chosen, "test"), chosen, side=48)
     scores = evaluate.evaluate(Same(2), pictures, quiet=True)
     assert scores.attrs["protocol"] == "basicsr-y" and scores.attrs["crop"] == 2
+    assert evaluate.evaluate(Same(2), pictures, crop=0, quiet=True).attrs["crop"] == 0
     _, gt, lq = pictures[0]
     wanted = metrics.psnr(degrade.bicubic((lq * 255).round().to(torch.uint8), 2), gt, "basicsr-y", 2)
     assert scores.psnr_input[0] == wanted

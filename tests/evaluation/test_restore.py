@@ -69,6 +69,14 @@ def test_tensors_come_back_as_they_were(shape, dtype):
     (restored.float() * torch.ones((), requires_grad=True)).sum().backward()  # not an inference tensor
 
 
+def test_a_tensor_of_bytes_is_rounded():
+    class Brighter(Same):
+        def forward(self, lq):
+            return lq + 0.6 / 255
+
+    assert (restore.restore(Brighter(), torch.full((3, 18, 20), 100, dtype=torch.uint8)) == 101).all()
+
+
 @pytest.mark.parametrize("size", [(2, 9), (20, 33)])
 def test_what_a_network_pads_shows_at_no_border(size):
     mean = nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False)  # darkens the border: zeros are in its mean

@@ -95,6 +95,14 @@ def test_the_ensemble_is_the_mean_over_eight_views():
     assert torch.allclose(*(tiles.run(network, lq, tile, ensemble=True) for tile in (256, 512)), atol=1e-5)
 
 
+def test_no_pixel_is_brighter_than_white_or_darker_than_black():
+    ends = torch.tensor([0.0, 1.0]).repeat(1, 3, 16, 8)
+    network = nn.Conv2d(3, 3, 1, groups=3)
+    nn.init.constant_(network.weight, 2.0)
+    nn.init.constant_(network.bias, -0.5)
+    assert torch.equal(tiles.run(network, ends), ends)
+
+
 @pytest.mark.parametrize(("tile", "better"), [(100, "256"), (500, "512"), (0, "256")])
 def test_an_impossible_tile_is_refused(tile, better):
     with pytest.raises(ValueError, match=better):

@@ -203,6 +203,14 @@ def test_the_command_line_runs_and_records(made, tmp_path, monkeypatch, capsys):
     assert main(["compare", "X1", "--seeds", "4"]) == 1 and "3 decided seeds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [name for name in evidence.recorded() if name in plans.EXPERIMENTS])
+def test_the_page_of_a_committed_record_is_what_its_numbers_say(name, tmp_path):
+    there = root() / "data" / "records" / name
+    folder = shutil.copytree(there, tmp_path / name)
+    recording.write_page(name, folder)
+    assert (folder / "README.md").read_text() == (there / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", evidence.recorded())
 def test_committed_records_say_what_their_numbers_say(name):
     record, folder = evidence.read_record(name), root() / "data" / "records" / name

@@ -1,5 +1,6 @@
 """Directions and pasts whose answer is known, a probe that is stopped and goes on, and the record it leaves."""
 
+import shutil
 import types
 
 import pandas as pd
@@ -137,6 +138,13 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
     push_study.run(tmp_path / "fresh", "", record, quiet=True)
     assert len(begun) == 33 and not {other, cell} & set(begun)
+
+
+def test_the_page_of_the_committed_record_is_what_its_numbers_say(tmp_path):
+    there = push_study.RECORD
+    folder = shutil.copytree(there, tmp_path / "record")
+    push_study.write_record(tmp_path / "no runs", folder)
+    assert (folder / "README.md").read_text() == (there / "README.md").read_text()
 
 
 def test_a_run_that_was_looked_at_in_part_is_named_and_not_counted(tmp_path):

@@ -137,6 +137,7 @@ BY_HAND = [  # objective, restored, gt, negatives, the term; lq is 0.1
     ("ratio", 0.5, 0.7, [0.4, 0.2], 0.2 / (0.1 + 0.3)),
     ("infonce", 0.5, 0.7, [0.4], -math.log(NEAR / (NEAR + FAR))),
     ("margin", 0.5, 0.7, [0.4, 0.2], 0.2),  # the truth is 0.3 and 0.5 from the histories, the network 0.1 and 0.3
+    ("margin", 0.5, 0.7, [0.4, 0.9], 0.1),  # of the second, 0.4 away where the truth is 0.2, no push is left
     ("margin", 0.7, 0.7, [0.4], 0),  # at the truth
     ("margin", 0.5, 0.4, [0.2], 0),  # far enough: no push is left
 ]

@@ -31,6 +31,13 @@ def test_push_is_the_gradient_the_optimiser_gets():
     torch.testing.assert_close(whole, pull - 0.3 * push.image_push(restored, [negative], Pixels()))
 
 
+def test_the_ratio_at_the_image_has_lambda_in_it():
+    restored, gt, negative = images(0.5, 0.7, 0.2)
+    restored.requires_grad_(True)
+    parts = losses.spn_loss(restored, gt, [negative], features=Pixels(), lambda_neg=0.3)
+    assert push.image_ratio(parts, restored).item() == pytest.approx(0.3)
+
+
 def test_progress_and_gap_on_paper():
     gt, restored, negative = images(1.0, 0.8, 0.5)
     found = push.condition(restored, negative, gt)
@@ -46,6 +53,9 @@ def test_votes():
     assert push.votes(restored, gt, [ahead], Pixels()) == 0
     assert push.votes(restored, gt, [behind, ahead], Pixels()) == 0.5
     assert push.votes(restored, gt, [restored], Pixels()) == 0.5
+    halved = Pixels()
+    halved.layer_weights = {"pixels": 0.5}
+    assert push.votes(restored, gt, [behind], halved) == 1
 
 
 def one_weight(lambda_neg=0.1, weight=0.5, gt=1.0, negative=0.2):
@@ -70,7 +80,7 @@ def test_gradients_and_dose_of_a_linear_model():
 def test_preconditioner_is_adams_step_per_learning_rate():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.0, 0.9))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.0, 0.9), eps=0.3)
     before = [w.detach().clone() for w in model.parameters()]
     gradient = [torch.randn_like(w) for w in model.parameters()]
     for w, g in zip(model.parameters(), gradient, strict=True):
@@ -112,6 +122,8 @@ def test_helps_is_the_cosine_with_downhill():
     table = push.helps([uphill, uphill], steps, draws=50).set_index("direction")
     assert table.help_cos.to_dict() == pytest.approx({"down": 1, "up": -1, "aside": 0, "half": 1})
     assert table.low["half"] == pytest.approx(math.sqrt(0.5))  # a draw of one of the two batches alone
+    either = push.helps([uphill, [torch.tensor([0.0, 1.0])]], {"down": steps["down"]}, draws=50).iloc[0]
+    assert (either.low, either.high) == pytest.approx((0, 1))  # a draw of one of the two held-out batches alone
     assert (table.low <= table.help_cos + 1e-12).all() and (table.high >= table.help_cos - 1e-12).all()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from trainers import advance, derain, trainer
 
+from mclir_nb import files
 from mclir_nb.training import checkpoint, run_folder
 
 
@@ -32,6 +33,15 @@ def same(one, other) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_the_digest_knows_which_tensor_has_which_name(tmp_path):
+    checkpoint.save(tmp_path, {"model": {"a": torch.zeros(2), "b": torch.zeros(2)}, "ema": {"a": torch.ones(2)}})
+    tensors, facts = files.read_tensors(tmp_path / checkpoint.FILE)
+    tensors["model/c"] = tensors.pop("model/b")
+    files.write_tensors(tmp_path / checkpoint.FILE, tensors, facts)
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.read(tmp_path / checkpoint.FILE)
 
 
 def saved(folder, *seeds) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from killing import work
-from torch import nn
+from toys import Normed
 from trainers import CPU, derain, trainer, untrained_run
 
 from mclir_nb import files, networks
@@ -22,13 +22,6 @@ def short(**changes):
 
 
 ASKED = dict(lambda_neg=None, dose=0.1)
-
-
-class Normed(nn.Sequential):
-    """A network with running statistics."""
-
-    def __init__(self):
-        super().__init__(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
 
 
 @pytest.mark.parametrize("network", ["nafnet", "normed"])
@@ -113,6 +106,29 @@ def test_dose_is_that_of_lambda_not_of_its_spikes():
     spiked = trainer(short(sampling="sampled", sampled_every=4), 4)
     assert dose.columns(spiked)["dose"] == dose.measured(spiked, 1e-3, 2).update
     assert "dose" not in dose.columns(trainer(short(lambda_from=20), 4))
+
+
+def test_a_dose_is_measured_on_batches_that_the_run_never_sees(monkeypatch):
+    made, seen = trainer(short(), 2), []
+    real = made.patches.batch
+    monkeypatch.setattr(made.patches, "batch", lambda step: (seen.append(step), real(step))[1])
+    dose.measured(made, 1e-3, 3)
+    assert seen == [made.recipe.steps + k for k in (1, 2, 3)]
+
+
+def test_the_dose_in_the_log_is_that_of_the_lambda_that_the_guard_has_left():
+    made = trainer(short(), 2)
+    whole = dose.columns(made)["dose"]
+    made.guard.factor = 0.5
+    assert dose.columns(made)["dose"] == pytest.approx(whole / 2)
+
+
+def test_the_short_run_is_plain_and_has_a_seed_that_no_run_has(monkeypatch):
+    found = []
+    monkeypatch.setattr(dose, "_updates", lambda run, *_: (found.append(run), (2.0,))[1])
+    dose.lambda_for(short(steps=4000, **ASKED), 0.1, CPU, quiet=True)
+    (run,) = found
+    assert (run.seed, run.lambda_neg, run.steps, run.dose) == (dose.SEED, 0, 1000, None) and run.uses_history
 
 
 def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step():

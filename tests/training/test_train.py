@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
-from trainers import derain, same, trainer, untrained_run
+from toys import Normed
+from trainers import advance, derain, same, trainer, untrained_run
 
+from mclir_nb import networks
 from mclir_nb.data import datasets
 from mclir_nb.training import log, recipes, records, train
 
@@ -59,6 +61,41 @@ def test_arms_of_one_seed_share_weights_and_data():
     plain, spn, other = (trainer(derain(**own)) for own in (dict(objective="plain"), {}, dict(seed=1)))
     assert same(plain.model, spn.model) and not same(other.model, spn.model)
     assert torch.equal(plain.patches.batch(1)[1], spn.patches.batch(1)[1])
+
+
+def test_histories_begin_with_fresh_networks_of_their_own():
+    first, second = trainer(derain(history_start=0.5)).history.models
+    assert not same(first, second)
+
+
+def test_each_step_has_its_own_rate_and_its_own_chance_for_drop_path():
+    made, rates, chances = trainer(derain()), [], []
+    for step in (1, 2):
+        advance(made, step)
+        rates.append(made.optimiser.param_groups[0]["lr"])
+        chances.append(torch.initial_seed())
+    assert rates == [made.recipe.learning_rate_at(step) for step in (1, 2)] and rates[0] > rates[1]
+    assert chances[0] != chances[1]
+    trainer(derain(), 1)
+    assert torch.initial_seed() == chances[0]
+
+
+def test_the_ema_averages_weights_and_copies_running_statistics(monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "normed", networks.own(Normed))
+    made = trainer(derain(network="normed", objective="plain"), 2)
+    assert not same(made.ema, made.model) and made.model.core[1].running_mean.any()
+    assert all(torch.equal(*pair) for pair in zip(made.ema.buffers(), made.model.buffers(), strict=True))
+
+
+def test_the_best_validation_is_the_best_so_far():
+    made = trainer(derain(objective="plain"), 1)
+    found = made.log_row()
+    made.best_psnr = 99.0
+    made.validate()
+    assert 0 < found["val_psnr"] < made.best_psnr == 99
+    made.best_psnr = 0.0
+    made.validate()
+    assert made.best_psnr == found["val_psnr"]
 
 
 def test_the_cosine_falls_once_or_rises_again():

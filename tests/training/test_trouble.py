@@ -63,18 +63,19 @@ def test_a_loss_that_is_not_finite_names_step_pictures_and_last_good_state(preci
     assert checkpoint.read(tmp_path / checkpoint.FILE)["run"]["step"] == 2
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_batch_that_is_not_finite_is_named_before_anything_is_trained_on_it(value, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("which", "value"), [("lq", math.nan), ("gt", math.inf)])
+def test_a_batch_that_is_not_finite_is_named_before_anything_is_trained_on_it(which, value, tmp_path, monkeypatch):
     real = Patches.batch
 
     def batch(self, step):
         gt, lq, names = real(self, step)
-        lq[1, 2, 3, 4] = value if step == 2 else lq[1, 2, 3, 4]
+        if step == 2:
+            dict(gt=gt, lq=lq)[which][1, 2, 3, 4] = value
         return gt, lq, names
 
     monkeypatch.setattr(Patches, "batch", batch)
     recipe = killing.short(steps=3, save_every=1)
-    with pytest.raises(ValueError, match="step 2: lq .*pictures"):
+    with pytest.raises(ValueError, match=f"step 2: {which} .*pictures"):
         train.train(recipe, tmp_path, device="cpu", quiet=True)
     assert checkpoint.read(tmp_path / checkpoint.FILE)["run"]["step"] == 1
 
