@@ -52,6 +52,14 @@ def test_lite0_takes_any_size(size):
     assert [tuple(m.shape[2:]) for m in stages.values()] == [tuple(-(-n // s) for n in size) for s in (2, 4, 8)]
 
 
+@pytest.mark.parametrize(("side", "first"), [(8, 1.0), (7, 0.0)])
+def test_lite0_pads_as_tensorflow_does(side, first):
+    """At stride 2 an even side is extended at its end alone, an odd one at both."""
+    stem = features.build("lite0", "random").stem
+    stem.conv.weight.zero_()[0, 0, 0, 0] = 1  # looks at the upper left pixel of nine
+    assert stem(torch.ones(1, 3, side, side))[0, 0, 0, 0] == first
+
+
 @pytest.fixture(scope="module")
 def classifier():
     """All 16 blocks built by the same code, their stem and last outputs, and the package's tensors."""
