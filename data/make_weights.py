@@ -4,6 +4,7 @@
     python data/make_weights.py train dehaze  # or derain, deblur, sr-x2, sr-x4; can be stopped and goes on
     python data/make_weights.py ship dehaze   # weights, recipe, log and scores into data/weights/dehaze
 
+dehaze goes on from dehaze-photographs, which is trained first, with pictures of plain skies among the photographs.
 Everything but the last goes below runs/weights/. The photographs are not committed: `weights/photographs.csv` names
 each with its author, licence, source and checksum. Public domain and CC0 only; what is left out, and why, is in
 `LEFT_OUT`.
@@ -72,7 +73,25 @@ def photographs() -> None:
     with open(SHIPPED / "photographs.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([["name", "author", "licence", "source", "resource", "sha256"], *lines])
+    skies()
     print(f"{len(lines)} photographs of {package.name} and the embedded ones are in {WORK / 'photographs'}")
+
+
+def skies(count: int = 16, side: int = 256) -> None:
+    """Beside the photographs of training some pictures of nothing but smooth colour, from flat to strongly shaded.
+
+    NAFNet enlarges three times by sub-pixels. Trained on photographs alone, as briefly as here, it prints a grid of
+    eight pixels on what has no texture to hide it. Here nothing hides it from the loss either.
+    """
+    shutil.copytree(WORK / "photographs", WORK / "skies", dirs_exist_ok=True)
+    chance = torch.Generator().manual_seed(0)
+    for number in range(count):
+        colour = 0.1 + 0.85 * torch.rand(1, generator=chance) + 0.05 * torch.randn(1, 3, 1, 1, generator=chance)
+        coarse = colour + 0.3 * number / count * torch.randn(1, 1, 3, 3, generator=chance)
+        smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)[0]
+        Image.fromarray(tasks.to_uint8(smooth.clamp(0, 1)).permute(1, 2, 0).numpy()).save(
+            WORK / "skies" / "train" / f"sky{number:02}.png"
+        )
 
 
 def unpack_resource(data: bytes) -> dict[str, bytes]:
@@ -177,7 +196,16 @@ COMMON = dict(
     learning_rate_min=1e-6, betas=(0.9, 0.99), ema_decay=0.995, log_every=50, val_every=500, save_every=250,
 )  # fmt: skip
 RUNS = {
-    "dehaze": dict(network="nafnet", steps=10_000, batch_size=2, patch_size=192),
+    "dehaze-photographs": dict(network="nafnet", steps=10_000, batch_size=2, patch_size=192),
+    "dehaze": dict(
+        network="nafnet",
+        steps=3000,
+        batch_size=2,
+        patch_size=192,
+        learning_rate=5e-4,
+        data_root="skies",
+        initial_weights="dehaze-photographs/ema.safetensors",
+    ),
     "derain": dict(network="nafnet", steps=8000, batch_size=4, patch_size=96),
     "deblur": dict(network="nafnet", steps=6000, batch_size=4, patch_size=96),
     "sr-x2": dict(network="edsr", steps=3000, batch_size=8, patch_size=96, scale=2),

@@ -42,7 +42,7 @@ def said(monkeypatch) -> list[str]:
 
 
 def prepared(name: str, said: list[str] | None = None, **values) -> dict:
-    """Names as they are when the cell of parameters and all imports have run, and then these."""
+    """Names as they are when the cells of parameters and set-up have run, and then these."""
     space: dict = {}
     first, *others = code_of(name)
     exec(first, space)
@@ -50,6 +50,7 @@ def prepared(name: str, said: list[str] | None = None, **values) -> dict:
         for statement in ast.parse(source).body:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 exec(ast.unparse(statement), space)
+    space["where"] = torch.device("cpu")  # of `notebook.setup`
     shown = [] if said is None else said
     return space | {"display": lambda thing: shown.append(str(getattr(thing, "data", thing)))} | values
 

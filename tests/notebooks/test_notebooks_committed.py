@@ -155,6 +155,18 @@ def test_committed_notebook(path):
     assert not found, f"{path.name}:\n- " + "\n- ".join(sorted(set(found)))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_parameters_can_be_run_again_without_the_folded_set_up(path):
+    """Which changes none of them."""
+    parameters, *cells = code_of(nbformat.read(path, as_version=4))
+    set_up = [cell.source for cell in cells if "notebook.setup(" in cell.source or "import notebook" in cell.source]
+    asked, made = (
+        {name.id for name in ast.walk(ast.parse(source)) if isinstance(getattr(name, "ctx", None), ast.Store)}
+        for source in (parameters.source, "\n".join(set_up))
+    )
+    assert "device" in asked and set_up and not asked & made
+
+
 def test_the_map_of_00_names_every_notebook():
     text = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4).cells[-1].source
     assert [path.stem for path in NOTEBOOKS[1:] if path.stem not in text] == []
