@@ -267,6 +267,7 @@ def _restore(arguments: argparse.Namespace) -> None:
     for number, picture in enumerate(pictures):
         try:
             options = dict(tile=arguments.tile, ensemble=arguments.ensemble, quiet=False)
+            print(f"restoring: {picture}", flush=True)
             print(f"written: {restore_file(network, picture, out, **options)}")
         except KeyboardInterrupt:
             done = f"{number - len(failed)} of {len(pictures)} pictures are written"

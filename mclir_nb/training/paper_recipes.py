@@ -71,11 +71,12 @@ ON_RESIDE_6K: dict[str, dict[str, dict[str, Any]]] = {
     "dehazeformer-b": {DEHAZEFORMER.format("reside6k", "b"): dict(steps=1000 * (6_000 // 16),
                                                                    **_dehazeformer(16, 1e-4)), OURS: _SPN},
 }
-# the data that the files of RECIPES are for, of networks with one; those of SwinIR are for x2
+# the data and the scale that the files of RECIPES are for, where that matters
 DATA: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ffanet", "dehazeformer-t", "dehazeformer-s"), ("reside-its", "reside-in")),
     **dict.fromkeys(("swinir-light", "swinir", "edsr"), ("div2k",)), "nafnet": ("gopro",),
 }
+SCALE = {"swinir-light": 2, "swinir": 2}
 # fmt: on
 
 
@@ -114,6 +115,6 @@ def _parts(network: str, scale: int, dataset: str | None) -> dict[str, dict[str,
     if dataset == "reside-6k" and network in ON_RESIDE_6K:
         return ON_RESIDE_6K[network]
     parts, data = RECIPES.get(network, RECIPES["ffanet"]), DATA.get(network, ())
-    if dataset in (None, *data) and not (network.startswith("swinir") and scale in (3, 4)):
+    if dataset in (None, *data) and scale == SCALE.get(network, scale):
         return parts
     return {source if source.startswith("ours") else f"ours here: {source}": part for source, part in parts.items()}
