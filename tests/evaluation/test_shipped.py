@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mclir_nb import files, root
 from mclir_nb.__main__ import main
 from mclir_nb.data import datasets, images, tasks
 from mclir_nb.data.patches import Benchmark
-from mclir_nb.evaluation import evaluate
+from mclir_nb.evaluation import evaluate, restore
 from mclir_nb.training import records
 
 SHIPPED = sorted(place.parent.name for place in (root() / "data/weights").glob("*/ema.safetensors"))
@@ -43,6 +44,15 @@ def test_what_comes_along_scores_what_its_record_says(name):
     row = recorded.set_index("image").loc[pair[0]]
     assert measured.psnr_restored == pytest.approx(row.psnr_restored, abs=0.01)
     assert measured.ssim_restored == pytest.approx(row.ssim_restored, abs=0.001)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_plain_colour_stays_plain(name):
+    """Sky and walls, on which nothing hides what a network prints; in units of 1/255."""
+    network, _ = records.open_checkpoint(shipped(name))
+    for grey in (0.2, 0.5, 0.8):
+        restored = restore.restore(network, torch.full((3, 96, 96), grey))
+        assert 255 * restored[:, 16:-16, 16:-16].std(dim=(1, 2)).max() < 1
 
 
 @pytest.mark.parametrize("name", SHIPPED)
