@@ -216,17 +216,11 @@ COMMON = dict(
     objective="plain", dataset="folder", data_root="photographs", network_size="demo", learning_rate=1.5e-3,
     learning_rate_min=1e-6, betas=(0.9, 0.99), ema_decay=0.995, log_every=50, val_every=500, save_every=250,
 )  # fmt: skip
+DEHAZE = dict(network="nafnet", batch_size=2, patch_size=192)
 RUNS = {
-    "dehaze-photographs": dict(network="nafnet", steps=10_000, batch_size=2, patch_size=192),
-    "dehaze": dict(
-        network="nafnet",
-        steps=1500,
-        batch_size=2,
-        patch_size=192,
-        learning_rate=2e-4,
-        data_root="skies",
-        initial_weights="without-grid.safetensors",
-    ),
+    "dehaze-photographs": DEHAZE | dict(steps=10_000),
+    "dehaze": DEHAZE
+    | dict(steps=1500, learning_rate=2e-4, data_root="skies", initial_weights="without-grid.safetensors"),
     "derain": dict(network="nafnet", steps=8000, batch_size=4, patch_size=96),
     "deblur": dict(network="nafnet", steps=6000, batch_size=4, patch_size=96),
     "sr-x2": dict(network="edsr", steps=3000, batch_size=8, patch_size=96, scale=2),
