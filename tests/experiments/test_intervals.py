@@ -41,6 +41,7 @@ def test_the_interval_is_that_of_a_paired_t_test():
     assert row.mean == pytest.approx(0.2) and row.sd == pytest.approx(np.std([0.2, 0.1, 0.4, 0.1], ddof=1))
     assert (row.low, row.high, row.p) == pytest.approx((limits.low, limits.high, test.pvalue))
     assert row.seeds == 4 and row.half_holm == pytest.approx(row.half)  # alone there is nothing to correct
+    assert [intervals.t_interval(np.array(values))["p"] for values in ([0.5, 0.5], [0.0, 0.0])] == [0, 1]
 
 
 def test_levels_are_those_of_holm_by_hand():
@@ -90,6 +91,7 @@ def test_pictures_are_a_view_of_their_own():
     parts[2].loc[parts[2]["arm"] == "spn", "psnr_raw"] -= 1  # picture c loses
     (row,) = intervals.by_image(pd.concat(parts)).itertuples()
     assert (row.pictures, row.better) == (3, 2)
+    assert intervals.by_image(runs(plain=PLAIN, spn=PLAIN).assign(image="a"))["better"].item() == 0
     assert (row.worst, row.best, row.mean) == pytest.approx((-0.8, 0.2, -0.4 / 3))
 
 
@@ -127,6 +129,11 @@ def test_a_run_that_diverged_is_said_and_not_left_out():
     assert table["stopped"].tolist() == [1, 0] and table["mean"].isna().tolist() == [True, False]
     assert "1 of 4 pairs have no score, because a run diverged" in intervals.conclusion(table)
     assert table["half_holm"].isna().tolist() == [True, False]
+    others = {f"other {k}": [30.1, 30.8, 29.2, 30.4] for k in range(intervals.FEW)}
+    said = intervals.conclusion(raw(runs(plain=PLAIN, spn=[30.2, math.nan, 29.4, 30.6], **others))).splitlines()
+    assert len(said) == 2 and "1 of 4 pairs" in said[0]
+    said = intervals.conclusion(raw(runs(plain=PLAIN, **others))).splitlines()
+    assert len(said) == intervals.FEW and all("no effect visible" in line for line in said)
 
 
 @pytest.mark.parametrize("seeds", [2, intervals.SEEDS - 1, intervals.SEEDS])

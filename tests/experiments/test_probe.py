@@ -101,6 +101,7 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     cells = list(push_study.cells())
     assert len(cells) == len(set(cells)) == 36 and cells[0] == push_study.Cell("sr", "demo", "plain", 0)
     assert [cell.rate for cell in cells] == ["demo"] * 18 + ["eighth"] * 18
+    assert [cells[0]._replace(seed=seed).foreign.seed for seed in push_study.SEEDS] == [1, 2, 0]
     record = tmp_path / "record"
     page = push_study.write_record(tmp_path / "runs", record) / "README.md"
     assert "Outcome" not in page.read_text() and not push_study.read(tmp_path / "runs")
