@@ -39,8 +39,9 @@ def test_noise_is_as_far_away_as_the_histories(history):
         torch.testing.assert_close(*rms, rtol=0.03, atol=0)
         assert torch.cosine_similarity(noise.flatten(), away.flatten(), dim=0).abs() < 0.03
         assert torch.equal(output, negatives.outputs(lq, lq, step=1)[k]) and not output.requires_grad
-    others = Negatives(history, noise_around=own).outputs(lq, lq, step=2), Negatives(history, noise_around=own, seed=1)
-    assert not any(torch.equal(outputs[0], other[0]) for other in (others[0], others[1].outputs(lq, lq, step=1)))
+    for seed, step in ((0, 2), (1, 1)):
+        other = Negatives(history, noise_around=own, seed=seed).outputs(lq, lq, step)[0]
+        assert not torch.equal(outputs[0], other)
 
 
 def test_one_history_is_drawn_from_seed_and_step(history):
@@ -59,10 +60,9 @@ def test_noised_inputs_are_drawn_as_often_as_histories(history):
     outputs = [output for step in range(1, 65) for output in negatives.outputs(ones, ones, step)]
     from_histories = sum(torch.equal(output, output[0, 0, 0, 0] * ones) for output in outputs)
     assert len(outputs) == 64 and 20 <= from_histories <= 44  # two of four
-    copies = [
-        Negatives(history, noised=1, seed=s).outputs(ones, ones, step)[-1] for s, step in ((0, 1), (0, 2), (1, 1))
-    ]
-    assert not any(torch.equal(copies[0], other) for other in copies[1:])
+    seeds_and_steps = ((0, 1), (0, 2), (1, 1))
+    first, *others = (Negatives(history, noised=1, seed=k).outputs(ones, ones, step)[-1] for k, step in seeds_and_steps)
+    assert not any(torch.equal(first, other) for other in others)
 
 
 def test_noise_on_a_share_of_a_batch_is_that_of_the_whole(history):
