@@ -86,9 +86,8 @@ def skies(count: int = 16, side: int = 256) -> None:
         colour = 0.1 + 0.85 * torch.rand(1, generator=chance) + 0.05 * torch.randn(1, 3, 1, 1, generator=chance)
         coarse = colour + 0.3 * number / count * torch.randn(1, 1, 3, 3, generator=chance)
         smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)[0]
-        Image.fromarray(tasks.to_uint8(smooth.clamp(0, 1)).permute(1, 2, 0).numpy()).save(
-            WORK / "skies" / "train" / f"sky{number:02}.png"
-        )
+        picture = Image.fromarray(tasks.to_uint8(smooth.clamp(0, 1)).permute(1, 2, 0).numpy())
+        picture.save(WORK / "skies" / "train" / f"sky{number:02}.png")
 
 
 @torch.no_grad()

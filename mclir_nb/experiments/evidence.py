@@ -113,7 +113,7 @@ def main_record(*names: str) -> Record | None:
 
 
 def record_dir(name: str, folder: str | Path | None = None) -> Path:
-    """The folder of a record, else `folder`; ValueError for a name that leads out of `data/records`."""
+    """`folder`, or where the record of that name lies; ValueError for one that leads out of `data/records`."""
     if folder is not None:
         return Path(folder)
     if Path(name).name != name or name in ("", ".", ".."):
