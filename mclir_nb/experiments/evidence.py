@@ -107,9 +107,9 @@ def committed(name: str | None) -> Record | None:
 
 
 def main_record(*names: str) -> Record | None:
-    """Of these records the one with the most seeds in all of its tasks, of several the first; None without any."""
+    """Of these records the one with the most finished seeds, its tasks together; of several the first; None without."""
     there = [record for name in names if (record := committed(name))]
-    return max(there, key=lambda record: record.seeds.min(), default=None)
+    return max(there, key=lambda record: record.seeds.sum(), default=None)
 
 
 def record_dir(name: str, folder: str | Path | None = None) -> Path:

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from mclir_nb.experiments import intervals, verdicts
 from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
+NEAR = 0.4  # dB; what is nearer to zero is drawn on a linear scale, always
 
 
 @styled
 def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figure:
     """Gains over the baseline in dB, seed by seed, their mean and its 95 % interval; the largest gain at the top.
 
-    An arm with a run that diverged stands at the bottom: it has dots, but neither mean nor interval.
+    An arm with a run that diverged stands at the bottom: it has dots, but neither mean nor interval. Beside an arm that
+    is far off, the axis is logarithmic outside of its middle.
 
     Args:
         frame: one row per arm and seed: `arm`, `seed`, `difference` (arm minus baseline, same seed). A column `weights`
@@ -51,6 +53,7 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
         both = "\nfilled: raw weights, hollow: EMA" if len(kinds) > 1 else ""
         axes.set_xlabel(f"difference to {baseline} (dB){both}")
         axes.grid(axis="y", visible=False)
+        _see_small(axes, "x", gains)
     return figure
 
 
@@ -129,6 +132,18 @@ def dose_response(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _see_small(axes, way: str, gains: pd.Series) -> None:
+    """Make the x or y axis logarithmic beyond `NEAR`, and say so: one arm far off shall not hide the others."""
+    if gains.abs().max() <= 1 or gains.abs().median() > NEAR:
+        return
+    axis = axes.xaxis if way == "x" else axes.yaxis
+    (axes.set_xscale if way == "x" else axes.set_yscale)("symlog", linthresh=NEAR)
+    axis.set_major_locator(FixedLocator([-4, -2, -1, -NEAR, -NEAR / 2, 0, NEAR / 2, NEAR, 1, 2, 4]))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+    axes.set_title(f"{axes.get_title()} (logarithmic beyond {NEAR:g} dB)".strip())
+
+
 def _name_lost(axes, part: pd.DataFrame) -> None:
     """Name below the title the arms of `verdicts.results` that have no gain."""
     if lost := list(part.loc[part["gain_raw"].isna(), "arm"]):
@@ -157,10 +172,7 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
             axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
         around = "\n(arms of one cost stand side by side around it)" if aside.any() else ""
         axes.set(xlabel=f"multiplications of the run / those of plain{around}", title=where)
-        if (part["gain_raw"].abs() + part["half_raw"].fillna(0)).max() > 1:
-            axes.set_yscale("symlog", linthresh=0.1)  # one arm far off shall not hide the others
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.set_title(f"{where} (logarithmic beyond 0.1)".strip())
+        _see_small(axes, "y", part["gain_raw"])
         _name_lost(axes, part)
     places[0].set_ylabel("paired gain over plain (dB)")
     figure.legend(*places[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")

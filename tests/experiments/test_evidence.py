@@ -323,7 +323,7 @@ def test_an_arm_that_diverged_is_named_and_nothing_false_is_said(record):
     assert verdicts.results(other).set_index("arm")["pictures"].to_dict() == {"spn": 4, "vgg": 4}
 
 
-def test_the_main_record_is_the_one_with_the_most_seeds_in_all_of_its_tasks(record, monkeypatch):
+def test_the_main_record_is_the_one_with_the_most_seeds(record, monkeypatch):
     settings = [{"task": "sr x4"}, {"task": "derain"}]
     derain, sr = table(0.0, seeds=8), table(0.0, seeds=8).assign(task="sr", scale=4)
     one = derain[derain["seed"] < 1]

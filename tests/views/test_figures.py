@@ -234,6 +234,17 @@ def test_paired_differences_write_mean_and_interval():
         evidence_figures.paired_differences(frame[:0])
 
 
+def test_one_arm_far_off_does_not_hide_the_others():
+    frame = pd.DataFrame({"arm": ["spn", "cr", "longer"] * 2, "difference": [0.1, 0.2, 3.0] * 2})
+    far, near = (evidence_figures.paired_differences(part).axes[0] for part in (frame, frame[frame["arm"] != "longer"]))
+    assert far.get_xscale() == "symlog" and "logarithmic" in far.get_title()
+    assert near.get_xscale() == "linear" and not near.get_title()
+    middle, end = (np.ptp(far.transData.transform([(low, 0), (high, 0)])[:, 0]) for low, high in ((0, 0.2), (1, 3)))
+    assert middle > end  # 0.2 dB near zero take more room than 2 dB far off
+    alike = frame.assign(difference=frame["difference"] + 3)
+    assert evidence_figures.paired_differences(alike).axes[0].get_xscale() == "linear"
+
+
 def test_settings_are_panels_and_the_ema_is_drawn_where_it_differs():
     runs = A1.runs[A1.runs["arm"].isin(["plain", "spn", "two histories"])].assign(psnr_ema=lambda t: t["psnr_raw"])
     two = pd.concat([runs, runs.assign(task="deblur")])
@@ -288,7 +299,7 @@ def test_gain_beside_cost_stands_at_the_cost_of_the_run():
     places = [bar.lines[0].get_xdata()[0] for bar in axes.containers]
     drawn = pd.Series(places).groupby(RESULTS["run_cost"].round(2).sort_values().to_numpy()).mean()
     assert drawn.to_numpy() == pytest.approx(drawn.index, rel=0.005) and axes.get_yscale() == "linear"
-    far = RESULTS.assign(gain_raw=-9.0)
+    far = RESULTS.assign(gain_raw=RESULTS["gain_raw"].mask(RESULTS.index == 0, -9.0))
     assert evidence_figures.gain_beside_cost(far).axes[0].get_yscale() == "symlog"
     assert "side by side" in axes.get_xlabel()
     one = evidence_figures.gain_beside_cost(RESULTS[:1]).axes[0]
