@@ -220,11 +220,11 @@ def _findings(record: Record) -> str:
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     sets = {setting["data"] for setting in decided["settings"]}
     data = "" if sets == {"embedded"} else f" --data-root {'BSDS500' if 'bsds500' in sets else 'DATA'}"
-    seeds = ", ".join(f"{task} {len(part)}" for task, part in runs.groupby("task", sort=False)["seed"].unique().items())
+    seeds = ", ".join(f"{task} {count}" for task, count in record.seeds.items())
     table = files.as_markdown(verdicts.shown(verdicts.results(record, decided["baseline"])))
     return f"""{wrong}## Outcome
 
-Finished seeds of {len(decided["seeds"])}: {seeds}. {len(runs)} runs, of which {diverged} diverged.
+Finished seeds of {record.decided}: {seeds}. {len(runs)} runs, of which {diverged} diverged.
 Computed from `runs.csv`:
 
 {chr(10).join("- " + line for line in verdicts.outcome(record).splitlines())}
