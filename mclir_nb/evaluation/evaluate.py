@@ -107,10 +107,9 @@ def as_published(network: nn.Module) -> nn.Module:
 
 def score(image: Tensor, gt: Tensor, kind: str, protocol: str, crop: int) -> dict[str, float]:
     """PSNR and SSIM of one picture, as columns psnr_KIND and ssim_KIND."""
-    shown = image.clamp(0, 1)
     return {
-        f"psnr_{kind}": metrics.psnr(shown, gt, protocol=protocol, crop=crop),
-        f"ssim_{kind}": metrics.ssim(shown, gt, protocol=protocol, crop=crop),
+        f"psnr_{kind}": metrics.psnr(image, gt, protocol=protocol, crop=crop),
+        f"ssim_{kind}": metrics.ssim(image, gt, protocol=protocol, crop=crop),
     }
 
 

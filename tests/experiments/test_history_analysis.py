@@ -63,6 +63,8 @@ def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, obje
     assert found.push.shape == kept.restored.shape
     assert found.lambdas == pytest.approx([1e-3] * len(kept.steps), rel=0.01)
     assert len(found.table) == 2 * len(kept.steps) and (kept.averaged is not None) == (objective == "spn-smooth")
+    far = (kept.present[:, None] - kept.negatives).abs().mean(dim=(2, 3, 4)).flatten()
+    torch.testing.assert_close(torch.tensor(found.table["pixels"].tolist()), far)
     image, pasts = kept.restored[-1][None].requires_grad_(), list(kept.negatives[-1][:, None])
     context = dict(features=lite0, lambda_neg=found.lambdas[-1], averaged=kept.present[-1][None])
     parts = losses.OBJECTIVES[objective](image, kept.gt[None], pasts, **context)
@@ -70,6 +72,17 @@ def test_the_push_of_a_run_is_the_gradient_of_its_own_term(tmp_path, lite0, obje
     torch.testing.assert_close(found.push[-1], (pull - whole)[0] * image.numel(), rtol=1e-3, atol=1e-4)
     towards = (-pull * (pull - whole))[0].mean(0) * image.numel() ** 2
     torch.testing.assert_close(found.towards(found.push)[-1], towards, rtol=1e-3, atol=1e-4)
+
+
+def test_lambda_at_a_moment_is_that_of_the_log_around_it(tmp_path):
+    recipe = recipes.get("tiny", "derain", history_every=(4,), history_decay=(0.1,), **SMALL)
+    run = train.train(recipe, tmp_path / "run", quiet=True)
+    log = run.log.assign(lambda_neg=lambda rows: rows["step"] / 1000)
+    log.to_csv(run.dir / "log.csv", index=False)
+    steps = moments.read(run.dir).steps
+    assert 4 in steps and log["step"].tolist() == [4, 8]
+    expected = [0.004 if step <= 4 else 0.008 for step in steps]
+    assert history_analysis.pushes(run.dir).lambdas == pytest.approx(expected)
 
 
 def test_the_push_has_controls_and_its_aim_is_counted(tmp_path):
