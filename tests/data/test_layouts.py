@@ -137,6 +137,22 @@ def test_pictures_that_sets_share_are_known_by_both_names():
     assert named <= set(published.LAYOUTS)
 
 
+def test_a_name_that_is_there_twice_makes_one_pair_and_is_told(tmp_path):
+    """A camera writes .JPG; beside it lies a copy in another format."""
+    pairs(tmp_path, *(f"test/lq/{i}.JPG" for i in range(3)), gt=lambda n: n.replace("lq", "gt"))
+    fill(tmp_path, "test/lq/1.png", "test/gt/2.TIFF")
+    (found,) = Survey.of("folder", tasks.get("derain"), tmp_path).parts("test")
+    assert [entry.name for entry in found.entries] == ["0", "1", "2"] and not found.unpaired
+    assert sorted(file.name for file in found.twice) == ["1.png", "2.TIFF"]
+
+
+def test_clean_files_alone_are_of_no_scale(tmp_path):
+    fill(tmp_path, "Set5/HR/baby.png", "Set14/HR/lenna.png", "Set14/LR_bicubic/X2/lennax2.png")
+    asked = tasks.get("sr", 2)
+    made, given = (datasets.open_set(name, asked, "test", tmp_path).entries[0] for name in ("set5", "set14"))
+    assert (made.lq, made.scale) == (None, 1) and given.lq and given.scale == 2
+
+
 @pytest.mark.parametrize("inside", ["", "RESIDE", "RESIDE/SOTS", "RESIDE/SOTS/outdoor"])
 def test_the_root_may_be_any_folder_on_the_way_down(tmp_path, inside):
     pairs(tmp_path, "RESIDE/SOTS/outdoor/hazy/0001_0.8_0.2.jpg", gt=lambda n: "RESIDE/SOTS/outdoor/clear/0001.png")

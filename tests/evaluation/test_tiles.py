@@ -67,6 +67,8 @@ def test_images_below_a_tile_are_whole_and_the_smallest_are_extended(size):
     assert output.shape == (1, 3, 2 * size[0], 2 * size[1]) and network.sizes == [tuple(max(s, 16) for s in size)]
     if min(size) >= 16:
         assert torch.equal(output, whole(network, photo(*size)))
+    even = torch.full((1, 3, *size), 0.8)
+    torch.testing.assert_close(tiles.run(Mean(), even), even)  # what a small one is extended by is no other colour
 
 
 def test_the_side_of_a_tile_is_a_number_and_not_a_matter_of_free_memory():
@@ -109,12 +111,13 @@ def test_an_impossible_tile_is_refused(tile, better):
         tiles.run(Local(), photo(20, 20), tile=tile)
 
 
-def test_damaged_weights_are_noticed_and_the_mode_is_put_back():
-    network = Local().train()
+@pytest.mark.parametrize("mode", [True, False])
+def test_damaged_weights_are_noticed_and_the_mode_is_put_back(mode):
+    network = Local().train(mode)
     nn.init.constant_(network.layers[0].bias, float("nan"))
     with pytest.raises(ValueError, match="weights"):
         tiles.run(network, photo(20, 20))
-    assert network.training
+    assert network.training == mode
 
 
 def test_a_damaged_image_is_not_blamed_on_the_weights():
