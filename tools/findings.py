@@ -57,7 +57,6 @@ def write_page(page: Path) -> None:
     """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
     main = evidence.main_record(*evidence.BY_STRENGTH)
     said = verdicts.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
-    weak = [flaw for flaw in verdicts.flaws(main) if flaw != main.withdrawn] if main else []
     parts = [
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
@@ -66,7 +65,7 @@ def write_page(page: Path) -> None:
         "newer records give all objectives the same dose: lambda is chosen for it before a run, and what it turned "
         "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
         f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
-        *([f"What is weak about this record: {'; '.join(weak)}."] if weak else []),
+        *(_weak(main) if main else []),
         f"In the tables {' '.join(verdicts.COLUMNS.split())} In the figures bars are 95 % intervals without the "
         "correction; in the one over the dose a grey line leads to the dose as measured.",
         "## Does the push help where it is applied?",
@@ -85,7 +84,14 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
         return [UNKNOWN.format(link)]
     question = EXPERIMENTS[name].question
     table = files.as_markdown(verdicts.shown(verdicts.results(record, record.decision["baseline"])))
-    return [f"Record {link}: {question} {verdicts.state(record)}", _picture(page, name, question, draw(record)), table]
+    said = f"Record {link}: {question} {verdicts.state(record)}"
+    return [said, *_weak(record), _picture(page, name, question, draw(record)), table]
+
+
+def _weak(record: evidence.Record) -> list[str]:
+    """A paragraph on what is wrong with a record, if anything is."""
+    weak = [flaw for flaw in verdicts.flaws(record) if flaw != record.withdrawn]
+    return [f"What is weak about this record: {'; '.join(weak)}."] if weak else []
 
 
 def _probe(page: Path) -> list[str]:

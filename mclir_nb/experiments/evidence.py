@@ -107,9 +107,12 @@ def committed(name: str | None) -> Record | None:
 
 
 def main_record(*names: str) -> Record | None:
-    """Of these records the one with the most finished seeds, its tasks together; of several the first; None without."""
+    """Of these records the one with the most seeds in a task, of several that with the most in each; None without any.
+
+    Of those that are equal even so, the first.
+    """
     there = [record for name in names if (record := committed(name))]
-    return max(there, key=lambda record: record.seeds.sum(), default=None)
+    return max(there, key=lambda record: (record.seeds.max(), record.seeds.min()), default=None)
 
 
 def record_dir(name: str, folder: str | Path | None = None) -> Path:

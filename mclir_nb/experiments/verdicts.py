@@ -12,6 +12,7 @@ from mclir_nb.experiments.plans import EXPERIMENTS
 SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
 SAME = 0.005  # dB; what differs by less is not shown apart
 ROUNDING = 0.01  # by which lambda for the same dose may differ from machine to machine
+BURST = 100  # times its usual size; a term that begins so large, and larger than L1, is a flaw
 OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, either way, is a flaw
 COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the
 interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an
@@ -153,7 +154,7 @@ def flaws(record: Record) -> list[str]:
         found.append(
             f"on average over its runs an arm's dose was more than {OFF:g} times off what was asked for ({listed})"
         )
-    found += _unequal(runs)
+    found += _bursts(record.curves) + _unequal(runs)
     pictures = runs.groupby("task", sort=False)["pictures"].max()
     decided = record.decided
     wanted = ((record.seeds, max(SEEDS, decided), "seeds"), (pictures, PICTURES, "test pictures"))
@@ -164,6 +165,16 @@ def flaws(record: Record) -> list[str]:
             some = f"{count} of {decided} decided seeds" if what == "seeds" and count < decided else some
             found.append(some if common else f"{some} of {' and '.join(tasks.index)}")
     return found + ([record.withdrawn] if record.withdrawn else [])
+
+
+def _bursts(curves: pd.DataFrame) -> list[str]:
+    """Arms whose term is larger than L1 at the beginning of a run, and there alone."""
+    values = curves.groupby(["task", "arm", "seed"], sort=False)["r"]
+    strength = pd.DataFrame({"begun": values.first(), "usual": values.median()}).groupby(["task", "arm"]).median()
+    burst = strength[(strength["begun"] > 1) & (strength["begun"] > BURST * strength["usual"])]
+    listed = (f"{arm} on {task}: r {r.begun:.2g}, later {r.usual:.1g}" for (task, arm), r in burst.iterrows())
+    said = "an arm's term was larger than L1 in the first steps alone, which its dose, measured later, does not show"
+    return [f"{said} ({'; '.join(listed)})"] if len(burst) else []
 
 
 def _unequal(runs: pd.DataFrame) -> list[str]:

@@ -117,13 +117,16 @@ def test_the_main_record_is_the_one_with_the_most_seeds(record, monkeypatch):
     record(S=pd.concat([sr, derain]), D=sr, V=pd.concat([sr, one]))
     for kept in map(evidence.read_record, "SDV"):
         kept.decision["settings"] = settings
-    assert evidence.main_record("V", "D", "S").name == "S"
+    assert evidence.main_record("V", "D", "S").name == "S"  # D lacks derain, V has a seed of it
     for name, count in (("D", 0), ("V", 1)):
         kept = evidence.read_record(name)
         assert "Of derain there are not yet two seeds" in verdicts.answer(kept)
         assert f"derain {count} of 5 seeds" in verdicts.state(kept)
         assert f"{count} of 5 decided seeds of derain" in verdicts.flaws(kept)
     assert "not yet two" not in verdicts.answer(evidence.read_record("S"))
+    record(A1=table(0.0), V=evidence.read_record("D").runs)
+    evidence.read_record("V").decision["settings"] = settings
+    assert evidence.main_record("V", "A1").name == "V"  # eight seeds of one task say more than three of each
 
 
 def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
@@ -163,13 +166,27 @@ def test_flaws_are_computed():
     assert "7 of 8 decided seeds" in verdicts.flaws(part) and "decided seeds" not in str(verdicts.flaws(whole))
     new = {"arms": [{"changes": {"objective": "plain"}}, {"changes": {"objective": "spn", "dose": 0.1}}]}
     runs = table(0.1, seeds=8).assign(pictures=100)
-    assert verdicts.flaws(evidence.Record("D", new, runs, None, None)) == []
-    (flaw,) = verdicts.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), None, None))
+    assert verdicts.flaws(evidence.Record("D", new, runs, runs, runs)) == []
+    (flaw,) = verdicts.flaws(evidence.Record("D", new, runs.assign(dose=0.1, dose_measured=0.25), runs, runs))
     assert "spn: 0.25 on derain" in flaw
     more = pd.concat([runs, table(0.1, seeds=3).assign(pictures=5, task="sr")])
-    assert verdicts.flaws(evidence.Record("D", new, more, None, None)) == ["3 seeds of sr", "5 test pictures of sr"]
+    assert verdicts.flaws(evidence.Record("D", new, more, more, more)) == ["3 seeds of sr", "5 test pictures of sr"]
     few = pd.concat([table(0.1, seeds=n).assign(pictures=100, task=task) for n, task in ((2, "sr"), (3, "derain"))])
-    assert verdicts.flaws(evidence.Record("D", new, few, None, None)) == ["2 seeds of sr", "3 seeds of derain"]
+    assert verdicts.flaws(evidence.Record("D", new, few, few, few)) == ["2 seeds of sr", "3 seeds of derain"]
+
+
+def test_a_term_that_outweighs_the_pull_at_first_is_a_flaw():
+    runs = table(0.1, seeds=8).assign(pictures=100, dose_measured=0.1)
+    steps = [runs.assign(step=step, r=r) for step, r in ((1, 5.0), (2, 0.01), (3, 0.02))]
+
+    def flaws(*rows):
+        return verdicts.flaws(evidence.Record("D", {}, runs, runs, pd.concat(rows)))
+
+    (flaw,) = flaws(*steps)
+    assert "larger than L1 in the first" in flaw and "spn on derain: r 5, later 0.02" in flaw
+    assert flaws(steps[1], steps[0], steps[2]) == []  # later, a dose shows it
+    assert flaws(*(rows.assign(r=rows["r"] / 10) for rows in steps)) == []
+    assert any("ratio on derain" in flaw for flaw in verdicts.flaws(evidence.read_record("V")))
 
 
 def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
@@ -177,7 +194,7 @@ def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
     runs["dose"] = runs["dose"].mask(runs["arm"] == "spn 0.2", 0.2)
 
     def flaws(**changes):
-        return verdicts.flaws(evidence.Record("D", {}, runs.assign(**changes), None, None))
+        return verdicts.flaws(evidence.Record("D", {}, runs.assign(**changes), runs, runs))
 
     (lambdas,) = flaws()  # the same lambda for two doses
     assert "lambda for a dose was chosen more than once for spn on derain" in lambdas and "0.01 " in lambdas
