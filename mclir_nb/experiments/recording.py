@@ -213,7 +213,8 @@ def _findings(record: Record) -> str:
     processor = runs["processor"].fillna("") if "processor" in runs else ""  # older rows lack it
     machines = runs.assign(processor=processor)[["device", "processor", "threads", "torch", "mclir_nb"]]
     made = "; ".join(
-        f"{m.device}{m.processor and ', '}{m.processor}, {m.threads} threads, torch {m.torch}, mclir_nb {m.mclir_nb}"
+        f"{m.device}{m.processor and ', '}{m.processor}, {m.threads} thread{'s' * (m.threads > 1)}, torch {m.torch}, "
+        f"mclir_nb {m.mclir_nb}"
         for m in machines.drop_duplicates().itertuples()
     )
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in verdicts.flaws(record))
