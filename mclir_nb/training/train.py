@@ -87,7 +87,8 @@ def _train(
             on_first_rank(run_folder.check_continued, before, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-            notes += [_rounding_note(recipe), needs.note(recipe, device) if device.type == "cuda" else ""]
+            notes += [_rounding_note(recipe), _ratio_note(recipe)]
+            notes += [needs.note(recipe, device)] if device.type == "cuda" else []
             for note in filter(None, notes):
                 print(note)
         with _with_last_state(recipe, run_dir):
@@ -151,6 +152,18 @@ def _rounding_note(recipe: Recipe) -> str:
     return (
         f"precision {recipe.precision} rounds the network's output, and the push is its difference to the histories: "
         "part of the push is rounding. signal_k in log.csv says how much is left; precision float32 keeps it."
+    )
+
+
+def _ratio_note(recipe: Recipe) -> str:
+    """A sentence for the objective that divides by the distance to histories where that is 0, else nothing."""
+    apart = recipe.history_start > 0 and not recipe.initial_weights
+    if recipe.objective != "ratio" or apart or recipe.history_of == "another" or recipe.continues:
+        return ""
+    other = "infonce has no such step" if recipe.initial_weights else "history_start 0.1 keeps them apart"
+    return (
+        "objective ratio divides by the distance to the histories, and they begin as exact copies of the network: the "
+        f"first step is so large that Adam remembers it for hundreds of steps. {other}."
     )
 
 

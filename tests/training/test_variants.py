@@ -5,7 +5,7 @@ import torch
 from killing import work
 from trainers import advance, derain, flat, same, trainer
 
-from mclir_nb.training import frames, macs, records, run_folder
+from mclir_nb.training import frames, macs, records, run_folder, train
 
 
 def test_lambda_waits_falls_and_is_constant_otherwise():
@@ -28,6 +28,15 @@ def test_r_is_held_with_the_sign_of_the_term(objective):
     rows = advance(trainer(derain(objective=objective, lambda_ratio=0.05)), 4, rows=True).log.rows
     assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
     assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
+
+
+@pytest.mark.parametrize(("start", "said"), [(0.0, True), (0.1, False)])
+def test_a_ratio_to_histories_that_are_exact_copies_is_told_before_it_throws_the_run_off(tmp_path, capsys, start, said):
+    recipe = derain(objective="ratio", lambda_neg=1e-5, history_start=start)
+    train.train(recipe, tmp_path, device="cpu")
+    assert ("history_start 0.1 keeps them apart" in capsys.readouterr().out) == said
+    begun = records.Run(tmp_path).log["r"].iloc[0]
+    assert (begun > 1) == said and begun > 0  # many times L1 in the first step, or a small addition
 
 
 VARIANTS = {
