@@ -53,7 +53,7 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
         both = "\nfilled: raw weights, hollow: EMA" if len(kinds) > 1 else ""
         axes.set_xlabel(f"difference to {baseline} (dB){both}")
         axes.grid(axis="y", visible=False)
-        _see_small(axes, "x", gains)
+        _see_small(axes, "x", gains.abs() + first.agg(_half))
     return figure
 
 
@@ -132,9 +132,17 @@ def dose_response(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _see_small(axes, way: str, gains: pd.Series) -> None:
-    """Make the x or y axis logarithmic beyond `NEAR`, and say so: one arm far off shall not hide the others."""
-    if gains.abs().max() <= 1 or gains.abs().median() > NEAR:
+def _half(values: pd.Series) -> float:
+    """Half of the interval around the mean of an arm's differences; 0 where there is none."""
+    return float(np.nan_to_num(intervals.t_interval(values.to_numpy())["half"]))
+
+
+def _see_small(axes, way: str, reach: pd.Series) -> None:
+    """Make the x or y axis logarithmic beyond `NEAR`, and say so, lest an arm that reaches far hides the others.
+
+    `reach`: how far from zero each arm is drawn, dB.
+    """
+    if reach.max() <= 1 or reach.median() > NEAR:
         return
     axis = axes.xaxis if way == "x" else axes.yaxis
     (axes.set_xscale if way == "x" else axes.set_yscale)("symlog", linthresh=NEAR)
@@ -172,7 +180,7 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
             axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
         around = "\n(arms of one cost stand side by side around it)" if aside.any() else ""
         axes.set(xlabel=f"multiplications of the run / those of plain{around}", title=where)
-        _see_small(axes, "y", part["gain_raw"])
+        _see_small(axes, "y", part["gain_raw"].abs() + part["half_raw"].fillna(0))
         _name_lost(axes, part)
     places[0].set_ylabel("paired gain over plain (dB)")
     figure.legend(*places[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
