@@ -96,7 +96,9 @@ def answer(record: Record) -> str:
     rest = table[~table["arm"].isin(["spn", *controls])]
     verbs = {0: "shows no visible effect", 1: "is better than plain training", -1: "is worse than plain training"}
     verdicts = [f"{verbs[sign]} ({_amounts(part)})" for sign, part in spn.groupby(_sign(spn), sort=False)]
-    few = f" (weak evidence: fewer than {SEEDS})" if table["seeds"].min() < SEEDS else ""
+    weak, tasks = table.loc[table["seeds"] < SEEDS, "task"].unique(), table["task"].unique()
+    on = f" on {' and '.join(weak)}" if len(weak) < len(tasks) else ""
+    few = f" (weak evidence{on}: fewer than {SEEDS})" if len(weak) else ""
     seeds = " or ".join(map(str, sorted(set((table if spn.empty else spn)["seeds"]))))
     early = f"Provisional, for not all {record.decided} decided seeds are there: over" if record.is_open else "Over"
     said = f"{early} {seeds} paired seeds{few} SPN {' and '.join(verdicts) or 'cannot be judged'}"

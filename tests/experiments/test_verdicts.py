@@ -124,6 +124,10 @@ def test_the_main_record_is_the_one_with_the_most_seeds(record, monkeypatch):
         assert f"derain {count} of 5 seeds" in verdicts.state(kept)
         assert f"{count} of 5 decided seeds of derain" in verdicts.flaws(kept)
     assert "not yet two" not in verdicts.answer(evidence.read_record("S"))
+    kept = evidence.read_record("S")
+    part = kept._replace(runs=kept.runs[(kept.runs["task"] == "sr") | (kept.runs["seed"] < 2)])
+    said = verdicts.answer(part)
+    assert "over 2 or 8 paired seeds (weak evidence on derain: fewer than 5) SPN " in said
     record(A1=table(0.0), V=evidence.read_record("D").runs)
     evidence.read_record("V").decision["settings"] = settings
     assert evidence.main_record("V", "A1").name == "V"  # eight seeds of one task say more than three of each
