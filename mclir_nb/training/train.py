@@ -157,8 +157,7 @@ def _rounding_note(recipe: Recipe) -> str:
 
 def _ratio_note(recipe: Recipe) -> str:
     """A sentence for the objective that divides by the distance to histories where that is 0, else nothing."""
-    apart = recipe.history_start > 0 and not recipe.initial_weights
-    if recipe.objective != "ratio" or apart or recipe.history_of == "another" or recipe.continues:
+    if recipe.objective != "ratio" or recipe.history_start or recipe.history_of == "another" or recipe.continues:
         return ""
     other = "infonce has no such step" if recipe.initial_weights else "history_start 0.1 keeps them apart"
     return (

@@ -13,6 +13,7 @@ from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
 NEAR = 0.4  # dB; what is nearer to zero is drawn on a linear scale, always
+TICKS = (0, NEAR / 2, NEAR, 1, 2, 4, 10)  # dB, of an axis that is logarithmic beyond
 
 
 @styled
@@ -146,7 +147,7 @@ def _see_small(axes, way: str, reach: pd.Series) -> None:
         return
     axis = axes.xaxis if way == "x" else axes.yaxis
     (axes.set_xscale if way == "x" else axes.set_yscale)("symlog", linthresh=NEAR)
-    axis.set_major_locator(FixedLocator([-4, -2, -1, -NEAR, -NEAR / 2, 0, NEAR / 2, NEAR, 1, 2, 4]))
+    axis.set_major_locator(FixedLocator([sign * tick for tick in TICKS for sign in (-1, 1)]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
     axes.set_title(f"{axes.get_title()} (logarithmic beyond {NEAR:g} dB)".strip())
