@@ -33,10 +33,12 @@ def test_r_is_held_with_the_sign_of_the_term(objective):
 @pytest.mark.parametrize(("start", "said"), [(0.0, True), (0.1, False)])
 def test_a_ratio_to_histories_that_are_exact_copies_is_told_before_it_throws_the_run_off(tmp_path, capsys, start, said):
     recipe = derain(objective="ratio", lambda_neg=1e-5, history_start=start)
-    train.train(recipe, tmp_path, device="cpu")
+    run = train.train(recipe, tmp_path / "run", device="cpu")
     assert ("history_start 0.1 keeps them apart" in capsys.readouterr().out) == said
-    begun = records.Run(tmp_path).log["r"].iloc[0]
-    assert (begun > 1) == said and begun > 0  # many times L1 in the first step, or a small addition
+    assert (run.log["r"].iloc[0] > 1) == said  # many times L1 in the first step, or a small addition
+    fine = recipe.replace(history_start=0.0, initial_weights=str(run.dir))  # with it history_start is refused
+    train.train(fine, tmp_path / "fine", device="cpu")
+    assert "infonce has no such step" in capsys.readouterr().out
 
 
 VARIANTS = {
