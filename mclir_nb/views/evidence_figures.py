@@ -13,7 +13,7 @@ from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
 NEAR = 0.4  # dB; what is nearer to zero is drawn on a linear scale, always
-TICKS = (0, NEAR / 2, NEAR, 1, 2, 4, 10)  # dB, of an axis that is logarithmic beyond
+TICKS = (NEAR / 2, NEAR, 1, 2, 4, 10)  # dB, of an axis that is logarithmic beyond
 
 
 @styled
@@ -51,6 +51,8 @@ def paired_differences(frame: pd.DataFrame, *, baseline: str = "plain") -> Figur
                 y = row + (k - (len(kinds) - 1) / 2) * 0.4
                 _interval(axes, own, y, looks[arm.rpartition(": ")[2]]["color"], kind, written=len(parts) == 1)
         axes.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), title=where)
+        if len(parts) > 1 and first.size().max() == 1:
+            axes.set_title(f"{where} (one seed: no interval)")
         both = "\nfilled: raw weights, hollow: EMA" if len(kinds) > 1 else ""
         axes.set_xlabel(f"difference to {baseline} (dB){both}")
         axes.grid(axis="y", visible=False)
@@ -70,7 +72,7 @@ def _kinds(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if "weights" not in part:
         return {"": part}
     gains = part.groupby(["weights", "arm"])["difference"]
-    found = gains.agg(["mean", lambda values: intervals.t_interval(values.to_numpy())["half"]])
+    found = gains.agg(["mean", _half])
     apart = "ema" in found.index and (found.loc["raw"] - found.loc["ema"]).abs().max(axis=None) >= verdicts.SAME
     return {kind: part[part["weights"] == kind] for kind in (["raw", "ema"] if apart else ["raw"])}
 
@@ -147,7 +149,7 @@ def _see_small(axes, way: str, reach: pd.Series) -> None:
         return
     axis = axes.xaxis if way == "x" else axes.yaxis
     (axes.set_xscale if way == "x" else axes.set_yscale)("symlog", linthresh=NEAR)
-    axis.set_major_locator(FixedLocator([sign * tick for tick in TICKS for sign in (-1, 1)]))
+    axis.set_major_locator(FixedLocator([0, *TICKS, *(-tick for tick in TICKS)]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
     axes.set_title(f"{axes.get_title()} (logarithmic beyond {NEAR:g} dB)".strip())

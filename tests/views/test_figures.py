@@ -239,6 +239,7 @@ def test_one_arm_far_off_does_not_hide_the_others():
     far, near = (evidence_figures.paired_differences(part).axes[0] for part in (frame, frame[frame["arm"] != "longer"]))
     assert far.get_xscale() == "symlog" and "logarithmic" in far.get_title()
     assert near.get_xscale() == "linear" and not near.get_title()
+    assert len(set(far.get_xticks())) == len(far.get_xticks())
     middle, end = (np.ptp(far.transData.transform([(low, 0), (high, 0)])[:, 0]) for low, high in ((0, 0.2), (1, 3)))
     assert middle > end  # 0.2 dB near zero take more room than 2 dB far off
     alike = frame.assign(difference=frame["difference"] + 3)
@@ -251,6 +252,9 @@ def test_settings_are_panels_and_the_ema_is_drawn_where_it_differs():
     figure = evidence_figures.paired_differences(intervals.by_weights(two))
     assert [axes.get_title() for axes in figure.axes] == ["derain nafnet", "deblur nafnet"]
     assert all(len(axes.containers) == 2 for axes in figure.axes)  # raw = EMA
+    few = two[(two["task"] == "derain") | (two["seed"] == 0)]
+    titles = [axes.get_title() for axes in evidence_figures.paired_differences(intervals.by_weights(few)).axes]
+    assert titles == ["derain nafnet", "deblur nafnet (one seed: no interval)"]
     apart = two.assign(psnr_ema=two["psnr_ema"] + 0.1 * (two["arm"] == "spn"))
     figure = evidence_figures.paired_differences(intervals.by_weights(apart))
     assert all(len(axes.containers) == 4 for axes in figure.axes)
