@@ -53,7 +53,7 @@ def write_file(path: Path, content: bytes | str, keep: Path | None = None) -> No
             aside.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error.strerror or error}); the file as it was before is unchanged. "
-            "Free space or choose another out_dir, then run the same command again."
+            "Free space or choose another folder, then run the same command again."
         ) from error
 
 

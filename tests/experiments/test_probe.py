@@ -1,5 +1,6 @@
 """Directions and pasts whose answer is known, a probe that is stopped and goes on, and the record it leaves."""
 
+import copy
 import shutil
 import types
 
@@ -9,15 +10,21 @@ import torch
 from toys import Pixels, Scale, constant
 
 from mclir_nb import files, stream
-from mclir_nb.data import tasks
+from mclir_nb.data import datasets, tasks
 from mclir_nb.experiments import probe, push_study
+from mclir_nb.method import push
 from mclir_nb.method.history import HistoryModels
 from mclir_nb.training import dose, recipes
 from mclir_nb.training.recipes import Recipe
+from mclir_nb.training.trainer import Trainer
 
 
-def test_directions_of_a_linear_model():
+def test_directions_of_a_linear_model(monkeypatch):
     """What each direction asks of the one weight, 0.5 where gt needs 1: away from its past, or to the truth."""
+    left, real = [], push.image_push
+    monkeypatch.setattr(
+        push, "image_push", lambda at, pasts, *features: left.append(pasts) or real(at, pasts, *features)
+    )
 
     def asked(**negatives):
         past = dict(own=[constant(0.2), constant(0.7)], foreign=[constant(0.9)], slow=[constant(0.3)]) | negatives
@@ -29,11 +36,13 @@ def test_directions_of_a_linear_model():
     assert found["oldest"] == pytest.approx(1)  # it is behind
     assert found["foreign"] == found["lq"] == pytest.approx(-1)  # both ahead
     assert found["smooth"] == found["smooth-oldest"] == pytest.approx(1)  # the average came from below
-    assert abs(found["noise"]) < 0.5 and asked(slow=[constant(0.6)])["smooth"] == pytest.approx(-1)
+    sizes = [(noise - 0.5).square().mean().sqrt().item() for noise in left[3]]
+    assert sizes == pytest.approx([0.3, 0.2], rel=0.3)  # as far away as each own history
+    assert abs(found["noise"]) < 0.5 and asked(slow=[constant(0.45)])["smooth"] == pytest.approx(-1)
 
 
 def test_a_past_that_is_worse_by_construction():
-    own, other, earlier = (HistoryModels(Scale(w), (10, 5), (0.1, 0.1)) for w in (0.5, 1.1, 0.4))
+    own, other, earlier = (HistoryModels(Scale(w), (None, 5), (0.1, 0.1)) for w in (0.5, 1.1, 0.4))
     trainer = types.SimpleNamespace(model=Scale(0.8), ema=Scale(0.7), step=7, features=Pixels(), history=own)
     table = probe.pasts(probe.Moment(trainer, earlier, other), [(constant(1), constant(1)), (constant(1), constant(1))])
     own, foreign, slow = (table[table.past == past].iloc[1] for past in ("own", "foreign", "slow"))
@@ -66,6 +75,57 @@ def test_a_look_at_a_run(folder):
     assert (table.relative["pull"] == 1).all() and (table.relative["push"] > 0).all()
     assert table.help_cos["towards"].tolist() == (-table.help_cos["push"]).tolist()
     assert table.help_cos["random"].abs().max() < 0.1 and (helps.low <= helps.high).all()
+
+
+def test_a_look_is_at_the_kept_state(folder):
+    """Its histories, those of the average and of the other run, and the steps that Adam makes of the gradients."""
+    moment, other = (
+        probe.open_moment(watched(seed=seed), folder / str(seed), 3, folder / str(1 - seed)) for seed in (0, 1)
+    )
+    trainer = Trainer(watched(), torch.device("cpu"))
+    first = copy.deepcopy(trainer.ema)
+    for batch in trainer.patches.batches(1, 2):
+        trainer.advance(*batch)
+    refreshed = [0.1 * old + 0.9 * new for old, new in zip(first.parameters(), trainer.ema.parameters(), strict=True)]
+    torch.testing.assert_close(list(moment.slow.models[1].parameters()), refreshed)  # after step 2
+    for theirs, own in zip(moment.foreign.models, other.trainer.history.models, strict=True):
+        torch.testing.assert_close(theirs.state_dict(), own.state_dict(), rtol=0, atol=0)
+    helps = pd.read_csv(folder / "0" / probe.HELPS)
+    by_adam = helps[(helps.step == 3) & (helps.form == "adam") & (helps.direction == "push")]
+    assert by_adam.relative.tolist() == pytest.approx([dose.measured(moment.trainer, 1.0, 2).update] * 2)
+
+
+def test_slopes_are_those_of_held_out_pictures_at_the_weights_and_at_their_average(monkeypatch):
+    """The average is past the truth, so what helps the weights harms it."""
+    monkeypatch.setattr(probe, "held_out", lambda *_: [(constant(1), constant(1))])
+    model, asked = Scale(0.5), []
+    optimiser = torch.optim.Adam(model.parameters(), lr=0)
+    model.weight.grad = torch.tensor(1.0)
+    optimiser.step()
+    patches = types.SimpleNamespace(batch=lambda step: asked.append(step) or (constant(1), constant(1), None))
+    run = dict(recipe=types.SimpleNamespace(steps=5, seed=0), patches=patches, step=3, features=Pixels())
+    own, slow, foreign = (HistoryModels(Scale(weight), (10,), (0.1,)) for weight in (0.4, 1.2, 0.9))
+    trainer = types.SimpleNamespace(model=model, ema=Scale(1.5), history=own, optimiser=optimiser, **run)
+    _, helps = probe.look(probe.Moment(trainer, slow, foreign), batches=2)
+    assert asked == [6, 7]  # beyond the run
+    cosines = helps[helps.form == "plain"].pivot(index="direction", columns="place", values="help_cos")
+    assert cosines["weights"]["pull"] == cosines["weights"]["push"] == pytest.approx(1)
+    assert (cosines["ema"] == -cosines["weights"]).all()
+
+
+def test_held_out_patches_are_of_validation_pictures_and_the_same_for_every_run():
+    sets = {"val": datasets.embedded("val")}
+    one, other = (
+        probe.held_out(
+            types.SimpleNamespace(
+                recipe=watched(seed=seed), task=tasks.get("derain"), data=types.SimpleNamespace(sets=sets)
+            ),
+            2,
+        )
+        for seed in (0, 1)
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert len(one) == 2 and not torch.equal(one[0][0], one[1][0])
 
 
 def test_a_probe_that_is_stopped_goes_on_to_the_same_rows(folder, tmp_path, monkeypatch):
