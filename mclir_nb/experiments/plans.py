@@ -2,6 +2,7 @@
 
     S    plain training, SPN and the sampled step, which costs about what plain training costs
     D    dose-response: how does the gain depend on the dose?
+    D2   on rain, where D's seeds scatter most, with eight fresh seeds beside them
     V    variants of SPN, and controls, at equal dose
     R    the rivals at equal dose
     L    a small learning rate, a longer run, histories as old as the official ones
@@ -41,6 +42,7 @@ class Experiment:
     tasks: tuple[str, ...]  # one plan for each, one after the other
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    seen: int = 0  # so many of them, the first, had been seen in another record when this was decided
     changes: dict = field(default_factory=dict)  # recipe fields in which all arms differ from the named recipe
     by_task: dict[str, dict] = field(default_factory=dict)  # further ones of a task
     baseline: str = "plain"  # name of the arm that the others are compared with
@@ -83,6 +85,7 @@ class Experiment:
             arms.append({"name": arm.name} | changes | {"lambda_neg": weight})
         facts = {"question": self.question, "recipe": self.recipe, "changes": self.changes, "settings": settings}
         facts |= {"arms": arms, "seeds": self.seeds, "baseline": self.baseline, "scores": intervals.BOTH}
+        facts |= {"seen": self.seen} if self.seen else {}
         return json.loads(json.dumps(facts))  # lists for tuples, as they come back from a file
 
 
@@ -95,6 +98,7 @@ def at_dose(name: str, objective: str = "spn", dose: float = DOSE, **changes) ->
 
 
 PLAIN, SPN = Arm("plain", {"objective": "plain"}), at_dose("spn")
+TOWARDS = at_dose("history-positive", "history-positive")
 SAMPLED = at_dose("sampled", sampling="sampled")
 SMOOTH = at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.995)  # a mean over 200 steps
 SLOW_SMOOTH = at_dose("smooth", "spn-smooth", history_of="ema", history_ema_decay=0.998)  # over 500 steps
@@ -138,12 +142,15 @@ _DECIDED = (
     Experiment(
         "D",
         "How does the gain of SPN depend on its dose?",
-        arms=(
-            *(PLAIN, SPN),
-            *(at_dose(f"spn {dose}", dose=dose) for dose in (0.02, 0.05, 0.2, 0.4)),
-            at_dose("history-positive", "history-positive"),
-        ),
+        arms=(*(PLAIN, SPN), *(at_dose(f"spn {dose}", dose=dose) for dose in (0.02, 0.05, 0.2, 0.4)), TOWARDS),
         **_DEMO,
+    ),
+    Experiment(
+        "D2",
+        "With more seeds on rain: does SPN gain, and is moving towards the past better than away from it?",
+        arms=(PLAIN, SPN, TOWARDS),
+        seen=8,
+        **_DEMO | dict(tasks=("derain",), seeds=tuple(range(16))),
     ),
     Experiment(
         "V",

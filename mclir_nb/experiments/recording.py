@@ -184,6 +184,9 @@ def _decision(name: str, decided: Mapping) -> str:
     dosed = """- Dose: how long the second term's part of an optimiser step is beside that of L1. Lambda follows from it
   in a short plain run with a seed of its own, once per objective and task; the dose is measured again inside the runs.
 """
+    seen = ""
+    if count := decided.get("seen"):
+        seen = f"- The first {count} seeds are another record's and were seen before; fresh ones count alone too.\n"
     settings = pd.DataFrame(decided["settings"])
     settings["histories every"] = [", ".join(map(str, every)) for every in settings["histories every"]]
     return f"""# {name}: {decided["question"]}
@@ -198,7 +201,7 @@ def _decision(name: str, decided: Mapping) -> str:
   degradations of a seed are shared.
 - Seeds: {", ".join(map(str, decided["seeds"]))}, done in this order. If time runs out, whole seeds are left out, never
   arms.
-- Scores: {scores}, each by itself, of the weights after the last step; the mean over the test pictures.
+{seen}- Scores: {scores}, each by itself, of the weights after the last step; the mean over the test pictures.
 - Every run that is started is reported, those that diverge as well.
 - Compared with `{decided["baseline"]}`: the mean paired difference and its 95 % interval over seeds (t distribution),
   alone and with Holm's correction for all intervals of the record. An interval that holds zero is reported as no

@@ -75,10 +75,21 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).dropna(axis=1, how="all")
 
 
-def outcome(record: Record) -> str:
-    """What a record allows to say, computed from its runs; a single seed allows nothing."""
-    baseline, scores = record.decision.get("baseline", "plain"), record.decision.get("scores", intervals.BOTH)
-    return intervals.conclusion(intervals.paired(record.runs, baseline, scores))
+def outcome(record: Record, baseline: str = "") -> str:
+    """What a record allows to say, computed from its runs; a single seed allows nothing.
+
+    Where some seeds had been seen when it was decided, what the fresh ones say alone is added. `baseline`: the arm that
+    the others are compared with, in place of the decided one.
+    """
+    baseline = baseline or record.decision.get("baseline", "plain")
+    scores, seeds = record.decision.get("scores", intervals.BOTH), record.decision.get("seeds", [])
+    said = intervals.conclusion(intervals.paired(record.runs, baseline, scores))
+    seen = record.decision.get("seen", 0)
+    fresh = record.runs[record.runs["seed"].isin(seeds[seen:])]
+    if not seen or fresh.empty:
+        return said
+    alone = intervals.conclusion(intervals.paired(fresh, baseline, scores))
+    return "\n".join([said, *(f"Fresh seeds alone: {line}" for line in alone.splitlines())])
 
 
 def answer(record: Record) -> str:

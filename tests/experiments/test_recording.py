@@ -68,6 +68,17 @@ def test_the_decision_is_written_before_the_first_run(tmp_path):
     assert page.read_text() == text
 
 
+def test_seeds_that_had_been_seen_are_named_and_the_fresh_ones_count_alone_too(made, tmp_path):
+    again = dataclasses.replace(SMALL, name="X2", seeds=(0, 1), seen=1)
+    assert "seen" not in SMALL.decision() and again.decision()["seen"] == 1
+    page = recording.begin(again, tmp_path / "X2") / "README.md"
+    assert "The first 1 seeds are another record's" in page.read_text()
+    text = recording.write_record(again, made[1], tmp_path / "X2").joinpath("README.md").read_text()
+    assert "- Fresh seeds alone: sr x2 edsr: No conclusion from one seed" in text
+    record = evidence.read_record("X2", tmp_path / "X2")
+    assert "against spn" in verdicts.outcome(record, "spn") and "against plain" not in verdicts.outcome(record, "spn")
+
+
 def test_a_decision_cannot_be_changed_afterwards(made):
     """Facts decide: another question does not lock a record, and its page stays as it is."""
     changes = ({"seeds": (0, 1)}, {"arms": SMALL.arms[:2]}, {"changes": SMALL.changes | {"steps": 4}})
