@@ -223,7 +223,8 @@ def _findings(record: Record) -> str:
     wrong = "".join(f"- {flaw[0].upper()}{flaw[1:].rstrip('.')}.\n" for flaw in verdicts.flaws(record))
     wrong = f"## What is wrong with this record\n\n{wrong}\n" if wrong else ""
     sets = {setting["data"] for setting in decided["settings"]}
-    data = "" if sets == {"embedded"} else f" --data-root {'BSDS500' if 'bsds500' in sets else 'DATA'}"
+    root = "BSDS500" if all(name.startswith("bsds500") for name in sets) else "DATA"
+    data = "" if sets == {"embedded"} else f" --data-root {root}"
     seeds = ", ".join(f"{task} {count}" for task, count in record.seeds.items())
     table = files.as_markdown(verdicts.shown(verdicts.results(record, decided["baseline"])))
     return f"""{wrong}## Outcome
