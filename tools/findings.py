@@ -85,7 +85,10 @@ def _section(page: Path, name: str, draw: Callable[[evidence.Record], Figure]) -
     question = EXPERIMENTS[name].question
     table = files.as_markdown(verdicts.shown(verdicts.results(record, record.decision["baseline"])))
     said = f"Record {link}: {question} {verdicts.state(record)}"
-    return [said, *_weak(record), _picture(page, name, question, draw(record)), table]
+    lines = verdicts.outcome(record).splitlines() if record.decision.get("seen") else []
+    more = "\n".join(f"- {line}" for line in lines + verdicts.towards(record).splitlines())
+    picture = _picture(page, name, question, draw(record))
+    return [said, *_weak(record), picture, table, *([more] if more else [])]
 
 
 def _weak(record: evidence.Record) -> list[str]:

@@ -67,10 +67,14 @@ def paired(runs: pd.DataFrame, baseline: str = "plain", scores: Sequence[str] = 
         row = dict(zip([*SETTING, "arm"], key, strict=True)) | {"baseline": baseline, "score": score}
         rows.append(row | {"seeds": len(values), "stopped": int(np.isnan(values).sum()), **t_interval(values)})
     table = pd.DataFrame(rows)
+    return corrected(table).assign(detectable=smallest_detectable(table["seeds"], table["sd"]))
+
+
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `paired` with half_holm, low_holm and high_holm for all of them together, from one table or several."""
     levels = holm_levels(table["p"].to_numpy())
-    half = table["half_holm"] = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
-    table = table.assign(low_holm=table["mean"] - half, high_holm=table["mean"] + half)
-    return table.assign(detectable=smallest_detectable(table["seeds"], table["sd"]))
+    half = stats.t.isf(levels / 2, table["seeds"] - 1) * table["sd"] / np.sqrt(table["seeds"])
+    return table.assign(half_holm=half, low_holm=table["mean"] - half, high_holm=table["mean"] + half)
 
 
 def holm_levels(p: np.ndarray) -> np.ndarray:
@@ -142,16 +146,16 @@ def smallest_detectable(seeds, sd):
     return special.nctdtrinc(seeds - 1, 1 - POWER, edge) * sd / np.sqrt(seeds)
 
 
-def conclusion(frame: pd.DataFrame) -> str:
+def conclusion(frame: pd.DataFrame, many: int | None = None) -> str:
     """What a table of `paired` allows to say, computed from its intervals; one sentence per line.
 
     Intervals beside zero come first, those of fewer than `SEEDS` seeds as weak evidence. Where there are many others,
-    they share a sentence.
+    they share a sentence. `many`: intervals that were `corrected` together; None: those of the table.
     """
     single, frame = frame[frame["seeds"] < 2], frame[frame["seeds"] > 1]
     alone = clear(frame, corrected=False) | frame["mean"].isna()
     apart = alone if len(frame) > FEW else alone | True
-    many = int(frame["p"].notna().sum())
+    many = int(frame["p"].notna().sum()) if many is None else many
     lines = [_sentence(row, many) for row in frame[apart].sort_values("p", kind="stable").itertuples()]
     for where in dict.fromkeys(map(place, single.itertuples())):
         lines.append(f"{where}: No conclusion from one seed, for one difference has no spread.")

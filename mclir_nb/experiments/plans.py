@@ -83,7 +83,7 @@ class Experiment:
             weight = own.weight if known else None  # None: follows from what the term turns out to be
             changes = {"changes": dict(arm.changes), "at_cost_of": arm.at_cost_of}
             arms.append({"name": arm.name} | changes | {"lambda_neg": weight})
-        facts = {"question": self.question, "recipe": self.recipe, "changes": self.changes, "settings": settings}
+        facts: dict = {"question": self.question, "recipe": self.recipe, "changes": self.changes, "settings": settings}
         facts |= {"arms": arms, "seeds": self.seeds, "baseline": self.baseline, "scores": intervals.BOTH}
         facts |= {"seen": self.seen} if self.seen else {}
         return json.loads(json.dumps(facts))  # lists for tuples, as they come back from a file

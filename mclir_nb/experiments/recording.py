@@ -227,12 +227,13 @@ def _findings(record: Record) -> str:
     data = "" if sets == {"embedded"} else f" --data-root {root}"
     seeds = ", ".join(f"{task} {count}" for task, count in record.seeds.items())
     table = files.as_markdown(verdicts.shown(verdicts.results(record, decided["baseline"])))
+    said = f"{verdicts.outcome(record)}\n{verdicts.towards(record)}"
     return f"""{wrong}## Outcome
 
 Finished seeds of {record.decided}: {seeds}. {len(runs)} runs, of which {diverged} diverged.
 Computed from `runs.csv`:
 
-{chr(10).join("- " + line for line in verdicts.outcome(record).splitlines())}
+{chr(10).join("- " + line for line in said.splitlines())}
 
 Compared with `{decided["baseline"]}`. {verdicts.COLUMNS}
 

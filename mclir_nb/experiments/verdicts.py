@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -75,21 +77,40 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).dropna(axis=1, how="all")
 
 
-def outcome(record: Record, baseline: str = "") -> str:
+def outcome(record: Record) -> str:
     """What a record allows to say, computed from its runs; a single seed allows nothing.
 
-    Where some seeds had been seen when it was decided, what the fresh ones say alone is added. `baseline`: the arm that
-    the others are compared with, in place of the decided one.
+    Where some seeds had been seen when it was decided, what the fresh ones say alone is added.
     """
-    baseline = baseline or record.decision.get("baseline", "plain")
-    scores, seeds = record.decision.get("scores", intervals.BOTH), record.decision.get("seeds", [])
-    said = intervals.conclusion(intervals.paired(record.runs, baseline, scores))
-    seen = record.decision.get("seen", 0)
-    fresh = record.runs[record.runs["seed"].isin(seeds[seen:])]
+    decided = record.decision
+    baseline, scores = decided.get("baseline", "plain"), decided.get("scores", intervals.BOTH)
+    return _of_all_and_fresh(record, lambda runs: intervals.conclusion(intervals.paired(runs, baseline, scores)))
+
+
+def towards(record: Record) -> str:
+    """What a record compared with plain says of moving towards the past beside moving away from it, as `outcome`.
+
+    Corrected together with the differences to plain. "" without the arms spn and history-positive.
+    """
+    arms = ["spn", "history-positive"]
+    if not {"plain", *arms} <= set(record.runs["arm"]):
+        return ""
+
+    def conclude(runs: pd.DataFrame) -> str:
+        tables = intervals.paired(runs), intervals.paired(runs[runs["arm"].isin(arms)], "spn")
+        table = intervals.corrected(pd.concat(tables, ignore_index=True))
+        return intervals.conclusion(table[table["baseline"] == "spn"], int(table["p"].notna().sum()))
+
+    return _of_all_and_fresh(record, conclude)
+
+
+def _of_all_and_fresh(record: Record, conclude: Callable[[pd.DataFrame], str]) -> str:
+    """Sentences on the runs of a record, and on those of seeds that nobody had seen when it was decided."""
+    said, seen = conclude(record.runs), record.decision.get("seen", 0)
+    fresh = record.runs[record.runs["seed"].isin(record.decision.get("seeds", [])[seen:])]
     if not seen or fresh.empty:
         return said
-    alone = intervals.conclusion(intervals.paired(fresh, baseline, scores))
-    return "\n".join([said, *(f"Fresh seeds alone: {line}" for line in alone.splitlines())])
+    return "\n".join([said, *(f"Fresh seeds alone: {line}" for line in conclude(fresh).splitlines())])
 
 
 def answer(record: Record) -> str:

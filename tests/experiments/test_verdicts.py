@@ -83,6 +83,18 @@ def test_an_answer_is_two_sentences_from_the_intervals(record):
     assert evidence.main_record("R", "E9", "C1", "D").name == "C1" and evidence.main_record("R").name == "R"
 
 
+def test_towards_is_compared_with_away_and_corrected_with_all_the_rest():
+    runs, decided = table(0.5, seeds=6, arms=("spn", "history-positive")), {"seeds": [*range(6)], "seen": 2}
+    ahead = (runs["arm"] == "history-positive") * (0.3 + 0.02 * (runs["seed"] % 3))
+    runs = runs.assign(psnr_raw=runs["psnr_raw"] + ahead)
+    told = verdicts.towards(evidence.Record("D2", decided, runs, runs, runs)).splitlines()
+    raw, ema, fresh, _ = told
+    assert raw.startswith("derain nafnet, history-positive against spn (PSNR, raw weights): better by 0.3")
+    assert "6 seeds), also after Holm's correction for 6 intervals" in raw and "EMA" in ema
+    assert fresh.startswith("Fresh seeds alone: derain nafnet, history-positive") and "4 seeds" in fresh
+    assert verdicts.towards(evidence.read_record("V")) == ""  # has no such arm
+
+
 def test_an_answer_names_the_control_at_equal_cost():
     runs = table(0.5, arms=("spn", "plain at equal cost"))
     arms = [{"name": "spn", "changes": {"dose": 0.1}}, {"name": "plain at equal cost", "at_cost_of": "spn"}]
