@@ -138,9 +138,10 @@ def run_cell(
     if cell.term == "spn":
         kept, recipe = _short_run(out, cell), cell.recipe(data_root, **changes)
         kept.mkdir(parents=True, exist_ok=True)
-        chosen = dose.choose(recipe.replace(lambda_neg=None, dose=DOSE), kept, torch.device("cpu"), quiet)
+        dosed = recipe.replace(lambda_neg=None, dose=DOSE)
+        chosen = dose.choose(dosed, kept, torch.device("cpu"), quiet)
         dose.keep(kept, chosen)
-        lambda_neg = dose.with_lambda(recipe, chosen).weight
+        lambda_neg = dose.with_lambda(dosed, chosen).weight
     for one in (cell.foreign, cell):
         recipe = one.recipe(data_root, lambda_neg, **changes)
         probe.train_through(recipe, out / one.name, count, quiet)

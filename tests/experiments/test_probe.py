@@ -181,7 +181,8 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     found = push_study.summary(helps).set_index(["term", "direction"])
     pushes = helps[(helps.term == "plain") & (helps.direction == "push")].help_plain_weights
     assert found["mean"]["plain", "push"] == pytest.approx(pushes.mean()) and (found.seeds == 1).all()
-    assert not helps[helps.term == "spn"].equals(helps[helps.term == "plain"])
+    numbers = [helps[helps.term == term].filter(like="help").to_numpy() for term in push_study.TERMS]
+    assert (numbers[0] != numbers[1]).any()
     assert (helps.lambda_neg > 0).equals(helps.term == "spn") and (helps.lambda_neg >= 0).all()
 
     other = push_study.Cell("sr", "demo", "plain", 1)  # the runs are lost, the record is not
@@ -199,6 +200,22 @@ def test_the_study_leaves_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(push_study, "run_cell", lambda cell, *_, **__: begun.append(cell))
     push_study.run(tmp_path / "fresh", "", record, quiet=True)
     assert len(begun) == 33 and not {other, cell} & set(begun)
+
+
+@pytest.mark.parametrize(("term", "lambda_neg"), [("plain", 0.0), ("spn", 0.002)])
+def test_a_cell_and_the_one_whose_past_is_foreign_to_it_are_trained_alike(term, lambda_neg, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dose, "choose", lambda recipe, *_: dose.Lambda(0.02 * recipe.dose, recipe.dose, ()))
+    train, look = (
+        lambda recipe, folder, *_: asked.append((folder.name, recipe.seed, recipe.lambda_neg)),
+        lambda recipe, folder, foreign, **_: asked.append((folder.name, foreign.name, recipe.lambda_neg)),
+    )
+    monkeypatch.setattr(probe, "train_through", train)
+    monkeypatch.setattr(probe, "probe", look)
+    push_study.run_cell(push_study.Cell("sr", "demo", term, 2), tmp_path, None, quiet=True, dataset="embedded")
+    own, other = f"sr-demo-{term}-2", f"sr-demo-{term}-0"
+    pairs = (other, 0), (own, 2), (own, other)
+    assert asked == [(*pair, pytest.approx(lambda_neg)) for pair in pairs]
 
 
 def test_the_page_of_the_committed_record_is_what_its_numbers_say(tmp_path):
