@@ -147,7 +147,7 @@ _DECIDED = (
     ),
     Experiment(
         "D2",
-        "With more seeds on rain: does SPN gain, and is moving towards the past better than away from it?",
+        "With twice the seeds on rain: does SPN gain, or its opposite, moving towards the past?",
         arms=(PLAIN, SPN, TOWARDS),
         seen=8,
         **_DEMO | dict(tasks=("derain",), seeds=tuple(range(16))),
