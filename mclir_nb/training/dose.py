@@ -211,8 +211,12 @@ def _kept_lambda(run_dir: Path) -> Lambda:
 
 
 def with_lambda(recipe: Recipe, chosen: Lambda | None) -> Recipe:
-    """The recipe with the chosen lambda in place of its dose."""
-    return recipe if chosen is None else recipe.at(chosen.lambda_neg)
+    """The recipe with the chosen lambda in place of its dose; ValueError if it states none, and so keeps its own."""
+    if chosen is None:
+        return recipe
+    if recipe.dose is None:
+        raise ValueError(f"lambda was chosen for a dose of {chosen.dose:g}, and the recipe states no dose; give it one")
+    return recipe.at(chosen.lambda_neg)
 
 
 def keep(run_dir: Path, chosen: Lambda | None) -> None:

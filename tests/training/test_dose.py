@@ -139,6 +139,15 @@ def test_a_dose_that_cannot_be_reached_is_refused_before_the_first_step():
         trainer(short(**ASKED))
 
 
+def test_a_lambda_that_was_chosen_is_not_left_aside():
+    """A recipe without a dose would keep its own lambda, and nobody would know."""
+    chosen = dose.Lambda(0.002, 0.1, ())
+    asked = recipes.get("tiny", "derain", dose=0.1)
+    assert dose.with_lambda(asked, chosen).weight == 0.002 and dose.with_lambda(asked, None) is asked
+    with pytest.raises(ValueError, match="states no dose"):
+        dose.with_lambda(recipes.get("tiny", "derain", lambda_neg=0.0), chosen)
+
+
 def test_what_acts_on_lambda_acts_on_the_lambda_of_a_dose():
     """Lambda is that of the recipe without it: the dose is meant for where the term acts at full strength."""
     asked = short(**ASKED)
