@@ -17,6 +17,7 @@ import _thread
 import ast
 import importlib
 import json
+import signal
 import tempfile
 import threading
 import time
@@ -92,6 +93,8 @@ class Clock:
         """
         if self.left(part) <= 0:
             raise TimeUp
+        # a job in the background (nohup ... &) begins with Ctrl-C ignored, and the timer's interrupt would be, too
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         timer = threading.Timer(self.left(part), _thread.interrupt_main)
         timer.start()
         try:
@@ -104,6 +107,8 @@ class Clock:
             if self.left(part) > 0:
                 raise  # somebody pressed Ctrl-C
             raise TimeUp from None
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 Items = Iterable[tuple[dict, Callable[[], list[dict]]]]  # what names a row, and what measures the rows of that name

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import signal
 import time
 import types
 from pathlib import Path
@@ -88,10 +89,16 @@ def test_a_rehearsal_ends_in_time_and_goes_on(tmp_path, small_house, clock_of_lo
     assert "sizes" in capsys.readouterr().err
 
 
-def test_what_still_runs_when_its_time_is_over_is_interrupted():
-    with pytest.raises(measure.TimeUp), measure.Clock(0.005).limit("seeds"):
-        while True:
-            time.sleep(0.001)
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])  # as in a shell's background job
+def test_what_still_runs_when_its_time_is_over_is_interrupted(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(measure.TimeUp), measure.Clock(0.005).limit("seeds"):
+            while True:
+                time.sleep(0.001)
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("data_root", [None, "nowhere"])
