@@ -42,11 +42,11 @@ class Experiment:
     tasks: tuple[str, ...]  # one plan for each, one after the other
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    seen: int = 0  # so many of them, the first, had been seen in another record when this was decided
     changes: dict = field(default_factory=dict)  # recipe fields in which all arms differ from the named recipe
     by_task: dict[str, dict] = field(default_factory=dict)  # further ones of a task
     baseline: str = "plain"  # name of the arm that the others are compared with
     runs: str = ""  # name of the folder of its runs, below runs/; "": that of the experiment
+    seen: int = 0  # so many of its seeds, the first, had been seen in another record when this was decided
 
     def plan(self, seeds: int | None = None, **changes) -> list[Job]:
         """The runs of the first so many decided seeds (None: all), task by task; `changes`: such as data_root."""

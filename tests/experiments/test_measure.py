@@ -3,9 +3,9 @@
 import itertools
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import signal
 import time
 import types
 from pathlib import Path
