@@ -28,6 +28,10 @@ COPIED = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.c
 COPIED += ["data/README.md", "data/records", "data/figures", "tests/README.md"]
 ROOMS = ("method", "networks", "data", "evaluation", "training", "experiments", "views")
 EXTENSIONS = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+STYLE = """/* tables of ten columns fit beside the contents */
+.bd-article table {font-size: 0.8rem}
+.bd-article td, .bd-article th {padding: 0.25rem 0.35rem}
+"""
 
 
 def build(out: Path, source: Path) -> None:
@@ -46,6 +50,9 @@ def build(out: Path, source: Path) -> None:
     for notebook in (source / "notebooks").glob("*.ipynb"):
         notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text())))))
     page_scripts.copy_mathjax(source / "static")
+    (source / "static" / "book.css").write_text(STYLE)
+    for page in source.rglob("*.md"):
+        page.write_text(page.read_text().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     write_recipes(source / "recipes.md")
     write_api(source / "api")
     readme = source / "README.md"
@@ -110,6 +117,7 @@ def settings() -> dict:
         "nb_execution_mode": "off",
         "myst_enable_extensions": ["dollarmath"],
         "html_static_path": ["static"],
+        "html_css_files": ["book.css"],
         "mathjax_path": "mathjax/MathJax.js",
         "mathjax2_config": page_scripts.MATHJAX | {"tex2jax": {"processClass": "math"}},
         "myst_heading_anchors": 4,
