@@ -81,6 +81,30 @@ def test_memory_is_predicted_before_it_is_used(task, network, objective):
     assert 0.6 < needs.of(recipe).bytes / cost.measure_bytes(recipe, CPU) < 1.25
 
 
+def test_weights_that_are_the_most_of_it_are_counted_once():
+    recipe = tiny(objective="plain", patch_size=16)
+    assert 0.94 < needs.of(recipe).bytes / cost.measure_bytes(recipe, CPU) < 1.06
+
+
+def test_the_step_that_has_the_term_is_the_one_whose_memory_is_measured():
+    often, seldom = (cost.measure_bytes(tiny(sampling="sampled", sampled_every=every), CPU) for every in (1, 60))
+    assert often == seldom > 1.3 * cost.measure_bytes(tiny(objective="plain"), CPU)
+
+
+def test_time_is_predicted_from_one_patch_and_read_off_a_step(monkeypatch):
+    monkeypatch.setattr(cost, "one_patch", lambda recipe, device: 0.1)
+    recipe = tiny().replace(batch_size=4)
+    ratio = macs.run_macs(recipe) / macs.run_macs(recipe.replace(objective="plain"))
+    for share, busy in ((0.9, False), (0.3, True)):
+        monkeypatch.setattr(cost, "measure_step", lambda *_, share=share: cost.MeasuredStep(2.0, 0.0, share))
+        facts = cost.estimate_run(recipe, CPU)
+        assert facts["predicted step here"] == f"{0.1 * 4 * ratio * 1000:.0f} ms"
+        assert facts["predicted run / plain run"] == f"{ratio:.2f} (by MACs)"
+        assert facts["measured step here"] == "2000 ms"
+        assert f"about {2 * recipe.steps / 60:.1f} minutes" in facts["training time here"]
+        assert ("other programs" in facts["training time here"]) == busy
+
+
 def test_the_cost_of_a_run_is_told_before_it_starts():
     facts = cost.estimate_run(tiny(), CPU)
     assert {"predicted memory", "predicted step here", "measured step here", "training time here"} <= set(facts.index)
