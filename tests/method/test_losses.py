@@ -182,11 +182,11 @@ def test_curriculum_is_strict():
 
 
 def test_uncertainty_weighs_where_the_histories_disagree():
-    gt, calm, torn = constant(), constant(0.5), constant(0.5)
+    gt, calm, torn = constant(0.3), constant(0.5), constant(0.5)
     torn[..., 2:] = 0.9
-    left, right = constant(), constant()
-    left[..., :2] = 0.2
-    right[..., 2:] = 0.2
+    left, right = constant(0.3), constant(0.3)
+    left[..., :2] = 0.1
+    right[..., 2:] = 0.5
     common = dict(features=Edges(), lambda_neg=0.0)
     run = OBJECTIVES["spn-uncertainty"]
     # spread 0 on the left, 0.2 on the right, mean 0.1: weights 1/2 and 3/2

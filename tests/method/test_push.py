@@ -52,7 +52,9 @@ def test_votes():
     assert push.votes(restored, gt, [behind], Pixels()) == 1
     assert push.votes(restored, gt, [ahead], Pixels()) == 0
     assert push.votes(restored, gt, [behind, ahead], Pixels()) == 0.5
+    assert push.votes(restored, gt, [ahead, behind, ahead, ahead], Pixels()) == 0.25
     assert push.votes(restored, gt, [restored], Pixels()) == 0.5
+    assert push.votes(gt, restored, [behind], Pixels()) == 0  # the truth lies on the side of the past
     halved = Pixels()
     halved.layer_weights = {"pixels": 0.5}
     assert push.votes(restored, gt, [behind], halved) == 1
