@@ -6,7 +6,7 @@ from torch import nn
 from toys import photo
 
 from mclir_nb.method.history import HistoryModels
-from mclir_nb.method.negatives import Negatives, partly_restored
+from mclir_nb.method.negatives import Negatives, noised_copies, partly_restored
 from mclir_nb.method.rivals import C2R_INDOOR
 
 
@@ -63,6 +63,18 @@ def test_noised_inputs_are_drawn_as_often_as_histories(history):
     seeds_and_steps = ((0, 1), (0, 2), (1, 1))
     first, *others = (Negatives(history, noised=1, seed=k).outputs(ones, ones, step)[-1] for k, step in seeds_and_steps)
     assert not any(torch.equal(first, other) for other in others)
+
+
+def test_noised_inputs_have_noise_of_1_to_30_of_255_and_every_other_one_is_grey():
+    lq = torch.full((64, 3, 32, 32), 0.5)
+    copies = noised_copies(lq, 2, torch.Generator().manual_seed(0))
+    for copy in copies:
+        sizes = 255 * (copy - lq).flatten(1).std(dim=1)
+        assert 0.9 < sizes.min() < 4 and 27 < sizes.max() < 32 and sizes.mean() == pytest.approx(15.5, abs=3)
+    red, green, _ = (255 * (copies[0] - lq)).unbind(dim=1)
+    assert (red - green).abs().mean() > 5 and torch.equal(copies[1][:, 0], copies[1][:, 2])
+    white, _ = noised_copies(torch.ones(1, 3, 8, 8), 2, torch.Generator().manual_seed(0))
+    assert white.max() == 1
 
 
 def test_noise_on_a_share_of_a_batch_is_that_of_the_whole(history):
