@@ -28,9 +28,10 @@ COPIED = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.c
 COPIED += ["data/README.md", "data/records", "data/figures", "tests/README.md"]
 ROOMS = ("method", "networks", "data", "evaluation", "training", "experiments", "views")
 EXTENSIONS = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-STYLE = """/* tables of ten columns fit beside the contents */
+STYLE = """/* tables of ten columns fit beside the contents, and so do the lines that a cell prints */
 .bd-article table {font-size: 0.8rem}
 .bd-article td, .bd-article th {padding: 0.25rem 0.35rem}
+.cell_output .stream pre {font-size: 0.75rem}
 """
 
 
@@ -48,10 +49,10 @@ def build(out: Path, source: Path) -> None:
         else:
             shutil.copy(place, source / name)
     for notebook in (source / "notebooks").glob("*.ipynb"):
-        notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text())))))
+        notebook.write_text(json.dumps(fold(embedded.embed(json.loads(notebook.read_text()))), ensure_ascii=False))
     page_scripts.copy_mathjax(source / "static")
     (source / "static" / "book.css").write_text(STYLE)
-    for page in source.rglob("*.md"):
+    for page in (*source.rglob("*.md"), *source.rglob("*.ipynb")):  # an interval stays on one line
         page.write_text(page.read_text().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     write_recipes(source / "recipes.md")
     write_api(source / "api")
