@@ -88,7 +88,7 @@ def test_weights_that_are_the_most_of_it_are_counted_once():
 
 def test_the_step_that_has_the_term_is_the_one_whose_memory_is_measured():
     often, seldom = (cost.measure_bytes(tiny(sampling="sampled", sampled_every=every), CPU) for every in (1, 60))
-    assert often == seldom > 1.3 * cost.measure_bytes(tiny(objective="plain"), CPU)
+    assert often == pytest.approx(seldom, rel=0.01) and often > 1.3 * cost.measure_bytes(tiny(objective="plain"), CPU)
 
 
 def test_time_is_predicted_from_one_patch_and_read_off_a_step(monkeypatch):
