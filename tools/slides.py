@@ -49,13 +49,13 @@ def mark(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def part(cell: nbformat.NotebookNode) -> str:
-    """A heading begins a slide, a figure the one below it; parameters, set-up, checks and answers are left out."""
+    """A heading begins a slide, a figure or a question one below it; what shows nothing, and set-up, is left out."""
     if cell.cell_type == "markdown":
         if cell.source.startswith(("# ", "## ")):
             return "slide"
-        return "skip" if "<details>" in cell.source else "subslide" if cell.source.startswith("### ") else "-"
-    hidden = cell.metadata.get("jupyter", {}).get("source_hidden") or "parameters" in cell.metadata.get("tags", [])
-    if hidden or "import " in cell.source or not cell.outputs:
+        below = cell.source.startswith(("### ", "**References**")) or "<details>" in cell.source
+        return "subslide" if below else "-"
+    if "import " in cell.source or not cell.outputs:
         return "skip"
     shows = any(mime.startswith("image/") for output in cell.outputs for mime in output.get("data", {}))
     return "subslide" if shows else "fragment"
