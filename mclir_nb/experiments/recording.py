@@ -24,7 +24,7 @@ from mclir_nb.training.records import PLACES, runs_dir
 
 UNFINISHED = "unfinished"  # folder in a record, of finished runs whose seed is not whole
 DIGITS = "%.7g"  # of what is written
-PICTURE = ["run", "image", "psnr_raw", "ssim_raw", "psnr_ema", "ssim_ema"]  # columns of images.csv
+PICTURE = ["run", "image", "psnr_raw", "psnr_ema"]  # columns of images.csv; the mean SSIM of a run is in runs.csv
 PATHS = {"data_root", "features_weights"}  # of which only the last part is written: the rest is the machine's own
 
 
