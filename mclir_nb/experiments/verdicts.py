@@ -14,7 +14,7 @@ from mclir_nb.experiments.plans import EXPERIMENTS
 SEEDS, PICTURES = intervals.SEEDS, 16  # below these a record is called weak
 SAME = 0.005  # dB; what differs by less is not shown apart
 ROUNDING = 0.01  # by which lambda for the same dose may differ from machine to machine
-BURST = 100  # times its usual size; a term that begins so large, and larger than L1, is a flaw
+BURST = 100  # a term whose mean strength r is so many times its median is a flaw: a few steps make all of it
 OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, either way, is a flaw
 COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the
 interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an
@@ -188,7 +188,7 @@ def flaws(record: Record) -> list[str]:
         found.append(
             f"on average over its runs an arm's dose was more than {OFF:g} times off what was asked for ({listed})"
         )
-    found += _bursts(record.curves) + _unequal(runs)
+    found += _bursts(record) + _unequal(runs)
     pictures = runs.groupby("task", sort=False)["pictures"].max()
     decided = record.decided
     wanted = ((record.seeds, max(SEEDS, decided), "seeds"), (pictures, PICTURES, "test pictures"))
@@ -201,13 +201,14 @@ def flaws(record: Record) -> list[str]:
     return found + ([record.withdrawn] if record.withdrawn else [])
 
 
-def _bursts(curves: pd.DataFrame) -> list[str]:
-    """Arms whose term is larger than L1 at the beginning of a run, and there alone."""
-    values = curves.groupby(["task", "arm", "seed"], sort=False)["r"]
-    strength = pd.DataFrame({"begun": values.first(), "usual": values.median()}).groupby(["task", "arm"]).median()
-    burst = strength[(strength["begun"] > 1) & (strength["begun"] > BURST * strength["usual"])]
-    listed = (f"{arm} on {task}: r {r.begun:.2g}, later {r.usual:.1g}" for (task, arm), r in burst.iterrows())
-    said = "an arm's term was larger than L1 in the first steps alone, which its dose, measured later, does not show"
+def _bursts(record: Record) -> list[str]:
+    """Arms whose r is a few steps' doing: its mean over whole runs beside its median over the steps that were kept."""
+    key, pushed = ["task", "arm"], record.curves["r"] > 0  # 0: before lambda sets in
+    strength = record.runs.groupby(key, sort=False)[["r"]].mean()
+    strength["usual"] = record.curves[pushed].groupby(key)["r"].median()
+    burst = strength[strength["r"] > BURST * strength["usual"]]
+    listed = (f"{arm} on {task}: mean r {r.r:.2g}, median {r.usual:.1g}" for (task, arm), r in burst.iterrows())
+    said = "an arm's term was strong in a few steps alone, which its dose, measured in others, does not show"
     return [f"{said} ({'; '.join(listed)})"] if len(burst) else []
 
 

@@ -191,18 +191,21 @@ def test_flaws_are_computed():
     assert verdicts.flaws(evidence.Record("D", new, few, few, few)) == ["2 seeds of sr", "3 seeds of derain"]
 
 
-def test_a_term_that_outweighs_the_pull_at_first_is_a_flaw():
+def test_a_term_that_is_strong_in_a_few_steps_alone_is_a_flaw():
     runs = table(0.1, seeds=8).assign(pictures=100, dose_measured=0.1)
-    steps = [runs.assign(step=step, r=r) for step, r in ((1, 5.0), (2, 0.01), (3, 0.02))]
 
-    def flaws(*rows):
-        return verdicts.flaws(evidence.Record("D", {}, runs, runs, pd.concat(rows)))
+    def flaws(mean, *kept):
+        curves = pd.concat(runs.assign(step=step, r=r) for step, r in enumerate(kept))
+        return verdicts.flaws(evidence.Record("D", {}, runs.assign(r=mean), runs, curves))
 
-    (flaw,) = flaws(*steps)
-    assert "larger than L1 in the first" in flaw and "spn on derain: r 5, later 0.02" in flaw
-    assert flaws(steps[1], steps[0], steps[2]) == []  # later, a dose shows it
-    assert flaws(*(rows.assign(r=rows["r"] / 10) for rows in steps)) == []
-    assert any("ratio on derain" in flaw for flaw in verdicts.flaws(evidence.read_record("V")))
+    (flaw,) = flaws(5.0, 700.0, 0.01, 0.02)
+    assert "strong in a few steps alone" in flaw and "spn on derain: mean r 5, median 0.02" in flaw
+    assert len(flaws(5.0, 0.01, 0.02, 0.03)) == 1  # none of those steps was kept
+    assert flaws(1.9, 190.0, 0.01, 0.02) == []
+    assert flaws(0.5, 0.0, 0.0, 1.0) == []  # lambda set in late
+    assert flaws(0.0, 0.0, 0.0, 0.0) == []  # plain training
+    (flaw,) = (flaw for flaw in verdicts.flaws(evidence.read_record("V")) if "few steps" in flaw)
+    assert "ratio on sr" in flaw and "ratio on derain" in flaw and flaw.count("median") == 2
 
 
 def test_what_should_be_equal_in_a_record_and_is_not_is_a_flaw():
