@@ -240,6 +240,8 @@ def _network(arguments: argparse.Namespace) -> tuple[networks.Restorer, Recipe |
     device, task = machine.pick_device(arguments.device), arguments.task
     if not arguments.checkpoint and not task:
         raise ValueError("give --task, such as dehaze, for the weights that come along, or --checkpoint for your own.")
+    if arguments.network and not arguments.checkpoint:
+        raise ValueError("--network is for --checkpoint, and the weights that come along know theirs; leave it out.")
     place = arguments.checkpoint or records.shipped(task, arguments.scale)
     network, recipe = records.open_checkpoint(place, arguments.network, arguments.scale, entry=arguments.entry)
     if not recipe:

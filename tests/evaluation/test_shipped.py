@@ -69,5 +69,7 @@ def test_the_command_line_restores_with_the_weights_that_come_along(tmp_path, ca
     assert "--task" in capsys.readouterr().err
     assert main(["restore", str(tmp_path / "grey.png"), "--task", "sr", "--scale", "2", "--device", "cpu"]) == 0
     assert images.read_size(tmp_path / "grey_restored.png") == (36, 40)
+    assert main(["restore", str(tmp_path / "grey.png"), "--task", "sr", "--network", "edsr"]) == 1
+    assert "leave it out" in capsys.readouterr().err
     assert main(["restore", str(tmp_path / "grey.png"), "--task", "denoise", "--device", "cpu"]) == 1
     assert "dehaze" in capsys.readouterr().err
