@@ -182,7 +182,7 @@ def flaws(record: Record) -> list[str]:
         listed = ", ".join(f"{task} {value:.4f}" for task, value in strength.items())
         found.append(f"lambda was given, not a dose, so tasks and arms push with unequal strength (r of spn: {listed})")
     doses = runs.groupby(["task", "arm"], sort=False)[["dose", "dose_measured"]].mean().dropna()
-    off = doses[~(doses["dose_measured"] / doses["dose"]).between(1 / OFF, OFF)]
+    off = doses[_off(doses["dose_measured"], doses["dose"])]
     if len(off):
         listed = "; ".join(f"{arm}: {row.dose_measured:.2f} on {task}" for (task, arm), row in off.iterrows())
         found.append(
@@ -321,12 +321,18 @@ def _same(table: pd.DataFrame) -> pd.Series:
 
 
 def _amounts(table: pd.DataFrame) -> str:
-    """Gains by setting, that of the EMA too where it differs."""
+    """Gains by setting, that of the EMA too where it differs, and the measured dose where it is far off."""
     said = []
     for row, same in zip(table.itertuples(), _same(table), strict=True):
         raw, ema = f"{row.gain_raw:+.3f} ± {row.half_raw:.3f}", f"{row.gain_ema:+.3f} ± {row.half_ema:.3f}"
         said.append(f"{intervals.place(row)} {raw} dB" + ("" if same else f", with the EMA {ema} dB"))
+        said[-1] += f", at a measured dose of {row.dose_measured:.2f}" if _off(row.dose_measured, row.dose) else ""
     return "; ".join(said)
+
+
+def _off(measured, dose):
+    """Whether a measured dose is more than `OFF` times another than was asked for; False where there is none."""
+    return abs(np.log(measured / dose)) > np.log(OFF)
 
 
 def _link(name: str, top: str) -> str:

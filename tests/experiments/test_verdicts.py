@@ -103,6 +103,15 @@ def test_an_answer_names_the_control_at_equal_cost():
     assert "where plain training at its cost gains derain nafnet +0.5" in said and "No other arm" in said
 
 
+def test_an_answer_names_a_measured_dose_that_is_far_from_what_was_asked_for():
+    runs = table(0.5, arms=("spn", "vgg"))
+    runs["dose_measured"] = runs["arm"].map({"spn": 0.15, "vgg": 0.45})
+    said = verdicts.answer(evidence.Record("D", {}, runs, runs, runs))
+    assert said.count("measured dose") == 1 and said.endswith(" dB, at a measured dose of 0.45).")
+    given = runs.assign(dose=math.nan)  # lambda was given
+    assert "measured dose" not in verdicts.answer(evidence.Record("C1", {}, given, given, given))
+
+
 def diverged(runs: pd.DataFrame, arm: str) -> pd.DataFrame:
     """The runs with the first one of an arm gone astray."""
     scores = {"psnr_raw": math.nan, "psnr_ema": math.nan, "pictures": 0, "stopped": "step 2: the loss is not finite"}
