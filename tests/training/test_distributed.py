@@ -66,6 +66,7 @@ def _in_each(rank: int, folder: Path) -> None:
         with pytest.raises(KeyboardInterrupt, match="after step 4 and saved"):
             train.train(recipe(), folder / "stopped", quiet=True)
     _refusals(rank, folder)
+    torch.distributed.destroy_process_group()  # as a process does at its end that no error has made leave
 
 
 def _refusals(rank: int, folder: Path) -> None:
