@@ -332,7 +332,7 @@ def _amounts(table: pd.DataFrame) -> str:
 
 def _off(measured, dose):
     """Whether a measured dose is more than `OFF` times another than was asked for; False where there is none."""
-    return abs(np.log(measured / dose)) > np.log(OFF)
+    return (measured > OFF * dose) | (OFF * measured < dose)
 
 
 def _link(name: str, top: str) -> str:
