@@ -37,7 +37,8 @@ def block() -> str:
     """One line per record; its page, which is linked, has every interval."""
     name, seen, done = push_study.NAME, "Not run yet.", push_study.whole(push_study.recorded()[0])
     if len(done):
-        seen = f"Runs looked at: {len(done[push_study.CELL].drop_duplicates())} of {len(list(push_study.cells()))}."
+        count, many = len(done[push_study.CELL].drop_duplicates()), len(list(push_study.cells()))
+        seen = f"Runs looked at: {count} of {many}. {push_study.answer(done)}"
     lines = [f"- **[{name}](data/records/{name}/README.md)** {push_study.QUESTION} {seen}", verdicts.summary()]
     if lent := measure.read():
         lines.append(f"- **[gpu](data/records/gpu/checks.csv)** {' '.join(measure.summary(lent).splitlines())}")

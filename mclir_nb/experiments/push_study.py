@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -212,6 +211,7 @@ def write_record(out: Path, folder: Path | None = None) -> Path:
         tables = [_merged(old, new) for old, new in zip(tables, found, strict=True)]
         for name, table in zip((probe.HELPS, probe.PASTS), tables, strict=True):
             files.write_file(folder / name, table.to_csv(index=False, float_format="%.4g"))
+        tables = recorded(folder)  # as rounded: the page says what its tables say
     if len(whole(tables[0])):
         page += _outcome(*tables)
     page += f"\n## Command\n\n```\npython -m mclir_nb probe --data-root BSDS500 --out runs/{NAME}\n```\n"
@@ -241,6 +241,34 @@ def _missing(helps: pd.DataFrame) -> str:
     return f"\nMissing (task, rate, term, seeds): {'; '.join(named)}.\n" if named else ""
 
 
+def answer(helps: pd.DataFrame) -> str:
+    """What the record says of the push, computed, in one line.
+
+    Args:
+        helps: the record's table. A setting (task, rate, term) of which one run is whole is left out: its interval is
+            not over seeds.
+    """
+    tables = {place: summary(helps, f"help_plain_{place}") for place in ("weights", "ema")}
+    both = pd.concat(tables, names=["place"]).query("seeds > 1").assign(alone=lambda rows: rows["direction"] == "push")
+    both = both[both["alone"] | both["direction"].isin(["push - foreign", "push - noise"])]
+    if both.empty:
+        return "No setting of task, rate and term has two seeds yet."
+    counts = both.assign(below=both["high"] < 0, above=both["low"] > 0, all=1)
+    counts = counts.groupby(["place", "alone"])[["below", "above", "all"]].sum()
+    (harms, helps_, settings), (worse, better, pairs) = (counts.loc["weights", alone] for alone in (True, False))
+    ema, ema_pairs = (counts.loc["ema", alone] for alone in (True, False))
+    kept = (both["p"] <= intervals.holm_levels(both["p"].to_numpy())).sum()
+    few = f" With fewer than {intervals.SEEDS} seeds this is weak evidence."
+    return (
+        f"At the raw weights a step along the push harms (its interval lies beside zero) in {harms} and helps in "
+        f"{helps_} of {settings} settings of task, rate and term, at the EMA in {ema['below']} and {ema['above']}. "
+        f"Against its controls, the past of another seed and noise of the same distance, it is worse in {worse} and "
+        f"better in {better} of {pairs} comparisons, at the EMA in {ema_pairs['below']} and {ema_pairs['above']}. Of "
+        f"these {len(both)} intervals, {kept or 'none'} can be told from zero after Holm's correction."
+        f"{few if both['seeds'].min() < intervals.SEEDS else ''}"
+    )
+
+
 def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     """The second half of the page, computed."""
     missing, helps, pasts = _missing(helps), whole(helps), whole(pasts)
@@ -255,22 +283,13 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
         numbers = table[["mean", "low", "high"]].itertuples(index=False)
         table[place] = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in numbers]
         sides.append(table.drop(columns=FOUND))
-    both, table = sides[0].merge(sides[1]), summary(helps)
-    table = table[table["seeds"] > 1]
-    pushes, controls = (table[table["direction"].isin(d)] for d in (["push"], ["push - foreign", "push - noise"]))
-    (harms, gains), (worse, better) = (((t["high"] < 0).sum(), (t["low"] > 0).sum()) for t in (pushes, controls))
-    p = np.r_[pushes["p"], controls["p"]]
-    kept, few = (p <= intervals.holm_levels(p)).sum(), table["seeds"].min() < intervals.SEEDS
-    weak = f" With fewer than {intervals.SEEDS} seeds this is weak evidence." if few else ""
+    both = sides[0].merge(sides[1])
     return f"""
 ## Outcome
 
 {count} of {len(list(cells()))} runs were looked at, {count * probe.MOMENTS} moments.
 {missing}
-In {len(pushes)} settings of task, rate and term two seeds or more are done. There the interval of the push at the
-weights lies below zero (harms) in {harms} and above (helps) in {gains}; against the past of another seed and against
-noise of the same distance the push is better in {better} and worse in {worse} of {len(controls)} comparisons. Of these
-{len(p)} intervals, {kept or "none"} can be told from zero after Holm's correction.{weak}
+{answer(helps)}
 Where the column `seeds` says 1, the interval is over the moments of one run and says little of another.
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:

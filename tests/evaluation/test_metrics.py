@@ -207,6 +207,13 @@ def test_bad_input_is_named(restored, gt, arguments, said):
             metric(restored, gt, **arguments)
 
 
+def test_black_and_white_are_in_range_and_a_picture_may_be_as_small_as_the_window():
+    for name, side in {"basicsr-rgb": 11, "basicsr-y": 11, "dehazeformer": 11, "idt": 11, "skimage": 7}.items():
+        extremes = np.zeros((side, side, 3))
+        extremes[: side // 2] = 1
+        assert metrics.ssim(extremes, extremes, name) == pytest.approx(1)
+
+
 def test_a_picture_smaller_than_the_window():
     tiny = np.full((10, 30, 3), 0.5)
     for name in ("basicsr-rgb", "basicsr-y", "dehazeformer", "idt"):

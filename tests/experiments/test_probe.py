@@ -225,6 +225,28 @@ def test_the_page_of_the_committed_record_is_what_its_numbers_say(tmp_path):
     assert (folder / "README.md").read_text() == (there / "README.md").read_text()
 
 
+def test_the_answer_counts_a_table_made_by_hand(monkeypatch):
+    """Two settings of five seeds and one of a single seed, which has no interval; noise does nothing."""
+    monkeypatch.setattr(probe, "MOMENTS", 1)
+    setting = {"sr": (-0.5, 0.0), "derain": (-0.4, 0.2), "dehaze": (0.9, 0.9)}  # the push at the weights, at the EMA
+    rows = [
+        [task, "demo", "plain", seed, 1, direction, *(side * values[direction] for side in sides)]
+        for task, sides in setting.items()
+        for seed in range(1 if task == "dehaze" else 5)
+        for spread in [(1.0, 1.1, 0.9, 1.2, 0.8)[seed]]
+        for values in [{"push": spread, "foreign": 1.0, "noise": 0.0}]
+        for direction in values
+    ]
+    helps = pd.DataFrame(rows, columns=[*push_study.CELL, "step", "direction", "help_plain_weights", "help_plain_ema"])
+    said = push_study.answer(helps)
+    assert "harms (its interval lies beside zero) in 2 and helps in 0 of 2 settings" in said
+    assert "at the EMA in 0 and 1. " in said  # rain
+    assert "worse in 2 and better in 0 of 4 comparisons, at the EMA in 0 and 1. " in said  # noise; foreign is alike
+    assert "Of these 12 intervals, 6 can be told from zero" in said and "weak" not in said
+    assert "weak evidence" in push_study.answer(helps[helps["seed"] < 4])
+    assert push_study.answer(helps[helps["seed"] < 1]) == "No setting of task, rate and term has two seeds yet."
+
+
 def test_a_run_that_was_looked_at_in_part_is_named_and_not_counted(tmp_path):
     helps, pasts = push_study.recorded()
     first = (helps[push_study.CELL] == ["sr", "demo", "plain", 0]).all(axis=1)
