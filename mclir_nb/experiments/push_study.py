@@ -202,6 +202,40 @@ def summary(helps: pd.DataFrame, score: str = "help_plain_weights") -> pd.DataFr
     return pd.DataFrame(rows, columns=["task", "rate", "term", "direction", "seeds", *FOUND])
 
 
+def answer(helps: pd.DataFrame) -> str:
+    """What the record says of the push, computed, in one line.
+
+    Args:
+        helps: the record's table. A setting (task, rate, term) of which one run is whole is left out: its interval is
+            not over seeds.
+    """
+    tables = {place: summary(helps, f"help_plain_{place}").query("seeds > 1") for place in ("weights", "ema")}
+    alone, controls = ["push"], ["push - foreign", "push - noise"]
+    looked = pd.concat([table[table["direction"].isin(alone + controls)] for table in tables.values()])
+    if looked.empty:
+        return "No setting of task, rate and term has two seeds yet."
+
+    def beside(place: str, directions: list[str]) -> tuple[int, int, int]:
+        """Intervals below zero, above it, and all."""
+        rows = tables[place][tables[place]["direction"].isin(directions)]
+        return (rows["high"] < 0).sum(), (rows["low"] > 0).sum(), len(rows)
+
+    harms, gains, settings = beside("weights", alone)
+    worse, better, pairs = beside("weights", controls)
+    ema_harms, ema_gains, _ = beside("ema", alone)
+    ema_worse, ema_better, _ = beside("ema", controls)
+    kept = (looked["p"] <= intervals.holm_levels(looked["p"].to_numpy())).sum()
+    few = looked["seeds"].min() < intervals.SEEDS
+    return (
+        f"At the raw weights a step along the push harms (its interval lies beside zero) in {harms} and helps in "
+        f"{gains} of {settings} settings of task, rate and term, at the EMA in {ema_harms} and {ema_gains}. "
+        f"Against its controls, the past of another seed and noise of the same distance, it is worse in {worse} and "
+        f"better in {better} of {pairs} comparisons, at the EMA in {ema_worse} and {ema_better}. Of these "
+        f"{len(looked)} intervals, {kept or 'none'} can be told from zero after Holm's correction."
+        f"{f' With fewer than {intervals.SEEDS} seeds this is weak evidence.' if few else ''}"
+    )
+
+
 def write_record(out: Path, folder: Path | None = None) -> Path:
     """Add what was looked at to the record; without anything yet, write the decision alone. Returns its folder."""
     folder = folder or RECORD
@@ -241,34 +275,6 @@ def _missing(helps: pd.DataFrame) -> str:
     return f"\nMissing (task, rate, term, seeds): {'; '.join(named)}.\n" if named else ""
 
 
-def answer(helps: pd.DataFrame) -> str:
-    """What the record says of the push, computed, in one line.
-
-    Args:
-        helps: the record's table. A setting (task, rate, term) of which one run is whole is left out: its interval is
-            not over seeds.
-    """
-    tables = {place: summary(helps, f"help_plain_{place}") for place in ("weights", "ema")}
-    both = pd.concat(tables, names=["place"]).query("seeds > 1").assign(alone=lambda rows: rows["direction"] == "push")
-    both = both[both["alone"] | both["direction"].isin(["push - foreign", "push - noise"])]
-    if both.empty:
-        return "No setting of task, rate and term has two seeds yet."
-    counts = both.assign(below=both["high"] < 0, above=both["low"] > 0, all=1)
-    counts = counts.groupby(["place", "alone"])[["below", "above", "all"]].sum()
-    (harms, helps_, settings), (worse, better, pairs) = (counts.loc["weights", alone] for alone in (True, False))
-    ema, ema_pairs = (counts.loc["ema", alone] for alone in (True, False))
-    kept = (both["p"] <= intervals.holm_levels(both["p"].to_numpy())).sum()
-    few = f" With fewer than {intervals.SEEDS} seeds this is weak evidence."
-    return (
-        f"At the raw weights a step along the push harms (its interval lies beside zero) in {harms} and helps in "
-        f"{helps_} of {settings} settings of task, rate and term, at the EMA in {ema['below']} and {ema['above']}. "
-        f"Against its controls, the past of another seed and noise of the same distance, it is worse in {worse} and "
-        f"better in {better} of {pairs} comparisons, at the EMA in {ema_pairs['below']} and {ema_pairs['above']}. Of "
-        f"these {len(both)} intervals, {kept or 'none'} can be told from zero after Holm's correction."
-        f"{few if both['seeds'].min() < intervals.SEEDS else ''}"
-    )
-
-
 def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
     """The second half of the page, computed."""
     missing, helps, pasts = _missing(helps), whole(helps), whole(pasts)
@@ -283,7 +289,6 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
         numbers = table[["mean", "low", "high"]].itertuples(index=False)
         table[place] = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in numbers]
         sides.append(table.drop(columns=FOUND))
-    both = sides[0].merge(sides[1])
     return f"""
 ## Outcome
 
@@ -294,7 +299,7 @@ Where the column `seeds` says 1, the interval is over the moments of one run and
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:
 
-{files.as_markdown(both)}
+{files.as_markdown(sides[0].merge(sides[1]))}
 
 Cells (moments x histories) in which moving on from a history helps, and in which the features vote for it:
 

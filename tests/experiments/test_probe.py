@@ -232,8 +232,7 @@ def test_the_answer_counts_a_table_made_by_hand(monkeypatch):
     rows = [
         [task, "demo", "plain", seed, 1, direction, *(side * values[direction] for side in sides)]
         for task, sides in setting.items()
-        for seed in range(1 if task == "dehaze" else 5)
-        for spread in [(1.0, 1.1, 0.9, 1.2, 0.8)[seed]]
+        for seed, spread in enumerate((1.0,) if task == "dehaze" else (1.0, 1.1, 0.9, 1.2, 0.8))
         for values in [{"push": spread, "foreign": 1.0, "noise": 0.0}]
         for direction in values
     ]
