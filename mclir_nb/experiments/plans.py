@@ -3,6 +3,7 @@
     S    plain training, SPN and the sampled step, which costs about what plain training costs
     D    dose-response: how does the gain depend on the dose?
     D2   on rain, where D's seeds scatter most, with eight fresh seeds beside them
+    D3   eight more: D2's intervals are wider than 0.08 dB to each side, and its hint is of seeds that were seen
     V    variants of SPN, and controls, at equal dose
     R    the rivals at equal dose
     L    a small learning rate, a longer run, histories as old as the official ones
@@ -151,6 +152,13 @@ _DECIDED = (
         arms=(PLAIN, SPN, TOWARDS),
         seen=8,
         **_DEMO | dict(tasks=("derain",), seeds=tuple(range(16))),
+    ),
+    Experiment(
+        "D3",
+        "With three times the seeds on rain: does SPN gain, or its opposite, moving towards the past?",
+        arms=(PLAIN, SPN, TOWARDS),
+        seen=16,
+        **_DEMO | dict(tasks=("derain",), seeds=tuple(range(24))),
     ),
     Experiment(
         "V",
