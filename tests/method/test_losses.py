@@ -195,13 +195,16 @@ def test_uncertainty_weighs_where_the_histories_disagree():
     assert run(right, gt, [calm, calm], **common).l_rec.item() == pytest.approx(0.1)  # agreement: plain L1
 
 
-def test_pcl_by_hand(monkeypatch):
-    """With positives equal to the anchor and negatives orthogonal to it: -log(e / (e + 4))."""
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_pcl_by_hand(monkeypatch, weight):
+    """With positives equal to the anchor and negatives orthogonal to it: -log(e / (e + 4)), whatever a layer weighs."""
     directions = torch.eye(3).view(3, 3, 1, 1)
     red, green = (directions[k : k + 1].expand(1, 3, 4, 4) for k in (0, 1))
     monkeypatch.setattr(rivals, "sharpen", lambda image, factor: image)
     monkeypatch.setattr(rivals, "blur", lambda image, size, sigma: green)
-    parts = OBJECTIVES["pcl"](red, red, [], features=Pixels(), lambda_neg=5.0, lq=green)
+    features = Pixels()
+    features.layer_weights = {"pixels": weight}
+    parts = OBJECTIVES["pcl"](red, red, [], features=features, lambda_neg=5.0, lq=green)
     assert parts.l_neg.item() == pytest.approx(-np.log(np.e / (np.e + 4)), rel=1e-5)
 
 
@@ -215,13 +218,37 @@ def test_pcl_draws_from_the_generator():
     assert term(0) == term(0) != term(1)
 
 
+def test_pcl_draws_as_its_authors_do(monkeypatch):
+    """Factors from 0.5 to 3, odd sizes from 3 to 11, deviations from 0.1 to 2, all over their ranges."""
+    drawn, generator = [], torch.Generator().manual_seed(0)
+    for name in ("sharpen", "blur"):
+        monkeypatch.setattr(rivals, name, lambda image, *how: (drawn.append(how), image)[1])
+    for _ in range(100):
+        OBJECTIVES["pcl"](
+            constant(), constant(), [], features=Pixels(), lambda_neg=1, lq=constant(), generator=generator
+        )
+    assert [len(how) for how in drawn] == [1, 1, 1, 2, 2, 2] * 100
+    (factors,), (sizes, deviations) = (
+        zip(*(how for how in drawn if len(how) == count), strict=True) for count in (1, 2)
+    )
+    assert set(sizes) == {3, 5, 7, 9, 11}
+    for values, low, high in ((factors, 0.5, 3), (deviations, 0.1, 2)):
+        assert low <= min(values) < low + 0.1 and high - 0.1 < max(values) <= high
+        assert len(set(values)) == 300
+
+
 def test_sharpening_and_blurring():
     edge = torch.zeros(1, 3, 8, 8)
     edge[..., 4:] = 0.5
     assert torch.equal(rivals.sharpen(edge, 1.0), edge)
     assert rivals.sharpen(edge, 2.0)[0, 0, 4, 4] == pytest.approx(0.5 + 3 / 13 * 0.5)
-    blurred = rivals.blur(edge, 5, 1.0)
-    assert blurred[0, 0, 4].diff().min() >= 0 and blurred[0, 0, 4, 4] < 0.5
+    assert rivals.sharpen(2 * edge, 3.0).max() == 1
+    point = torch.zeros(1, 3, 7, 7)
+    point[..., 3, 3] = 1
+    line = torch.tensor([0, np.exp(-2), np.exp(-0.5), 1, np.exp(-0.5), np.exp(-2), 0])  # deviation of one pixel
+    torch.testing.assert_close(rivals.blur(point, 5, 1.0)[0, 0], (torch.outer(line, line) / line.sum() ** 2).float())
+    wide = rivals.blur(point, 7, 2.0)[0, 0, 3]
+    assert wide[5] / wide[3] == pytest.approx(np.exp(-0.5))
     torch.testing.assert_close(rivals.blur(constant(0.3), 11, 2.0), constant(0.3))
 
 
