@@ -106,12 +106,11 @@ def _probe(page: Path) -> list[str]:
     table = push_study.summary(helps)
     tables = {"raw weights": table, "EMA": push_study.summary(helps, "help_plain_ema")}
     figure = evidence_figures.probe(tables, [name for name in PROBED if name in set(table["direction"])])
-    alone = "With one seed a bar is over the moments of one run and says little of another run. "
     rates = ", at the recipe's learning rate (demo) or at an eighth of it (eighth)" * (table["rate"].nunique() > 1)
     note = (
         f"Record {link}; seeds: {' or '.join(map(str, sorted(set(table['seeds']))))}. {push_study.answer(helps)}\n\n"
-        f"{alone if (table['seeds'] == 1).any() else ''}Right of zero, a small step along the direction lowers a "
-        "held-out loss: a step from the network's own weights (raw weights), or from those of their average (EMA)"
+        "Right of zero, a small step along the direction lowers a held-out loss: a step from the network's own weights "
+        "(raw weights), or from those of their average (EMA)"
         f"{rates}. Orange: the push, and what is left of it when its controls, the past of another network and "
         "noise of the same distance, are taken off. Blue: the push with its sign turned (towards); away from the "
         "oldest history alone (oldest); the EMA's output away from the EMA's own past (smooth); L1 alone (pull). "

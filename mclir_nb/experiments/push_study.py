@@ -206,10 +206,12 @@ def answer(helps: pd.DataFrame) -> str:
     """What the record says of the push, computed, in one line.
 
     Args:
-        helps: the record's table. A setting (task, rate, term) of which one run is whole is left out: its interval is
-            not over seeds.
+        helps: the record's table. A setting (task, rate, term) of which one run is whole is not counted: its interval
+            is not over seeds.
     """
-    tables = {place: summary(helps, f"help_plain_{place}").query("seeds > 1") for place in ("weights", "ema")}
+    tables = {place: summary(helps, f"help_plain_{place}") for place in ("weights", "ema")}
+    single = (tables["ema"]["seeds"] == 1).any()
+    tables = {place: table[table["seeds"] > 1] for place, table in tables.items()}
     alone, controls = ["push"], ["push - foreign", "push - noise"]
     looked = pd.concat([table[table["direction"].isin(alone + controls)] for table in tables.values()])
     if looked.empty:
@@ -233,6 +235,7 @@ def answer(helps: pd.DataFrame) -> str:
         f"better in {better} of {pairs} comparisons, at the EMA in {ema_worse} and {ema_better}. Of these "
         f"{len(looked)} intervals, {kept or 'none'} can be told from zero after Holm's correction."
         f"{f' With fewer than {intervals.SEEDS} seeds this is weak evidence.' if few else ''}"
+        f"{' An interval of one seed is over its moments and says little of another seed.' if single else ''}"
     )
 
 
@@ -295,7 +298,6 @@ def _outcome(helps: pd.DataFrame, pasts: pd.DataFrame) -> str:
 {count} of {len(list(cells()))} runs were looked at, {count * probe.MOMENTS} moments.
 {missing}
 {answer(helps)}
-Where the column `seeds` says 1, the interval is over the moments of one run and says little of another.
 
 help_cos of the plain gradient, mean and 95 % interval, at the network's weights and at those of the EMA:
 

@@ -242,6 +242,8 @@ def test_the_answer_counts_a_table_made_by_hand(monkeypatch):
     assert "at the EMA in 0 and 1. " in said  # rain
     assert "worse in 2 and better in 0 of 4 comparisons, at the EMA in 0 and 1. " in said  # noise; foreign is alike
     assert "Of these 12 intervals, 6 can be told from zero" in said and "weak" not in said
+    single = "An interval of one seed is over its moments"
+    assert single in said and single not in push_study.answer(helps[helps["task"] != "dehaze"])
     assert "weak evidence" in push_study.answer(helps[helps["seed"] < 4])
     assert push_study.answer(helps[helps["seed"] < 1]) == "No setting of task, rate and term has two seeds yet."
 
