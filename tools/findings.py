@@ -135,7 +135,7 @@ def _paired(record: evidence.Record) -> Figure:
 SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
     ("S", "Does it gain, and does the step at the price of a plain one do the same?", _paired),
     ("D", "How much of it?", lambda record: evidence_figures.dose_response(verdicts.results(record))),
-    ("D2", "Away from the past, or towards it, with more seeds?", _paired),
+    ("D3", "Away from the past, or towards it, with more seeds?", _paired),
     ("V", "Which part does the work, and is there something better?", _paired),
     ("R", "Beside the published rivals?", _paired),
     ("L", "At a small learning rate, and for longer?", _paired),

@@ -16,6 +16,7 @@ SAME = 0.005  # dB; what differs by less is not shown apart
 ROUNDING = 0.01  # by which lambda for the same dose may differ from machine to machine
 BURST = 100  # a term whose mean strength r is so many times its median is a flaw: a few steps make all of it
 OFF = 2.0  # times the dose that was asked for; a measured dose beyond that, either way, is a flaw
+AWAY_TOWARDS = ("spn", "history-positive")  # arms whose terms differ in sign alone
 COLUMNS = """`gain`: mean paired difference in dB ± half of its 95 % interval over seeds, in brackets half of the
 interval with Holm's correction; bold where that lies beside zero. `would show`: the true difference in dB that an
 interval alone would have shown four times in five. `dose`: as asked for, and as `measured` inside the runs. `r`:
@@ -92,16 +93,18 @@ def towards(record: Record) -> str:
 
     Corrected together with the differences to plain. "" without the arms spn and history-positive.
     """
-    arms = ["spn", "history-positive"]
-    if not {"plain", *arms} <= set(record.runs["arm"]):
-        return ""
 
     def conclude(runs: pd.DataFrame) -> str:
-        tables = intervals.paired(runs), intervals.paired(runs[runs["arm"].isin(arms)], "spn")
-        table = intervals.corrected(pd.concat(tables, ignore_index=True))
+        table = _with_towards(runs)
         return intervals.conclusion(table[table["baseline"] == "spn"], int(table["p"].notna().sum()))
 
-    return _of_all_and_fresh(record, conclude)
+    return _of_all_and_fresh(record, conclude) if {"plain", *AWAY_TOWARDS} <= set(record.runs["arm"]) else ""
+
+
+def _with_towards(runs: pd.DataFrame) -> pd.DataFrame:
+    """`intervals.paired`, and with it corrected the differences of moving towards the past to moving away from it."""
+    tables = intervals.paired(runs), intervals.paired(runs[runs["arm"].isin(AWAY_TOWARDS)], "spn")
+    return intervals.corrected(pd.concat(tables, ignore_index=True))
 
 
 def _of_all_and_fresh(record: Record, conclude: Callable[[pd.DataFrame], str]) -> str:
@@ -256,7 +259,7 @@ def summary(top: str = "") -> str:
 
 
 def state(record: Record) -> str:
-    """How many seeds there are, and which intervals lie beside zero after correction."""
+    """How many seeds there are, and which intervals lie beside zero after correction; those of `towards` as well."""
     counted = ", ".join(f"{task} {count}" for task, count in record.seeds.items())
     counted += f" of {record.decided} seeds"
     baseline = record.decision["baseline"]
@@ -264,10 +267,19 @@ def state(record: Record) -> str:
     if table["p"].isna().all():
         return f"{counted}. No conclusion yet.{lost}"
     beside = table[intervals.clear(table)]
-    listed = [f"{row.arm}, {intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB" for row in beside.itertuples()]
-    said = _counted(int(table["p"].notna().sum()), len(beside), baseline)
-    early = ", so provisional" * record.is_open
-    return f"{counted}{early}. {said}{': ' * bool(listed)}{'; '.join(listed)}.{lost}"
+    listed = [f"{row.arm}, {_gain(row)}" for row in beside.itertuples()]
+    said = f"{_counted(int(table['p'].notna().sum()), len(beside), baseline)}{': ' * bool(listed)}{'; '.join(listed)}."
+    if {"plain", *AWAY_TOWARDS} <= set(record.runs["arm"]):
+        ahead = _with_towards(record.runs)
+        ahead = ahead[(ahead["baseline"] == "spn") & intervals.clear(ahead)]
+        gains = "; ".join(map(_gain, ahead.itertuples()))
+        said += f" After correction history-positive differs from spn as well: {gains}." * bool(gains)
+    return f"{counted}{', so provisional' * record.is_open}. {said}{lost}"
+
+
+def _gain(row) -> str:
+    """A row of `intervals.paired` in a few words."""
+    return f"{intervals.place(row)}, {row.score[5:]} {row.mean:+.3f} dB"
 
 
 def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", top: str = "") -> list[str]:

@@ -87,12 +87,16 @@ def test_towards_is_compared_with_away_and_corrected_with_all_the_rest():
     runs, decided = table(0.5, seeds=6, arms=("spn", "history-positive")), {"seeds": [*range(6)], "seen": 2}
     ahead = (runs["arm"] == "history-positive") * (0.3 + 0.02 * (runs["seed"] % 3))
     runs = runs.assign(psnr_raw=runs["psnr_raw"] + ahead)
-    told = verdicts.towards(evidence.Record("D2", decided, runs, runs, runs)).splitlines()
+    kept = evidence.Record("D2", decided | {"baseline": "plain"}, runs, runs, runs)
+    told = verdicts.towards(kept).splitlines()
     raw, ema, fresh, _ = told
     assert raw.startswith("derain nafnet, history-positive against spn (PSNR, raw weights): better by 0.3")
     assert "6 seeds), also after Holm's correction for 6 intervals" in raw and "EMA" in ema
     assert fresh.startswith("Fresh seeds alone: derain nafnet, history-positive") and "4 seeds" in fresh
+    assert "after correction: spn, derain" in verdicts.state(kept)
+    assert "history-positive differs from spn as well: derain nafnet, raw +0.3" in verdicts.state(kept)
     assert verdicts.towards(evidence.read_record("V")) == ""  # has no such arm
+    assert "as well" not in verdicts.state(evidence.read_record("V"))
 
 
 def test_an_answer_names_the_control_at_equal_cost():
