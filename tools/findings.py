@@ -56,8 +56,14 @@ def write(readme: Path) -> None:
 
 def write_page(page: Path) -> None:
     """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
-    main = evidence.main_record(*evidence.BY_STRENGTH)
-    said = verdicts.answer(main) if main else "No experiment is recorded yet, so nothing is claimed."
+    answers = [
+        part
+        for main in evidence.strongest()
+        for part in (
+            f"**{verdicts.answer(main)}** (Record [{main.name}](../data/records/{main.name}/README.md).)",
+            *_weak(main),
+        )
+    ]
     parts = [
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
@@ -65,8 +71,7 @@ def write_page(page: Path) -> None:
         "scored apart. The dose is how long the second term's part of an optimiser step is beside that of L1. The "
         "newer records give all objectives the same dose: lambda is chosen for it before a run, and what it turned "
         "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
-        f"**{said}**" + (f" (Record [{main.name}](../data/records/{main.name}/README.md).)" if main else ""),
-        *(_weak(main) if main else []),
+        *(answers or ["No experiment is recorded yet, so nothing is claimed."]),
         f"In the tables {' '.join(verdicts.COLUMNS.split())} In the figures bars are 95 % intervals without the "
         "correction; in the one over the dose a grey line leads to the dose as measured.",
         "## Does the push help where it is applied?",

@@ -22,6 +22,7 @@ FILES = {
     "curves": "the logs of the runs, thinned",
 }
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
+ONE_TASK = ("D3", "D2")  # records that ask it of one task alone, with more seeds
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
 
@@ -113,6 +114,13 @@ def main_record(*names: str) -> Record | None:
     """
     there = [record for name in names if (record := committed(name))]
     return max(there, key=lambda record: (record.seeds.max(), record.seeds.min()), default=None)
+
+
+def strongest() -> list[Record]:
+    """The committed records to answer from: the main one, and one of a single task with more seeds, if there is any."""
+    main, one = main_record(*BY_STRENGTH), main_record(*ONE_TASK)
+    more = one is not None and (main is None or one.seeds.max() > main.seeds.max())
+    return [record for record in (main, one if more else None) if record]
 
 
 def record_dir(name: str, folder: str | Path | None = None) -> Path:

@@ -117,10 +117,11 @@ def _of_all_and_fresh(record: Record, conclude: Callable[[pd.DataFrame], str]) -
 
 
 def answer(record: Record) -> str:
-    """Plain sentences, computed from the intervals: does SPN gain over plain training, does any other arm, and of which
-    arm nothing is said, because a run of it diverged. Provisional, as long as decided seeds are not finished.
+    """Plain sentences, from the intervals: does SPN gain over plain training, does any other arm, and is towards
+    the past another thing than away from it. Of which arm nothing is said, because a run of it diverged. Provisional,
+    as long as decided seeds are not finished.
     """
-    table, lost = results(record), _diverged(record.runs, "plain")
+    table, lost = results(record), _ahead(record.runs) + _diverged(record.runs, "plain")
     if bare := [task for task, count in record.seeds.items() if count < 2]:
         lost += f" Of {' and '.join(bare)} there are not yet two seeds, so nothing is said there."
     table = table[table["half_raw"].notna()]
@@ -269,12 +270,18 @@ def state(record: Record) -> str:
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {_gain(row)}" for row in beside.itertuples()]
     said = f"{_counted(int(table['p'].notna().sum()), len(beside), baseline)}{': ' * bool(listed)}{'; '.join(listed)}."
-    if {"plain", *AWAY_TOWARDS} <= set(record.runs["arm"]):
-        ahead = _with_towards(record.runs)
-        ahead = ahead[(ahead["baseline"] == "spn") & intervals.clear(ahead)]
-        gains = "; ".join(map(_gain, ahead.itertuples()))
-        said += f" After correction history-positive differs from spn as well: {gains}." * bool(gains)
-    return f"{counted}{', so provisional' * record.is_open}. {said}{lost}"
+    return f"{counted}{', so provisional' * record.is_open}. {said}{_ahead(record.runs)}{lost}"
+
+
+def _ahead(runs: pd.DataFrame) -> str:
+    """Where moving towards the past differs from moving away from it after correction; "" if nowhere."""
+    if not {"plain", *AWAY_TOWARDS} <= set(runs["arm"]):
+        return ""
+    table = _with_towards(runs)
+    gains = "; ".join(map(_gain, table[(table["baseline"] == "spn") & intervals.clear(table)].itertuples()))
+    return f" Towards the past (history-positive) differs from away from it (spn) after correction: {gains}." * bool(
+        gains
+    )
 
 
 def _gain(row) -> str:

@@ -94,9 +94,10 @@ def test_towards_is_compared_with_away_and_corrected_with_all_the_rest():
     assert "6 seeds), also after Holm's correction for 6 intervals" in raw and "EMA" in ema
     assert fresh.startswith("Fresh seeds alone: derain nafnet, history-positive") and "4 seeds" in fresh
     assert "after correction: spn, derain" in verdicts.state(kept)
-    assert "history-positive differs from spn as well: derain nafnet, raw +0.3" in verdicts.state(kept)
+    for said in (verdicts.state(kept), verdicts.answer(kept)):
+        assert "differs from away from it (spn) after correction: derain nafnet, raw +0.3" in said
     assert verdicts.towards(evidence.read_record("V")) == ""  # has no such arm
-    assert "as well" not in verdicts.state(evidence.read_record("V"))
+    assert "away from it" not in verdicts.state(evidence.read_record("V"))
 
 
 def test_an_answer_names_the_control_at_equal_cost():
@@ -156,6 +157,9 @@ def test_the_main_record_is_the_one_with_the_most_seeds(record, monkeypatch):
     record(A1=table(0.0), V=evidence.read_record("D").runs)
     evidence.read_record("V").decision["settings"] = settings
     assert evidence.main_record("V", "A1").name == "V"  # eight seeds of one task say more than three of each
+    for seeds, names in ((8, ["S"]), (9, ["S", "D3"])):
+        record(S=kept.runs, D3=table(0.0, seeds=seeds))
+        assert [kept.name for kept in evidence.strongest()] == names
 
 
 def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
