@@ -19,7 +19,8 @@ CHANGE = """## What would change our mind
 - That SPN helps: an arm that beats plain training *at equal cost*, at equal dose, with an interval without zero
   after Holm's correction, and again with eight fresh seeds that were decided before.
 - That it is history that helps: the own past better than another network's past and than noise at the same dose, as
-  measured and not only as asked for (V), and a push that points down the held-out loss more than its controls do (P).
+  measured and not only as asked for (V), away from it better than towards it (D3), and a push that points down the
+  held-out loss more than its controls do (P).
 - That it does not help: intervals that hold zero and are narrow, at sizes, lengths and learning rates nearer to the
   paper's. Small networks and a few thousand steps speak for themselves only.
 
