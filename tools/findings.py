@@ -57,14 +57,10 @@ def write(readme: Path) -> None:
 
 def write_page(page: Path) -> None:
     """The page "What we found": a section with a figure for each record that is there, a sentence where none is."""
-    answers = [
-        part
-        for main in evidence.strongest()
-        for part in (
-            f"**{verdicts.answer(main)}** (Record [{main.name}](../data/records/{main.name}/README.md).)",
-            *_weak(main),
-        )
-    ]
+    answers = []
+    for main in evidence.strongest():
+        answers.append(f"**{verdicts.answer(main)}** (Record [{main.name}](../data/records/{main.name}/README.md).)")
+        answers += _weak(main)
     parts = [
         "# What we found",
         "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "

@@ -279,9 +279,8 @@ def _ahead(runs: pd.DataFrame) -> str:
         return ""
     table = _with_towards(runs)
     gains = "; ".join(map(_gain, table[(table["baseline"] == "spn") & intervals.clear(table)].itertuples()))
-    return f" Towards the past (history-positive) differs from away from it (spn) after correction: {gains}." * bool(
-        gains
-    )
+    said = f" Towards the past (history-positive) differs from away from it (spn) after correction: {gains}."
+    return said if gains else ""
 
 
 def _gain(row) -> str:
