@@ -98,7 +98,12 @@ def towards(record: Record) -> str:
         table = _with_towards(runs)
         return intervals.conclusion(table[table["baseline"] == "spn"], int(table["p"].notna().sum()))
 
-    return _of_all_and_fresh(record, conclude) if {"plain", *AWAY_TOWARDS} <= set(record.runs["arm"]) else ""
+    return _of_all_and_fresh(record, conclude) if _has_towards(record.runs) else ""
+
+
+def _has_towards(runs: pd.DataFrame) -> bool:
+    """Whether runs can tell moving towards the past from moving away from it, beside plain training."""
+    return {"plain", *AWAY_TOWARDS} <= set(runs["arm"])
 
 
 def _with_towards(runs: pd.DataFrame) -> pd.DataFrame:
@@ -275,7 +280,7 @@ def state(record: Record) -> str:
 
 def _ahead(runs: pd.DataFrame) -> str:
     """Where moving towards the past differs from moving away from it after correction; "" if nowhere."""
-    if not {"plain", *AWAY_TOWARDS} <= set(runs["arm"]):
+    if not _has_towards(runs):
         return ""
     table = _with_towards(runs)
     gains = "; ".join(map(_gain, table[(table["baseline"] == "spn") & intervals.clear(table)].itertuples()))
