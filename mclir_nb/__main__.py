@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--record", type=_path, help="folder of the record; default: data/records/NAME")
     option("--seeds", type=int, help="only the first so many of the decided seeds")
     option("--collect", action="store_true", help="run nothing: write the record of the finished seeds")
+    option("--again", action="store_true", help="do what committed records hold as well, to compare; needs --record")
     option("--data-root", help="folder of the data set, if it is not embedded")
     option("--processes", type=int, help="so many runs at once, each in its own process")
     option("--scheduler", help="'local', or the address of a Dask scheduler")
@@ -285,13 +286,16 @@ def _restore(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     experiment = plans.get(arguments.name)
-    how = {name: getattr(arguments, name) for name in ("seeds", "data_root", "device", "processes", "scheduler")}
+    names = ("seeds", "data_root", "device", "processes", "scheduler", "again")
+    how = {name: getattr(arguments, name) for name in names}
     if arguments.collect:
-        folder = recording.write_record(experiment, arguments.out, arguments.record)
+        folder = recording.write_record(experiment, arguments.out, arguments.record, arguments.again)
     else:
         folder = recording.run(experiment, arguments.out, folder=arguments.record, **how)
     whole = (folder / "runs.csv").is_file()
     print(verdicts.outcome(evidence.read_record(arguments.name, folder)) if whole else "No seed is finished yet.")
+    if whole and arguments.again:
+        print(recording.reproduced(experiment, folder))
     print(f"written to {folder}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,7 +30,8 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
         image: one of
             a tensor (3,H,W) or (1,3,H,W), floating point in [0,1] or uint8;
             an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or floating point in [0,1];
-            a PIL image (one that is neither grey nor RGB comes back as RGB; the profile of CMYK is left out).
+            a PIL image (turned upright by its EXIF orientation, as `restore_file` does; one that is neither grey nor
+            RGB comes back as RGB; the profile of CMYK is left out).
             Grey is restored as three equal channels and averaged again; transparency is kept, and enlarged
             bilinearly where the network enlarges.
         tile, ensemble, quiet: as in `tiles.run`.
@@ -44,7 +45,7 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
     if isinstance(image, np.ndarray):
         return _array(network, image, options)
     if isinstance(image, Image.Image):
-        restored = Image.fromarray(_array(network, images.pixels(image), options))
+        restored = Image.fromarray(_array(network, images.pixels(ImageOps.exif_transpose(image)), options))
         if profile := images.colour_profile(image):
             restored.info["icc_profile"] = profile
         return restored

@@ -81,9 +81,11 @@ def plan(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Job]
         ValueError: no or equal names or seeds, an unknown arm in `at_cost_of`, an impossible recipe.
     """
     slugs = {arm.name: re.sub(r"[^a-z0-9.]+", "-", arm.name.lower()).strip("-") for arm in arms}
-    for what, values, count in (("arms", set(slugs.values()), len(arms)), ("seeds", set(seeds), len(seeds))):
-        if not values or len(values) < count:
-            raise ValueError(f"{what} {sorted(values)} must be at least one, each different")
+    named = [arm.name for arm in arms]
+    for what, given, keys in (("arms (in letters or digits)", named, slugs.values()), ("seeds", seeds, seeds)):
+        if not given or len(set(keys)) < len(given):
+            listed = ", ".join(map(str, given)) or "none"
+            raise ValueError(f"give one or more different {what}; given: {listed}")
     chosen = {arm.name: recipe.replace(**arm.changes) for arm in arms}
     for arm in (arm for arm in arms if arm.at_cost_of is not None):
         if arm.at_cost_of not in chosen or arm.at_cost_of == arm.name:

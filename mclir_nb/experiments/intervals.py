@@ -94,6 +94,11 @@ def holm_levels(p: np.ndarray) -> np.ndarray:
     return levels
 
 
+def first_edge(count: int, seeds: int) -> float:
+    """How many standard errors the clearest of so many intervals has to lie from zero after Holm's correction."""
+    return float(stats.t.isf((1 - LEVEL) / count / 2, seeds - 1))
+
+
 def clear(table: pd.DataFrame, corrected: bool = True) -> pd.Series:
     """Which rows of `paired` lie beside zero, after Holm's correction or each for itself."""
     end = "_holm" if corrected else ""

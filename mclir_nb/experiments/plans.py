@@ -61,6 +61,11 @@ class Experiment:
         common = {task: self.changes | self.by_task.get(task, {}) | changes for task in self.tasks}
         return [recipes.get(self.recipe, task, **fields) for task, fields in common.items()]
 
+    def continues(self, other: Experiment) -> bool:
+        """Whether this is another decided experiment with more seeds, so that its runs say what the other's do."""
+        same = (self.tasks, self.arms, self.baseline) == (other.tasks, other.arms, other.baseline)
+        return same and 0 < self.seen == len(other.seeds) and self.seeds[: self.seen] == other.seeds
+
     def decision(self) -> dict:
         """What is fixed before the first run, as facts that JSON can hold; a record is of one decision."""
         shared, settings, arms = self.recipes(), [], []

@@ -212,28 +212,29 @@ def answer(helps: pd.DataFrame) -> str:
     tables = {place: summary(helps, f"help_plain_{place}") for place in ("weights", "ema")}
     single = (tables["ema"]["seeds"] == 1).any()
     tables = {place: table[table["seeds"] > 1] for place, table in tables.items()}
-    alone, controls = ["push"], ["push - foreign", "push - noise"]
-    looked = pd.concat([table[table["direction"].isin(alone + controls)] for table in tables.values()])
+    directions = ["push", "push - foreign", "push - noise"]
+    looked = pd.concat([table[table["direction"].isin(directions)] for table in tables.values()])
     if looked.empty:
         return "No setting of task, rate and term has two seeds yet."
 
-    def beside(place: str, directions: list[str]) -> tuple[int, int, int]:
-        """Intervals below zero, above it, and all."""
-        rows = tables[place][tables[place]["direction"].isin(directions)]
-        return (rows["high"] < 0).sum(), (rows["low"] > 0).sum(), len(rows)
+    def beside(direction: str, below: str, above: str) -> str:
+        """How many intervals lie below zero, and above it; of raw weights and EMA."""
+        rows = [table[table["direction"] == direction] for table in tables.values()]
+        (harms, gains), (ema_harms, ema_gains) = [((row["high"] < 0).sum(), (row["low"] > 0).sum()) for row in rows]
+        return (
+            f"{below} in {harms} and {above} in {gains} of {len(rows[0])} settings, at the EMA in {ema_harms} and "
+            f"{ema_gains}"
+        )
 
-    harms, gains, settings = beside("weights", alone)
-    worse, better, pairs = beside("weights", controls)
-    ema_harms, ema_gains, _ = beside("ema", alone)
-    ema_worse, ema_better, _ = beside("ema", controls)
     kept = (looked["p"] <= intervals.holm_levels(looked["p"].to_numpy())).sum()
-    few = looked["seeds"].min() < intervals.SEEDS
+    few, edge = looked["seeds"].min() < intervals.SEEDS, intervals.first_edge(len(looked), looked["seeds"].max())
     return (
-        f"At the raw weights a step along the push harms (its interval lies beside zero) in {harms} and helps in "
-        f"{gains} of {settings} settings of task, rate and term, at the EMA in {ema_harms} and {ema_gains}. "
-        f"Against its controls, the past of another seed and noise of the same distance, it is worse in {worse} and "
-        f"better in {better} of {pairs} comparisons, at the EMA in {ema_worse} and {ema_better}. Of these "
-        f"{len(looked)} intervals, {kept or 'none'} can be told from zero after Holm's correction."
+        "Settings are those of task, rate and term. At the raw weights a step along the push "
+        f"{beside('push', 'harms (its interval lies beside zero)', 'helps')}. Beside a push away from the past of "
+        f"another seed it {beside('push - foreign', 'is worse', 'better')}; beside one away from noise at the same "
+        f"distance it {beside('push - noise', 'is worse', 'better')}. Of these "
+        f"{len(looked)} intervals, {kept or 'none'} can be told from zero after Holm's correction, which asks the "
+        f"clearest of them to lie {edge:.0f} standard errors away."
         f"{f' With fewer than {intervals.SEEDS} seeds this is weak evidence.' if few else ''}"
         f"{' An interval of one seed is over its moments and says little of another seed.' if single else ''}"
     )

@@ -5,7 +5,11 @@
 trains every run of the experiment that is not there yet, seed by seed, and writes `data/records/C1/`. The decision is
 written there before the first run, as facts (decision.json) and in words (README.md); a record of other facts is
 refused. Runs that are in a committed record are not run again, in whichever folder it goes on: finished runs of a seed
-that is not whole wait in `unfinished/` and are shown nowhere.
+that is not whole wait in `unfinished/` and are shown nowhere. To see whether the same comes out,
+
+    python -m mclir_nb compare C1 --again --seeds 1 --out runs/again --record mine
+
+trains them all the same.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ def run(
     seeds: int | None = None,
     folder: str | Path | None = None,
     data_root: str | None = None,
+    again: bool = False,
     **how,
 ) -> Path:
     """Write the decision, do the runs that are missing, write the record; returns its folder.
@@ -44,14 +49,15 @@ def run(
         seeds: only the first so many of the decided ones; the record says so.
         folder: of the record; None: data/records/NAME.
         data_root: of the data set, if it is not embedded.
+        again: do runs that a committed record holds as well; `folder` is needed then.
         how: device, processes, scheduler, quiet of `compare.run`.
     """
     jobs = experiment.plan(seeds, data_root=data_root)
     folder = begin(experiment, folder)
-    done = set(recorded_runs(experiment, folder)["runs"]["run"])
+    done = set(recorded_runs(experiment, folder, again)["runs"]["run"])
     if jobs := [job for job in jobs if job.name not in done]:
         compare.run(jobs, _runs_dir(experiment, out_dir), **how)
-    return write_record(experiment, out_dir, folder)
+    return write_record(experiment, out_dir, folder, again)
 
 
 def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
@@ -75,17 +81,19 @@ def begin(experiment: Experiment, folder: str | Path | None = None) -> Path:
     return folder
 
 
-def write_record(experiment: Experiment, out_dir: str | Path | None = None, folder: str | Path | None = None) -> Path:
+def write_record(
+    experiment: Experiment, out_dir: str | Path | None = None, folder: str | Path | None = None, again: bool = False
+) -> Path:
     """Write runs.csv, images.csv, curves.csv and README.md of the seeds whose runs are all finished, task by task.
 
-    Runs count that are finished in `out_dir` or in a committed record of the same setting. Those of other seeds go to
-    `unfinished/`.
+    Runs count that are finished in `out_dir` or, if not `again`, in a committed record of the same setting. Those of
+    other seeds go to `unfinished/`.
 
     Raises:
         ValueError: no run is finished, or the record is of another decision or of another recipe.
     """
     folder, out_dir = begin(experiment, folder), _runs_dir(experiment, out_dir)
-    tables, jobs = recorded_runs(experiment, folder), {job.name: job for job in experiment.plan()}
+    tables, jobs = recorded_runs(experiment, folder, again), {job.name: job for job in experiment.plan()}
     known = set(tables["runs"]["run"])
     new = [name for name in jobs if name not in known and run_tables.is_finished(out_dir / name)]
     if not new and not known:
@@ -118,13 +126,20 @@ def write_record(experiment: Experiment, out_dir: str | Path | None = None, fold
     return folder
 
 
-def recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of `FILES` of this experiment's runs, as far as its record or another of the same setting has them.
+def recorded_runs(experiment: Experiment, folder: Path, again: bool = False) -> dict[str, pd.DataFrame]:
+    """The tables of `FILES` of this experiment's runs, as far as the record in `folder` has them, or, if not `again`,
+    the committed one or another of the same setting.
 
-    Raises ValueError if a run of that name has another recipe, with the field; older records lack the later fields.
+    Raises ValueError if a run of that name has another recipe, with the field (older records lack the later fields),
+    and for `again` in the committed record itself.
     """
-    setting = [name for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs]
-    records = [folder, *(record_dir(name) for name in setting)]
+    committed = record_dir(experiment.name)
+    if again and folder.resolve() == committed.resolve():
+        raise ValueError(f"{folder} holds the runs that are to be done again; name another folder for their record.")
+    shared = [
+        record_dir(name) for name, other in EXPERIMENTS.items() if experiment.runs and other.runs == experiment.runs
+    ]
+    records = [folder] if again else [folder, committed, *shared]
     recipes = {job.name: job.recipe for job in experiment.plan()}
     missing = set(recipes)
     found: dict[str, list[pd.DataFrame]] = {name: [pd.DataFrame({"run": []}, dtype=str)] for name in FILES}
@@ -142,6 +157,20 @@ def recorded_runs(experiment: Experiment, folder: Path) -> dict[str, pd.DataFram
             for name, table in tables.items():
                 found[name].append(table[table["run"].isin(here)])
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def reproduced(experiment: Experiment, folder: Path) -> str:
+    """How far the scores of a record in another folder are from those of the same runs in the committed ones."""
+    mine, committed = read_record(experiment.name, folder).runs, recorded_runs(experiment, record_dir(experiment.name))
+    there = committed["runs"].reindex(columns=["run", *intervals.BOTH])
+    both = mine.merge(there, on="run", suffixes=("", "_there")).set_index("run")
+    apart = pd.DataFrame({score: both[score] - both[f"{score}_there"] for score in intervals.BOTH}).abs().max(axis=1)
+    if apart.dropna().empty:
+        return "None of these runs has a score in a committed record."
+    return (
+        f"{len(apart)} of {len(mine)} runs are in a committed record, too; PSNR differs by {apart.max():.4f} dB at "
+        f"most ({apart.idxmax()}). Another processor rounds otherwise, and a training enlarges that."
+    )
 
 
 def write_page(name: str, folder: str | Path | None = None) -> None:

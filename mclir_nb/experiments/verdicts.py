@@ -95,30 +95,37 @@ def towards(record: Record) -> str:
     """
 
     def conclude(runs: pd.DataFrame) -> str:
-        table = _with_towards(runs)
-        return intervals.conclusion(table[table["baseline"] == "spn"], int(table["p"].notna().sum()))
+        table, many = _towards(runs)
+        return intervals.conclusion(table, many)
 
-    return _of_all_and_fresh(record, conclude) if _has_towards(record.runs) else ""
-
-
-def _has_towards(runs: pd.DataFrame) -> bool:
-    """Whether runs can tell moving towards the past from moving away from it, beside plain training."""
-    return {"plain", *AWAY_TOWARDS} <= set(runs["arm"])
+    return "" if _both_ways(record.runs).empty else _of_all_and_fresh(record, conclude)
 
 
-def _with_towards(runs: pd.DataFrame) -> pd.DataFrame:
-    """`intervals.paired`, and with it corrected the differences of moving towards the past to moving away from it."""
-    tables = intervals.paired(runs), intervals.paired(runs[runs["arm"].isin(AWAY_TOWARDS)], "spn")
-    return intervals.corrected(pd.concat(tables, ignore_index=True))
+def _both_ways(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of settings that can tell moving towards the past from moving away from it, beside plain training."""
+    return runs.groupby(intervals.SETTING, sort=False).filter(lambda part: {"plain", *AWAY_TOWARDS} <= set(part["arm"]))
+
+
+def _towards(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Differences of moving towards the past to moving away from it, and with how many others they are corrected."""
+    both = _both_ways(runs)
+    tables = intervals.paired(runs), intervals.paired(both[both["arm"].isin(AWAY_TOWARDS)], "spn")
+    table = intervals.corrected(pd.concat(tables, ignore_index=True))
+    return table[table["baseline"] == "spn"], int(table["p"].notna().sum())
 
 
 def _of_all_and_fresh(record: Record, conclude: Callable[[pd.DataFrame], str]) -> str:
-    """Sentences on the runs of a record, and on those of seeds that nobody had seen when it was decided."""
-    said, seen = conclude(record.runs), record.decision.get("seen", 0)
-    fresh = record.runs[record.runs["seed"].isin(record.decision.get("seeds", [])[seen:])]
-    if not seen or fresh.empty:
+    """Sentences on the runs of a record, and on those of its fresh seeds, if it was decided after others were seen."""
+    said, fresh = conclude(record.runs), _fresh(record)
+    if fresh.empty:
         return said
     return "\n".join([said, *(f"Fresh seeds alone: {line}" for line in conclude(fresh).splitlines())])
+
+
+def _fresh(record: Record) -> pd.DataFrame:
+    """The runs of seeds that nobody had seen when a record was decided; none, if nothing had been seen."""
+    seen = record.decision.get("seen", 0)
+    return record.runs[record.runs["seed"].isin(record.decision["seeds"][seen:] if seen else [])]
 
 
 def answer(record: Record) -> str:
@@ -126,7 +133,7 @@ def answer(record: Record) -> str:
     the past another thing than away from it. Of which arm nothing is said, because a run of it diverged. Provisional,
     as long as decided seeds are not finished.
     """
-    table, lost = results(record), _ahead(record.runs) + _diverged(record.runs, "plain")
+    table, lost = results(record), _ahead(record) + _diverged(record.runs, "plain")
     if bare := [task for task, count in record.seeds.items() if count < 2]:
         lost += f" Of {' and '.join(bare)} there are not yet two seeds, so nothing is said there."
     table = table[table["half_raw"].notna()]
@@ -246,10 +253,17 @@ def _unequal(runs: pd.DataFrame) -> list[str]:
 def summary(top: str = "") -> str:
     """One line of Markdown per record, one for the older ones and one for what is not run; computed from the runs.
 
-    `top` is the way to the top of the repository, for links ("../" from a notebook).
+    A record that another one continues with more seeds is named in the line of that one. `top` is the way to the top of
+    the repository, for links ("../" from a notebook).
     """
     known = {name: record for name in evidence.NEWER if (record := evidence.committed(name))}
-    lines = [f"- **{_link(name, top)}** {EXPERIMENTS[name].question} {state(known[name])}" for name in known]
+    lines = []
+    for name, record in known.items():
+        decided = EXPERIMENTS[name]
+        earlier = [_link(other, top) for other in known if decided.continues(EXPERIMENTS[other])]
+        own = f"- **{_link(name, top)}**{f' (which continues {earlier[0]})' if earlier else ''}"
+        if not any(EXPERIMENTS[other].continues(decided) for other in known):
+            lines.append(f"{own} {decided.question} {state(record)}")
     if old := [record for name in evidence.OLDER if (record := evidence.committed(name))]:
         links = ", ".join(_link(record.name, top) for record in old)
         tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
@@ -275,17 +289,30 @@ def state(record: Record) -> str:
     beside = table[intervals.clear(table)]
     listed = [f"{row.arm}, {_gain(row)}" for row in beside.itertuples()]
     said = f"{_counted(int(table['p'].notna().sum()), len(beside), baseline)}{': ' * bool(listed)}{'; '.join(listed)}."
-    return f"{counted}{', so provisional' * record.is_open}. {said}{_ahead(record.runs)}{lost}"
+    return f"{counted}{', so provisional' * record.is_open}. {said}{_ahead(record)}{lost}"
 
 
-def _ahead(runs: pd.DataFrame) -> str:
-    """Where moving towards the past differs from moving away from it after correction; "" if nowhere."""
-    if not _has_towards(runs):
+def _ahead(record: Record) -> str:
+    """Where moving towards the past differs from moving away from it after correction, with what fresh seeds say alone;
+    "" if nowhere.
+    """
+    if _both_ways(record.runs).empty:
         return ""
-    table = _with_towards(runs)
-    gains = "; ".join(map(_gain, table[(table["baseline"] == "spn") & intervals.clear(table)].itertuples()))
+    table, _ = _towards(record.runs)
+    gains = "; ".join(map(_gain, table[intervals.clear(table)].itertuples()))
+    if not gains:
+        return ""
     said = f" Towards the past (history-positive) differs from away from it (spn) after correction: {gains}."
-    return said if gains else ""
+    fresh = _fresh(record)
+    if (count := fresh["seed"].nunique()) < 2:
+        return said
+    alone, _ = _towards(fresh)
+    amounts = "; ".join(f"{_gain(row)} ± {row.half:.3f}" for row in alone.itertuples())
+    beside = int(intervals.clear(alone).sum())
+    return (
+        f"{said} The {count} seeds that nobody had seen before, alone: {amounts}; of these "
+        f"{beside or 'none'} can be told from zero after correction."
+    )
 
 
 def _gain(row) -> str:

@@ -150,6 +150,8 @@ def test_exif_rotation_is_applied_and_the_place_left_out(tmp_path):
     with Image.open(restore.restore_file(Same(), tmp_path / "a.png")) as restored:
         assert restored.size == (18, 20) and not restored.getexif()
         assert np.array_equal(np.asarray(restored), np.rot90(BYTES[:, :, :3], -1))
+    with Image.open(tmp_path / "a.png") as opened:  # the same by the other door
+        assert np.array_equal(np.asarray(restore.restore(Same(), opened)), np.rot90(BYTES[:, :, :3], -1))
 
 
 def test_a_name_or_a_folder_can_be_given(tmp_path):

@@ -68,10 +68,10 @@ def test_objectives_are_given_one_dose():
 @pytest.mark.parametrize(
     ("arms", "seeds", "said"),
     [
-        ([Arm("a"), Arm("A")], (0,), "arms"),  # one folder
-        ([], (0,), "arms"),
-        ([Arm("a")], (0, 0), "seeds"),
-        ([Arm("a")], (), "seeds"),
+        ([Arm("a"), Arm("A")], (0,), "arms.* given: a, A$"),  # one folder
+        ([], (0,), "arms.* given: none"),
+        ([Arm("a")], (0, 0), "seeds.* given: 0, 0$"),
+        ([Arm("a")], (), "seeds.* given: none"),
         ([Arm("a"), Arm("b", at_cost_of="spn")], (0,), "'spn'"),
         ([Arm("a"), Arm("b", at_cost_of="b")], (0,), "'b'"),
     ],

@@ -240,8 +240,12 @@ def test_the_answer_counts_a_table_made_by_hand(monkeypatch):
     said = push_study.answer(helps)
     assert "harms (its interval lies beside zero) in 2 and helps in 0 of 2 settings" in said
     assert "at the EMA in 0 and 1. " in said  # rain
-    assert "worse in 2 and better in 0 of 4 comparisons, at the EMA in 0 and 1. " in said  # noise; foreign is alike
+    assert "the past of another seed it is worse in 0 and better in 0 of 2 settings, at the EMA in 0 and 0;" in said
+    assert "at the same distance it is worse in 2 and better in 0 of 2 settings, at the EMA in 0 and 1. " in said
     assert "Of these 12 intervals, 6 can be told from zero" in said and "weak" not in said
+    assert (
+        "asks the clearest of them to lie 6 standard errors away" in said
+    )  # t of 5 seeds at 0.05 / 12, two-sided: 5.6
     single = "An interval of one seed is over its moments"
     assert single in said and single not in push_study.answer(helps[helps["task"] != "dehaze"])
     assert "weak evidence" in push_study.answer(helps[helps["seed"] < 4])

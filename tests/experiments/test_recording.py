@@ -127,6 +127,28 @@ def test_finished_runs_of_a_seed_that_is_not_whole_wait(runs_copy, made, tmp_pat
     assert not list((folder / "unfinished").iterdir())
 
 
+def test_committed_runs_are_done_again_only_when_asked_and_then_compared(
+    made, runs_copy, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(plans.EXPERIMENTS, "X1", SMALL)
+    monkeypatch.setattr(evidence, "root", lambda: tmp_path)
+    committed, ran = tmp_path / "data" / "records" / "X1", []
+    shutil.copytree(made[0], committed)
+    monkeypatch.setattr(compare, "run", lambda jobs, *_, **__: ran.extend(job.name for job in jobs))
+    command = ["compare", "X1", "--seeds", "2", "--out", str(runs_copy), "--record", str(tmp_path / "mine")]
+    assert main(command) == 0 and ran == [] and "record, too" not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "mine")
+    table = files.read_table(committed / "runs.csv")
+    changed = table["psnr_raw"] + 0.25 * (table["run"] == "sr-x2-edsr-spn-1")
+    table.assign(psnr_raw=changed).to_csv(committed / "runs.csv", index=False)
+    assert main([*command, "--again"]) == 0 and len(ran) == 6
+    said = "6 of 6 runs are in a committed record, too; PSNR differs by 0.2500 dB at most (sr-x2-edsr-spn-1)"
+    assert said in capsys.readouterr().out
+    shutil.rmtree(committed)
+    assert main([*command, "--again"]) == 0 and "None of these runs has a score" in capsys.readouterr().out
+    assert main([*command[:-2], "--again"]) == 1 and "name another folder" in capsys.readouterr().err
+
+
 def test_a_record_may_begin_with_a_part_of_a_seed(runs_copy, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(plans.EXPERIMENTS, "X1", SMALL)
     for seed in (0, 1):

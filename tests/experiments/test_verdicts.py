@@ -67,6 +67,17 @@ def test_a_summary_has_one_line_per_record_and_one_for_what_is_not_run(record):
     assert evidence.committed("C1").name == "C1" and evidence.committed("E9") is None
 
 
+def test_a_record_that_another_continues_has_no_line_of_its_own(record):
+    record(D=table(0.5), D2=table(0.5))
+    assert "[D]" in verdicts.summary().splitlines()[0]  # has other arms than D2
+    record(D2=table(0.5), D3=table(0.5))
+    line, waiting = verdicts.summary("../").splitlines()
+    assert line.startswith(
+        "- **[D3](../data/records/D3/README.md)** (which continues [D2](../data/records/D2/README.md)) With three times"
+    )
+    assert "[D2]" not in waiting
+
+
 def test_an_answer_is_two_sentences_from_the_intervals(record):
     record(D=table(0.5, arms=("spn", "vgg")), C1=table(0.0), L=table(0.0, seeds=5), R=table(0.5, seeds=1))
     clear, null, one = (verdicts.answer(evidence.read_record(name)) for name in ("D", "L", "R"))
@@ -96,6 +107,14 @@ def test_towards_is_compared_with_away_and_corrected_with_all_the_rest():
     assert "after correction: spn, derain" in verdicts.state(kept)
     for said in (verdicts.state(kept), verdicts.answer(kept)):
         assert "differs from away from it (spn) after correction: derain nafnet, raw +0.3" in said
+        assert "The 4 seeds that nobody had seen before, alone: derain nafnet, raw +0.3" in said
+        assert "of these 2 can be told from zero" in said
+    one = verdicts.state(kept._replace(decision=kept.decision | {"seen": 5}))
+    assert "nobody had seen" not in one  # of one seed there is no interval
+    bare = runs[runs["arm"] != "history-positive"].assign(task="sr", scale=4)  # a task with fewer arms is left out
+    mixed = kept._replace(runs=pd.concat([runs, bare]))
+    assert "raw +0.3" in verdicts.state(mixed) and "derain" in verdicts.answer(mixed)
+    assert {line.split(",")[0].split(": ")[-1] for line in verdicts.towards(mixed).splitlines()} == {"derain nafnet"}
     assert verdicts.towards(evidence.read_record("V")) == ""  # has no such arm
     assert "away from it" not in verdicts.state(evidence.read_record("V"))
 
