@@ -143,6 +143,9 @@ SECTIONS: list[tuple[str, str, Callable[[evidence.Record], Figure]]] = [
     ("L", "At a small learning rate, and for longer?", _paired),
     ("C2", "On three tasks?", _paired),
     ("B2", "What is left of the first variants?", _paired),
+    ("E1", "With a network as large as the paper's: EDSR?", _paired),
+    ("E2", "FFA-Net, on indoor haze?", _paired),
+    ("E5", "SwinIR-light?", _paired),
 ]
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ FILES = {
 }
 BY_STRENGTH = ("V", "D", "S", "C2", "C1")  # records that ask whether SPN helps; of equal seeds the first
 ONE_TASK = ("D3", "D2")  # records that ask it of one task alone, with more seeds
+NEARER = ("L", "E1", "E2", "E5")  # records that ask it nearer to the paper: for longer, or of networks of its size
 OLDER = ("C1", "A1", "B1")
 NEWER = tuple(name for name in EXPERIMENTS if name not in OLDER)
 
@@ -117,10 +118,12 @@ def main_record(*names: str) -> Record | None:
 
 
 def strongest() -> list[Record]:
-    """The committed records to answer from: the main one, and one of a single task with more seeds, if there is any."""
+    """The committed records to answer from: the main one, one of a single task if it has more seeds, and each that is
+    nearer to the paper.
+    """
     main, one = main_record(*BY_STRENGTH), main_record(*ONE_TASK)
     more = one is not None and (main is None or one.seeds.max() > main.seeds.max())
-    return [record for record in (main, one if more else None) if record]
+    return [record for record in (main, one if more else None, *map(committed, NEARER)) if record]
 
 
 def record_dir(name: str, folder: str | Path | None = None) -> Path:

@@ -179,6 +179,8 @@ def test_the_main_record_is_the_one_with_the_most_seeds(record, monkeypatch):
     for seeds, names in ((8, ["S"]), (9, ["S", "D3"])):
         record(S=kept.runs, D3=table(0.0, seeds=seeds))
         assert [kept.name for kept in evidence.strongest()] == names
+    record(S=kept.runs, E2=table(0.0, seeds=2))  # fewer seeds, but of a network as large as the paper's
+    assert [kept.name for kept in evidence.strongest()] == ["S", "E2"]
 
 
 def test_a_verdict_of_the_ema_alone_is_told_with_its_numbers():
