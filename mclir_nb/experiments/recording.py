@@ -274,7 +274,8 @@ are given, for the machine was shared; `09_cost` measures them.
 ## Command
 
 ```
-python -m mclir_nb compare {record.name}{data}
+python -m mclir_nb compare {record.name}{data}  # what is missing
+python -m mclir_nb compare {record.name}{data} --again --seeds 1 --record mine --out runs/again  # anew, to compare
 ```
 
 Files: {"; ".join(f"`{name}.csv`: {what}" for name, what in FILES.items())}.
