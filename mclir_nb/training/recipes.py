@@ -119,7 +119,8 @@ class Recipe(BaseModel):
     lambda_follows_rate: bool = False
     """Lambda falls as the learning rate does; ours."""
     lambda_ratio: ShareBelow1 | None = None
-    """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1."""
+    """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; 0 while the histories are exact
+    copies of the network, as in the first step. Ours; the authors advise 0.01 to 0.1."""
     features: Annotated[str, _among(*FEATURES)] = "lite0"
     """Network in whose features distances are measured; official vgg16."""
     features_weights: str | None = None

@@ -157,7 +157,9 @@ def _rounding_note(recipe: Recipe) -> str:
 
 def _ratio_note(recipe: Recipe) -> str:
     """A sentence for the objective that divides by the distance to histories where that is 0, else nothing."""
-    if recipe.objective != "ratio" or recipe.history_start or recipe.history_of == "another" or recipe.continues:
+    apart = recipe.history_start and not recipe.initial_weights  # with these the histories begin as exact copies
+    held = recipe.lambda_ratio is not None  # then the first step has no such term
+    if recipe.objective != "ratio" or apart or held or recipe.history_of == "another" or recipe.continues:
         return ""
     other = "infonce has no such step" if recipe.initial_weights else "history_start 0.1 keeps them apart"
     return (
