@@ -135,14 +135,20 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
-        if recipe.guard == "lower-lambda" and not checkpoint.saved(run_dir):
-            on_first_rank(trainer.save, run_dir)  # a state to go back to
+        if recipe.guard == "lower-lambda":
+            on_first_rank(_save_first, trainer, run_dir)
         while trainer.step < recipe.steps:
             try:
                 _steps(trainer, run_dir, stop, scalars, quiet)
             except Diverged as error:
                 _go_back(trainer, run_dir, error, quiet)
     on_first_rank(_finish, trainer, run_dir, quiet)
+
+
+def _save_first(trainer: Trainer, run_dir: Path) -> None:
+    """A state to go back to, where there is none. Only the process that writes may ask: another may come after it."""
+    if not checkpoint.saved(run_dir):
+        trainer.save(run_dir)
 
 
 def _rounding_note(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from trainers import Stopped, advance, before_step, derain, trainer
+from trainers import Stopped, advance, before_step, derain, stop, trainer
 
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
@@ -71,6 +71,23 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
     assert checkpoint.read(tmp_path / "never" / checkpoint.FILE)["guard"]["factor"] == 2**-10
     assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
     assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()
+
+
+def test_all_processes_wait_for_the_first_state_whatever_each_of_them_sees(tmp_path, monkeypatch):
+    """One that comes late finds the state of the first already there: it must not wait less often."""
+    waits, real = [], train.on_first_rank
+
+    def watched(work, *arguments):
+        waits[-1].append(work.__name__)
+        return real(work, *arguments)
+
+    monkeypatch.setattr(train, "on_first_rank", watched)
+    for _ in range(2):
+        waits.append([])
+        with pytest.raises(Stopped), before_step(1, stop):
+            train.train(derain(guard="lower-lambda"), tmp_path, quiet=True)
+        assert checkpoint.saved(tmp_path)
+    assert waits[0] == waits[1]
 
 
 def test_a_step_that_is_not_finite_is_made_again_with_half_of_lambda(tmp_path, capsys):
