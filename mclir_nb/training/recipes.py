@@ -81,7 +81,8 @@ class Recipe(BaseModel):
     continues: str | None = None
     """Finished run whose whole state is taken over, for more steps; its steps count among these."""
     precision: Precision = "float32"
-    """Of the trained network; 16 bits round part of the push away. "float32": no TF32; "float16": a scaled loss."""
+    """Of the trained network; 16 bits, and "tf32" on CUDA, round part of the push away. "float32": no TF32;
+    "float16": a scaled loss."""
     compile: Annotated[str, _among(*COMPILE)] = "none"
     """Mode of torch.compile for network and histories in a step; rounds differently. "reduce-overhead": CUDA graphs."""
 

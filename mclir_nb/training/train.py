@@ -87,7 +87,7 @@ def _train(
             on_first_rank(run_folder.check_continued, before, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-            notes += [_rounding_note(recipe), _ratio_note(recipe)]
+            notes += [_rounding_note(recipe, device), _ratio_note(recipe)]
             notes += [needs.note(recipe, device)] if device.type == "cuda" else []
             for note in filter(None, notes):
                 print(note)
@@ -151,9 +151,10 @@ def _save_first(trainer: Trainer, run_dir: Path) -> None:
         trainer.save(run_dir)
 
 
-def _rounding_note(recipe: Recipe) -> str:
-    """A sentence for a network in 16 bits that is compared with histories, else nothing."""
-    if not recipe.uses_history or recipe.precision not in ("bfloat16", "float16"):
+def _rounding_note(recipe: Recipe, device: torch.device) -> str:
+    """A sentence for a network in fewer digits that is compared with histories, else nothing."""
+    full = recipe.precision == "float32" or (recipe.precision == "tf32" and device.type != "cuda")
+    if full or not recipe.uses_history:
         return ""
     return (
         f"precision {recipe.precision} rounds the network's output, and the push is its difference to the histories: "
