@@ -96,6 +96,7 @@ def _train(
                 _take_over(Trainer(recipe.at(1.0), device, data), before, recipe)
             chosen = dose.choose(recipe, run_dir, device, quiet, doses)
             trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
+            trainer.guard.dose = recipe.dose if chosen else None
         if before:
             said = _take_over(trainer, before, recipe)
             print(end="" if quiet else f"{said}\n")

@@ -27,6 +27,27 @@ def test_it_stops_where_the_loss_is_not_finite_or_the_push_outweighs():
     Guard(short(objective="history-positive")).check(strong | {"total": 2.0})  # bounded below
 
 
+@pytest.mark.parametrize(
+    ("changes", "dose", "named"),
+    [
+        (dict(), None, "lambda_neg, now 0.0003"),
+        (dict(), 0.1, "dose, now 0.1"),
+        (dict(lambda_ratio=0.05), None, "lambda_ratio, now 0.05"),
+        (dict(objective="plain"), None, None),
+        (dict(lambda_neg=0.0), None, None),  # histories that are only watched
+    ],
+)
+def test_it_says_which_setting_of_the_recipe_to_turn_down_and_where(changes, dose, named):
+    guard = Guard(short(**changes))
+    guard.dose = dose
+    looks = (lambda: guard.watch(3, torch.tensor(math.nan), ["cat"]), lambda: guard.check(dict(step=3, total=math.nan)))
+    for look in looks:
+        with pytest.raises(Diverged, match="learning_rate.* another out_dir") as caught:
+            look()
+        words = [word for word in ("lambda_neg", "dose", "lambda_ratio") if word in str(caught.value)]
+        assert words == ([named.split(",")[0]] if named else []) and (named or "") in str(caught.value)
+
+
 @pytest.mark.parametrize("best", [30.0, math.inf])  # infinite: a validation was right to the last bit
 def test_it_stops_where_validation_falls(best):
     guard, row = Guard(short(guard_drop=3.0)), dict(step=5, total=0.9, l_rec=1.0)
