@@ -87,7 +87,7 @@ def _train(
             on_first_rank(run_folder.check_continued, before, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-            notes += [_rounding_note(recipe, device), _ratio_note(recipe)]
+            notes += [_rounding_note(recipe, device), _ratio_note(recipe), _rate_note(recipe)]
             notes += [needs.note(recipe, device)] if device.type == "cuda" else []
             for note in filter(None, notes):
                 print(note)
@@ -173,6 +173,19 @@ def _ratio_note(recipe: Recipe) -> str:
     return (
         "objective ratio divides by the distance to the histories, and they begin as exact copies of the network: the "
         f"first step is so large that Adam remembers it for hundreds of steps. {other}."
+    )
+
+
+def _rate_note(recipe: Recipe) -> str:
+    """A sentence for a learning rate that was meant to fall and is high at the end, else nothing."""
+    field = "milestones" if recipe.milestones else "cosine_steps"
+    first, last = (recipe.learning_rate_at(step) for step in (1, recipe.steps))
+    if not getattr(recipe, field) or last <= first / 2:
+        return ""
+    fit = "cosine_steps None is one fall over all of them" if field == "cosine_steps" else "choose some before its end"
+    return (
+        f"learning_rate is {first:g} in the first step and {last:g} in the last: {field} {getattr(recipe, field)} does "
+        f"not fit steps {recipe.steps}; {fit}."
     )
 
 
