@@ -62,8 +62,17 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict | None = None, keep: Path | None = None) -> None:
-    """Tensors and short facts (as one JSON text, so that equal content gives equal bytes) as one safetensors file."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Tensors and short facts (as one JSON text, so that equal content gives equal bytes) as one safetensors file.
+
+    Tensors that share memory, as of a module that stands in two places, are each written out: safetensors refuses them.
+    """
+    contiguous: dict[str, Tensor] = {}
+    memory = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        contiguous[name] = tensor.clone() if place in memory else tensor
+        memory.add(place)
     header = {"facts": json.dumps(facts, sort_keys=True)} if facts else None
     write_file(path, save(contiguous, metadata=header), keep)
 

@@ -187,14 +187,14 @@ OFFICIAL_LAMBDA = {
 }
 
 
-def with_ratio(parts: LossParts, ratio: float, means: Sequence[Tensor] | Tensor) -> LossParts:
+def with_ratio(parts: LossParts, ratio: float | Tensor, means: Sequence[Tensor] | Tensor) -> LossParts:
     """The same parts, with lambda set so that lambda * l_neg / l_rec is `ratio`. OURS; the authors advise 0.01 to 0.1.
 
     The gradient sees lambda as a constant, and nothing waits for the device.
 
     Args:
         parts: as an objective returned them, with a lambda above 0 and an `l_neg` of 0 or more.
-        ratio: share of the reconstruction that the second term has.
+        ratio: share of the reconstruction that the second term has, a number or a scalar; 0 leaves the term out.
         means: l_rec and l_neg, detached: those of `parts`, or their means over the processes that share a batch.
     """
     l_rec, l_neg = means

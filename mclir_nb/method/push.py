@@ -31,7 +31,7 @@ from mclir_nb.method.distances import feature_distance, frozen_features, layer_w
 from mclir_nb.method.losses import LossParts
 from mclir_nb.method.precision import full_float32
 
-Gradient = list[Tensor]  # one tensor per trained parameter, in the order of model.parameters()
+Gradient = list[Tensor]  # one tensor per parameter, in the order of model.parameters()
 
 
 @full_float32()
@@ -120,16 +120,18 @@ def gradients(
 ) -> Gradients:
     """Gradients of l_rec and of the objective's second term with respect to the weights, from one forward pass.
 
-    Neither the weights of the model nor their gradients are changed. Arguments are those of `image_gradients`, and the
-    degraded images lq, (B, 3, h, w) in [0, 1].
+    Neither the weights of the model nor their gradients are changed; a frozen weight has the gradient 0. Arguments are
+    those of `image_gradients`, and the degraded images lq, (B, 3, h, w) in [0, 1].
     """
     weights = list(model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
     with torch.enable_grad():
         restored = model(lq).to(gt.dtype)
         at_weights: list[Gradient] = []
         for upstream in image_gradients(restored, gt, negatives, objective, lq=lq, **context):
-            found = torch.autograd.grad(restored, weights, upstream, retain_graph=True, allow_unused=True)
-            at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)])
+            found = iter(torch.autograd.grad(restored, trained, upstream, retain_graph=True, allow_unused=True))
+            slopes = [next(found) if weight.requires_grad else None for weight in weights]
+            at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(slopes, weights, strict=True)])
     return Gradients(*at_weights)
 
 
@@ -177,7 +179,7 @@ def preconditioned(gradient: Gradient, optimiser: torch.optim.Optimizer) -> Grad
             if "exp_avg_sq" in state:
                 scale = (state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))).sqrt() + group["eps"]
                 steps.append(own / scale)
-            elif optimiser.state and not own.any():  # a weight that nothing depends on
+            elif optimiser.state and not own.any():  # a weight that nothing depends on, or a frozen one
                 steps.append(own)
             else:
                 raise ValueError("the optimiser has no second moments yet; look after at least one step of Adam")

@@ -26,7 +26,15 @@ import math
 import torch
 from torch import nn
 
-from mclir_nb.networks.layers import attention, from_windows, named, reflect_pad, relative_offsets, to_windows
+from mclir_nb.networks.layers import (
+    ReflectConv2d,
+    attention,
+    from_windows,
+    named,
+    reflect_pad,
+    relative_offsets,
+    to_windows,
+)
 
 
 class RLN(nn.Module):
@@ -74,7 +82,7 @@ class WindowAttention(nn.Module):
 
 def _conv3x3(dim: int, out: int) -> nn.Conv2d:
     """3x3 convolution that sees the reflected border."""
-    return nn.Conv2d(dim, out, 3, padding=1, padding_mode="reflect")
+    return ReflectConv2d(dim, out, 3, padding=1)
 
 
 class Attention(nn.Module):
@@ -87,7 +95,7 @@ class Attention(nn.Module):
         if conv_type == "Conv":
             self.conv = nn.Sequential(_conv3x3(dim, dim), nn.ReLU(inplace=True), _conv3x3(dim, dim))
         elif conv_type == "DWConv":
-            self.conv = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, padding_mode="reflect")
+            self.conv = ReflectConv2d(dim, dim, 5, padding=2, groups=dim)
         if use_attn or conv_type == "DWConv":
             self.V = nn.Conv2d(dim, dim, 1)
             self.proj = nn.Conv2d(dim, dim, 1)

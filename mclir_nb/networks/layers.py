@@ -37,13 +37,35 @@ def from_windows(x: Tensor, window: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Reflect padding of any width: as `F.pad` where that works, else reflected again at the new border."""
+    """Reflect padding of any width: as `F.pad` where that works, else reflected again at the new border.
+
+    In PyTorch's deterministic mode by `index_select`: the gradient of `F.pad` has no deterministic kernel on CUDA.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        rows, columns = _reflected(x.shape[-2], top, bottom), _reflected(x.shape[-1], left, right)
+        return x.index_select(-2, rows.to(x.device)).index_select(-1, columns.to(x.device))
     while left or right or top or bottom:
         height, width = x.shape[-2:]
         step = (min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1))
         x = F.pad(x, step, mode="reflect")
         left, right, top, bottom = left - step[0], right - step[1], top - step[2], bottom - step[3]
     return x
+
+
+def _reflected(size: int, before: int, after: int) -> Tensor:
+    """The indices of a line of `size` pixels with `before` and `after` reflected ones around it."""
+    period = max(2 * size - 2, 1)
+    places = torch.arange(-before, size + after) % period
+    return torch.minimum(places, period - places)
+
+
+class ReflectConv2d(nn.Conv2d):
+    """A convolution whose input is reflected at the border: padding_mode "reflect" by way of `reflect_pad`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = (int(width) for width in self.padding)
+        padded = reflect_pad(x, across, across, down, down)
+        return F.conv2d(padded, self.weight, self.bias, groups=self.groups)
 
 
 def relative_offsets(window: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

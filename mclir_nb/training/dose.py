@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock
 
 from mclir_nb import files, root
+from mclir_nb.data import datasets, tasks
 from mclir_nb.method import precision, push
 from mclir_nb.progress import Progress
 from mclir_nb.training import build, distributed, machine, records, user_code
@@ -127,15 +128,16 @@ def lambda_for(
     batches = min(BATCHES, max(4, recipe.steps // 50))
     short = Recipe(**dict(recipe) | PLAIN | dict(steps=steps, seed=SEED))
     definitions = repr(user_code.definitions(short))
-    # what the short run depends on: the fields that are not the default, without those that change nothing; a data set
-    # that has a name is the same in every folder
-    idle = {*IDLE, "data_root"} if short.dataset != "folder" else IDLE
+    # what the short run depends on: the fields that are not the default, without those that change nothing or say where
+    # something lies; a data set that has a name is the same in every folder
+    content = _content(short)
+    idle = {*IDLE, "data_root", *content}
     fields = {k: v for k, v in short.model_dump(mode="json", exclude_defaults=True).items() if k not in idle}
     own = {} if definitions == "{}" else {"own": hashlib.sha256(definitions.encode()).hexdigest()[:16]}
-    key = json.dumps(fields | own | dict(looks=looks, batches=batches), sort_keys=True)
+    key = json.dumps(fields | own | content | dict(looks=looks, batches=batches), sort_keys=True)
     updates = (_read(shared) | _read(KNOWN)).get(key)
     if updates is None:
-        updates = _updates(short, definitions, device, looks, batches, quiet)
+        updates = _updates(short, key, device, looks, batches, quiet)
         if shared:
             with FileLock(f"{shared}.lock"):  # another process may have added to the file meanwhile
                 files.write_json(shared, _read(shared) | {key: updates})
@@ -145,16 +147,25 @@ def lambda_for(
     return Lambda(lambda_neg, dose, tuple(lambda_neg * update for update in updates))
 
 
+def _content(recipe: Recipe) -> dict[str, str]:
+    """What a short run learns and starts from, where a recipe says only where it lies: hashes, as in `run_folder`."""
+    found, file = {}, records.start_file(recipe, "initial_weights")
+    if recipe.dataset == "folder":
+        task = tasks.get(recipe.task, recipe.scale)
+        found["train"] = datasets.open_splits(recipe.dataset, task, recipe.data_root)["train"].fingerprint()
+    if file and file.is_file():
+        found["initial_weights"] = files.sha256(file)
+    return found
+
+
 def _read(file: Path | None) -> dict:
     """What short runs have found, by what they depend on."""
     return files.read_json(file) if file and file.exists() else {}
 
 
 @functools.lru_cache(maxsize=32)  # the seeds of a comparison share it
-def _updates(
-    short: Recipe, definitions: str, device: torch.device, looks: int, batches: int, quiet: bool
-) -> tuple[float, ...]:
-    """The dose of lambda 1 at each look along a plain run; `definitions` of a reader's own tell runs apart."""
+def _updates(short: Recipe, key: str, device: torch.device, looks: int, batches: int, quiet: bool) -> tuple[float, ...]:
+    """The dose of lambda 1 at each look along a plain run; `key` tells runs of other content or definitions apart."""
     trainer = Trainer(short, device)
     moments = {round(short.steps * (k + 1) / looks) for k in range(looks)}
     steps = trainer.patches.batches(1, short.steps, device=device)

@@ -31,10 +31,14 @@ class Diverged(RuntimeError):
 
 
 class Guard:
-    """Watches one run. `factor` is by what lambda is multiplied: 1, or less after a rescue."""
+    """Watches one run. `factor` is by what lambda is multiplied: 1, or less after a rescue.
+
+    `dose` is what the recipe's lambda was chosen for, if it was: the field that a reader can turn down.
+    """
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.factor = recipe, 1.0
+        self.dose: float | None = None
         self._seen: list[tuple[int, Tensor, list[str]]] = []  # since the last look: step, finite (on the device), names
 
     def watch(self, step: int, losses: Tensor, names: list[str]) -> None:
@@ -50,8 +54,8 @@ class Guard:
             if not finite:
                 raise Diverged(
                     f"step {step}: the loss or a gradient is not finite (pictures of the batch: "
-                    f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. Try a smaller "
-                    "learning_rate or lambda_neg, or remove a damaged picture."
+                    f"{', '.join(sorted(set(names)))}). The weights were not changed by this step. {self._advice()} If "
+                    "one of the pictures is damaged, leave it out there."
                 )
 
     def check_scale(self, step: int, scale: float) -> None:
@@ -83,14 +87,15 @@ class Guard:
             )
 
     def _advice(self) -> str:
-        """What to turn down."""
-        recipe = self.recipe
-        if recipe.objective == "plain":
-            return "Use a smaller learning_rate."
-        name, now = "lambda_ratio", recipe.lambda_ratio
-        if now is None:
-            name, now = "lambda_neg", recipe.weight * self.factor
-        return f"Use a smaller {name}, now {now:g}, or a smaller learning_rate."
+        """What to turn down, in a folder of its own: it makes another recipe."""
+        recipe, less = self.recipe, ""
+        if recipe.lambda_ratio is not None:
+            less = f"lambda_ratio, now {recipe.lambda_ratio:g}, or a smaller "
+        elif self.dose is not None:
+            less = f"dose, now {self.dose * self.factor:g}, or a smaller "
+        elif recipe.weight:
+            less = f"lambda_neg, now {recipe.weight * self.factor:g}, or a smaller "
+        return f"Use a smaller {less}learning_rate, in another out_dir."
 
     def state_dict(self) -> dict:
         return {"factor": self.factor}

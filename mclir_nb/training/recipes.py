@@ -81,7 +81,8 @@ class Recipe(BaseModel):
     continues: str | None = None
     """Finished run whose whole state is taken over, for more steps; its steps count among these."""
     precision: Precision = "float32"
-    """Of the trained network; 16 bits round part of the push away. "float32": no TF32; "float16": a scaled loss."""
+    """Of the trained network; 16 bits, and "tf32" on CUDA, round part of the push away. "float32": no TF32;
+    "float16": a scaled loss."""
     compile: Annotated[str, _among(*COMPILE)] = "none"
     """Mode of torch.compile for network and histories in a step; rounds differently. "reduce-overhead": CUDA graphs."""
 
@@ -95,7 +96,7 @@ class Recipe(BaseModel):
     cosine_steps: PositiveInt | None = None
     """Half period of the cosine; None: `steps`, one fall. Official: 100k of 500k, so that it rises again."""
     milestones: Annotated[tuple[int, ...], AsTuple] = ()
-    """Steps after which the rate is halved, instead of the cosine."""
+    """Steps after which the rate is halved, instead of the cosine; before the last."""
     betas: Annotated[tuple[ShareBelow1, ShareBelow1], AsTuple] = (0.9, 0.9)
     """Official."""
     weight_decay: NonNegativeFloat = 0.0
@@ -119,7 +120,8 @@ class Recipe(BaseModel):
     lambda_follows_rate: bool = False
     """Lambda falls as the learning rate does; ours."""
     lambda_ratio: ShareBelow1 | None = None
-    """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; ours. Authors: 0.01 to 0.1."""
+    """r = lambda * l_neg / l_rec is held at this value, whatever lambda that takes; 0 while the histories are exact
+    copies of the network, as in the first step. Ours; the authors advise 0.01 to 0.1."""
     features: Annotated[str, _among(*FEATURES)] = "lite0"
     """Network in whose features distances are measured; official vgg16."""
     features_weights: str | None = None
@@ -477,13 +479,16 @@ LAMBDA_FIELDS = ("lambda_follows_rate", "guard")  # they act on lambda, which la
 
 
 def _refuse_idle(recipe: Recipe, given: list[str]) -> None:
-    """Refuse a setting that would change nothing, among the fields that were given a value of their own."""
+    """Refuse a setting that would change nothing, or would let the rate rise, among the fields that were given."""
     for fields, reason in _idle_fields(recipe):
         for field in fields:
             value, default = getattr(recipe, field), Recipe.model_fields[field].default
             clash = field in LAMBDA_FIELDS and recipe.lambda_ratio is not None and "lambda_ratio" in given
             if value != default and (field in given or clash):
                 raise ValueError(f"{field} {value!r} would have no effect: {reason}.")
+    low, high = recipe.learning_rate_min, recipe.learning_rate
+    if low > high and not recipe.milestones and {"learning_rate_min", "learning_rate"} & set(given):
+        raise ValueError(f"learning_rate_min is {low:g}; it must be at most learning_rate, {high:g}: give both.")
 
 
 def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -512,6 +517,8 @@ def _idle_fields(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("lambda_neg",), "lambda follows from the dose"
     if recipe.milestones:
         yield ("cosine_steps", "learning_rate_min"), "milestones halve the rate, in place of the cosine"
+    if not all(0 < milestone < recipe.steps for milestone in recipe.milestones):
+        yield ("milestones",), f"of {recipe.steps} steps the rate can be halved after steps 1 to {recipe.steps - 1}"
     if recipe.initial_weights is not None:
         yield ("history_start",), "with initial_weights the histories start as exact copies of them"
     else:

@@ -87,7 +87,7 @@ def _train(
             on_first_rank(run_folder.check_continued, before, recipe)
         if not quiet:
             notes = [images.note for images in data.sets.values()] + [macs.sampling_note(macs.with_period(recipe))]
-            notes += [_rounding_note(recipe), _ratio_note(recipe)]
+            notes += [_rounding_note(recipe, device), _ratio_note(recipe), _rate_note(recipe)]
             notes += [needs.note(recipe, device)] if device.type == "cuda" else []
             for note in filter(None, notes):
                 print(note)
@@ -96,6 +96,7 @@ def _train(
                 _take_over(Trainer(recipe.at(1.0), device, data), before, recipe)
             chosen = dose.choose(recipe, run_dir, device, quiet, doses)
             trainer = Trainer(dose.with_lambda(recipe, chosen), device, data)
+            trainer.guard.dose = recipe.dose if chosen else None
         if before:
             said = _take_over(trainer, before, recipe)
             print(end="" if quiet else f"{said}\n")
@@ -135,8 +136,8 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     on_first_rank(run_folder.write_provenance, run_dir, facts, trainer.step)
     scalars = Scalars(run_dir, trainer.step, tensorboard and is_first_rank())
     with closing(scalars), machine.catch_signals() as stop, _with_last_state(recipe, run_dir):
-        if recipe.guard == "lower-lambda" and not checkpoint.saved(run_dir):
-            on_first_rank(trainer.save, run_dir)  # a state to go back to
+        if recipe.guard == "lower-lambda":
+            on_first_rank(_save_first, trainer, run_dir)
         while trainer.step < recipe.steps:
             try:
                 _steps(trainer, run_dir, stop, scalars, quiet)
@@ -145,9 +146,16 @@ def _run(trainer: Trainer, run_dir: Path, content: dict, quiet: bool, tensorboar
     on_first_rank(_finish, trainer, run_dir, quiet)
 
 
-def _rounding_note(recipe: Recipe) -> str:
-    """A sentence for a network in 16 bits that is compared with histories, else nothing."""
-    if not recipe.uses_history or recipe.precision not in ("bfloat16", "float16"):
+def _save_first(trainer: Trainer, run_dir: Path) -> None:
+    """A state to go back to, where there is none. Only the process that writes may ask: another may come after it."""
+    if not checkpoint.saved(run_dir):
+        trainer.save(run_dir)
+
+
+def _rounding_note(recipe: Recipe, device: torch.device) -> str:
+    """A sentence for a network in fewer digits that is compared with histories, else nothing."""
+    full = recipe.precision == "float32" or (recipe.precision == "tf32" and device.type != "cuda")
+    if full or not recipe.uses_history:
         return ""
     return (
         f"precision {recipe.precision} rounds the network's output, and the push is its difference to the histories: "
@@ -157,12 +165,27 @@ def _rounding_note(recipe: Recipe) -> str:
 
 def _ratio_note(recipe: Recipe) -> str:
     """A sentence for the objective that divides by the distance to histories where that is 0, else nothing."""
-    if recipe.objective != "ratio" or recipe.history_start or recipe.history_of == "another" or recipe.continues:
+    apart = recipe.history_start and not recipe.initial_weights  # with these the histories begin as exact copies
+    held = recipe.lambda_ratio is not None  # then the first step has no such term
+    if recipe.objective != "ratio" or apart or held or recipe.history_of == "another" or recipe.continues:
         return ""
     other = "infonce has no such step" if recipe.initial_weights else "history_start 0.1 keeps them apart"
     return (
         "objective ratio divides by the distance to the histories, and they begin as exact copies of the network: the "
         f"first step is so large that Adam remembers it for hundreds of steps. {other}."
+    )
+
+
+def _rate_note(recipe: Recipe) -> str:
+    """A sentence for a learning rate that was meant to fall and is high at the end, else nothing."""
+    field = "milestones" if recipe.milestones else "cosine_steps"
+    first, last = (recipe.learning_rate_at(step) for step in (1, recipe.steps))
+    if not getattr(recipe, field) or last <= first / 2:
+        return ""
+    fit = "cosine_steps None is one fall over all of them" if field == "cosine_steps" else "choose some before its end"
+    return (
+        f"learning_rate is {first:g} in the first step and {last:g} in the last: {field} {getattr(recipe, field)} does "
+        f"not fit steps {recipe.steps}; {fit}."
     )
 
 

@@ -102,6 +102,18 @@ def test_a_weight_that_nothing_depends_on_takes_no_step():
         push.preconditioned([torch.ones(2), torch.ones(2)], optimiser)
 
 
+def test_a_frozen_weight_has_no_part_in_a_dose():
+    """A network that begins with a frozen weight of 1 has the dose of the same network without it."""
+    alone, (lq, gt, past) = one_weight()[1], images(1.0, 1.0, 0.2)
+    model = nn.Sequential(Scale(1.0).requires_grad_(False), Scale(0.5))
+    found = push.gradients(model, gt, [past], losses.OBJECTIVES["spn"], lq=lq, features=Pixels())
+    assert [gradient.item() for gradient in found.push] == pytest.approx([0, -1])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.9), eps=0.0)
+    model[1].weight.grad = torch.tensor(2.0)
+    optimiser.step()
+    assert push.dose([found], 0.1, optimiser) == alone
+
+
 def test_several_batches_average_out():
     model, optimiser = Scale(), None
     lq, *truths = images(1.0, 1.0, 1.0, 0.0)

@@ -33,6 +33,46 @@ def test_reflect_pad_is_numpys_reflection(widths):
     assert np.array_equal(reflect_pad(x, left, right, top, bottom).numpy(), expected)
 
 
+@pytest.fixture
+def deterministic():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("widths", [(0, 0, 0, 0), (0, 3, 2, 1), (4, 4, 4, 0), (9, 0, 30, 17)])
+def test_the_deterministic_mode_reflects_alike(widths, deterministic):
+    x = torch.rand(2, 1, 4, 5)
+    found = reflect_pad(x, *widths)
+    torch.use_deterministic_algorithms(False)
+    assert torch.equal(found, reflect_pad(x, *widths))
+
+
+def nodes(tensor) -> set[str]:
+    """The names of all functions in the graph behind a tensor."""
+    left, seen = [tensor.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [one for one, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
+def test_the_deterministic_mode_has_no_gradient_of_reflect_padding(deterministic):
+    """CUDA has no deterministic kernel for it, and PyTorch raises an error there."""
+    core, lq = build("t"), torch.rand(1, 3, 36, 44)
+    found = core(lq)
+    torch.use_deterministic_algorithms(False)
+    ordinary = core(lq)
+    assert torch.equal(found, ordinary)
+    assert not any("ReflectionPad" in name for name in nodes(found)) and "ReflectionPad2DBackward0" in nodes(ordinary)
+    gradients = (torch.autograd.grad(out.sum(), list(core.parameters())) for out in (found, ordinary))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @torch.no_grad()
 def test_range_is_mapped_both_ways():
     core, lq = build().eval(), torch.rand(1, 3, 16, 20)

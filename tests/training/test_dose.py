@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from killing import work
@@ -11,6 +12,7 @@ from trainers import CPU, derain, trainer, untrained_run
 
 from mclir_nb import files, networks
 from mclir_nb.experiments import plans
+from mclir_nb.method import push
 from mclir_nb.training import dose, recipes, records
 
 
@@ -59,9 +61,33 @@ def test_doses_of_one_objective_share_a_short_run(tmp_path, monkeypatch):
     assert dose.lambda_for(recipe.replace(seed=7), 0.1, CPU, quiet=True, shared=file) == first
     double = dose.lambda_for(recipe, 0.2, CPU, quiet=True, shared=file)
     assert double.lambda_neg == pytest.approx(2 * first.lambda_neg)
-    for changes in (dict(learning_rate=1e-3), dict(dataset="folder", data_root="elsewhere")):
-        with pytest.raises(TypeError):
-            dose.lambda_for(recipe.replace(**changes), 0.1, CPU, quiet=True, shared=file)
+    with pytest.raises(TypeError):
+        dose.lambda_for(recipe.replace(learning_rate=1e-3), 0.1, CPU, quiet=True, shared=file)
+
+
+def test_a_lambda_belongs_to_what_the_files_hold_not_to_where_they_lie(tmp_path, monkeypatch):
+    """In one kernel and through a shared file: other pictures or weights in the same place are measured anew."""
+    runs = []
+    monkeypatch.setattr(dose, "Trainer", lambda short, _: (runs.append(short), trainer(short))[1])
+    monkeypatch.setattr(dose, "measured", lambda made, *_: push.Dose(made.log.sums[0].item(), 0.0))
+    for place in "ab":
+        for number in range(4):
+            pictures.write(tmp_path / place / f"{number}.png", (48, 48), number)
+    start = untrained_run(tmp_path / "start", short())
+    weights = tmp_path / "start" / "model.safetensors"
+
+    def found(place, shared=None):
+        asked = dict(dataset="folder", data_root=str(tmp_path / place), initial_weights=str(start), **ASKED)
+        return dose.lambda_for(short(**asked), 0.1, CPU, looks=1, quiet=True, shared=shared).lambda_neg
+
+    file = tmp_path / "doses.json"
+    first = found("a", file)
+    assert found("b", file) == found("a") == first and len(runs) == 1
+    pictures.write(tmp_path / "a" / "0.png", (48, 48), 9)
+    changed = found("a", file)
+    assert changed == found("a") and len(runs) == 2
+    files.write_tensors(weights, {name: 2 * w for name, w in files.read_tensors(weights)[0].items()})
+    assert found("a", file) == found("a") and len(runs) == 3
 
 
 @pytest.mark.parametrize("task", ["sr", "derain"])

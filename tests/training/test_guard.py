@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from trainers import Stopped, advance, before_step, derain, trainer
+from trainers import Stopped, advance, before_step, derain, stop, trainer
 
 from mclir_nb.training import checkpoint, recipes, train
 from mclir_nb.training.guard import Diverged, Guard
@@ -25,6 +25,27 @@ def test_it_stops_where_the_loss_is_not_finite_or_the_push_outweighs():
     assert "lambda" not in str(caught.value)
     Guard(short(guard_r=2.0)).check(strong)
     Guard(short(objective="history-positive")).check(strong | {"total": 2.0})  # bounded below
+
+
+@pytest.mark.parametrize(
+    ("changes", "dose", "named"),
+    [
+        (dict(), None, "lambda_neg, now 0.0003"),
+        (dict(), 0.1, "dose, now 0.1"),
+        (dict(lambda_ratio=0.05), None, "lambda_ratio, now 0.05"),
+        (dict(objective="plain"), None, None),
+        (dict(lambda_neg=0.0), None, None),  # histories that are only watched
+    ],
+)
+def test_it_says_which_setting_of_the_recipe_to_turn_down_and_where(changes, dose, named):
+    guard = Guard(short(**changes))
+    guard.dose = dose
+    looks = (lambda: guard.watch(3, torch.tensor(math.nan), ["cat"]), lambda: guard.check(dict(step=3, total=math.nan)))
+    for look in looks:
+        with pytest.raises(Diverged, match="learning_rate.* another out_dir") as caught:
+            look()
+        words = [word for word in ("lambda_neg", "dose", "lambda_ratio") if word in str(caught.value)]
+        assert words == ([named.split(",")[0]] if named else []) and (named or "") in str(caught.value)
 
 
 @pytest.mark.parametrize("best", [30.0, math.inf])  # infinite: a validation was right to the last bit
@@ -71,6 +92,23 @@ def test_a_rescued_run_goes_on_and_resumes_bit_for_bit(tmp_path, monkeypatch, ca
     assert checkpoint.read(tmp_path / "never" / checkpoint.FILE)["guard"]["factor"] == 2**-10
     assert checkpoint.read(run.dir / checkpoint.FILE)["guard"]["factor"] < 1
     assert (run.dir / checkpoint.FILE).read_bytes() == (again.dir / checkpoint.FILE).read_bytes()
+
+
+def test_all_processes_wait_for_the_first_state_whatever_each_of_them_sees(tmp_path, monkeypatch):
+    """One that comes late finds the state of the first already there: it must not wait less often."""
+    waits, real = [], train.on_first_rank
+
+    def watched(work, *arguments):
+        waits[-1].append(work.__name__)
+        return real(work, *arguments)
+
+    monkeypatch.setattr(train, "on_first_rank", watched)
+    for _ in range(2):
+        waits.append([])
+        with pytest.raises(Stopped), before_step(1, stop):
+            train.train(derain(guard="lower-lambda"), tmp_path, quiet=True)
+        assert checkpoint.saved(tmp_path)
+    assert waits[0] == waits[1]
 
 
 def test_a_step_that_is_not_finite_is_made_again_with_half_of_lambda(tmp_path, capsys):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
-from trainers import Stopped, advance, before_step, flat, stop, trainer
+from trainers import CPU, Stopped, advance, before_step, derain, flat, stop, trainer
 
 from mclir_nb import notebook
 from mclir_nb.evaluation import evaluate, restore
@@ -193,3 +193,12 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_is_seen(device, precisi
         made.advance(torch.full_like(gt, float("nan")), lq, names)
         made.log_row()
     assert torch.equal(before, flat(made.model))
+
+
+def test_a_format_that_rounds_the_push_away_is_told():
+    cuda = torch.device("cuda")
+    for name, device in (("tf32", cuda), ("bfloat16", CPU), ("float16", cuda)):
+        assert f"precision {name}" in train._rounding_note(derain(precision=name), device)
+    plain = derain(objective="plain", precision="tf32")
+    for recipe, device in ((derain(precision="tf32"), CPU), (derain(), cuda), (plain, cuda)):  # of tf32 a CPU has none
+        assert not train._rounding_note(recipe, device)

@@ -173,8 +173,21 @@ IDLE = [
     {"objective": "plain", "dose": 0.1},
     {"history_ema_decay": 0.9},
     {"milestones": (100,), "cosine_steps": 50},
+    *({"milestones": (100, step)} for step in (-1, 0, 300)),
     {"data_root": "pictures"},
 ]
+
+
+@pytest.mark.parametrize("fields", [{"learning_rate_min": 0.1}, {"learning_rate": 1e-9}], ids=str)
+def test_a_rate_that_would_rise_is_refused(fields):
+    for change in (lambda: recipes.get("tiny", **fields), lambda: recipes.get("tiny").replace(**fields)):
+        with pytest.raises(ValueError, match="learning_rate_min .* learning_rate"):
+            change()
+    assert recipes.get("tiny", learning_rate=1e-9, learning_rate_min=1e-9).learning_rate_at(300) == 1e-9
+
+
+def test_milestones_of_a_named_recipe_are_left_alone_where_steps_are_fewer():
+    assert recipes.get("paper", "sr", steps=1000).replace(steps=500).milestones == (200_000,)
 
 
 @pytest.mark.parametrize("fields", IDLE, ids=str)

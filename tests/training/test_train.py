@@ -1,5 +1,6 @@
 """Training end to end on the embedded photographs, with the smallest recipe."""
 
+import functools
 import json
 import math
 
@@ -105,6 +106,14 @@ def test_the_cosine_falls_once_or_rises_again():
     waves = recipes.get("tiny", steps=500, cosine_steps=100)
     rates = [waves.learning_rate_at(step) for step in (1, 101, 201, 301, 401)]
     assert rates[0] == rates[2] == rates[4] and math.isclose(rates[1], waves.learning_rate_min) and rates[1] == rates[3]
+
+
+def test_a_rate_that_is_high_at_the_end_is_told():
+    paper = functools.partial(recipes.get, "paper")
+    for recipe in (paper(steps=200_000), paper(steps=20_000), paper("sr", steps=20_000)):
+        assert "does not fit steps" in train._rate_note(recipe)
+    for recipe in (paper(), paper("sr"), paper("deblur", steps=2), recipes.get("demo"), paper(quirks="official")):
+        assert not train._rate_note(recipe)
 
 
 def test_a_finished_run_is_left_alone_without_resume(finished):

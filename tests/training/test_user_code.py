@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mclir_nb import networks
+from mclir_nb import files, networks
 from mclir_nb.data import tasks
 from mclir_nb.method import losses
 from mclir_nb.training import macs, recipes, records, run_folder, train, user_code
@@ -68,6 +68,33 @@ def test_everything_of_ones_own_is_trained_and_read_back(mine, tmp_path):
     assert "width" in kept["network 'mine'"] and "lq + self.layers(lq)" in kept["network 'mine'"]
     assert "never called" in kept["network 'mine'"]
     assert "randn" in kept["task 'dim'"] and "mse_loss" in kept["objective 'pixel-spn'"]
+
+
+class Bound(Small):
+    """A frozen first layer, and one convolution in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers[0].requires_grad_(False)
+        self.inner = nn.Conv2d(4, 4, 1)
+        self.again = self.inner
+
+    def forward(self, lq):
+        first, relu, last = self.layers
+        return lq + last(self.again(relu(self.inner(first(lq)))))
+
+
+def test_a_network_with_frozen_and_shared_parts_is_trained_to_a_dose_and_read_back(mine, tmp_path, monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Bound))
+    run = train.train(mine(objective="spn", lambda_neg=None, dose=0.1), tmp_path / "run", quiet=True)
+    core, begun = run.model().core, records.build_network(run.recipe).core
+    assert core.again is core.inner and not core.layers[0].weight.requires_grad
+    weights = files.read_tensors(run.dir / "model.safetensors")[0]
+    assert torch.equal(weights["core.inner.weight"], weights["core.again.weight"])
+    assert torch.equal(weights["core.inner.weight"], core.inner.weight)
+    assert run.log.dose.notna().any()
+    begun.load_state_dict({name.removeprefix("core."): tensor for name, tensor in weights.items()})
+    assert torch.equal(begun.again.weight, core.again.weight)
 
 
 def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from killing import work
 from trainers import advance, derain, flat, same, trainer
 
 from mclir_nb.training import frames, macs, records, run_folder, train
+from mclir_nb.training.recipes import Recipe
 
 
 def test_lambda_waits_falls_and_is_constant_otherwise():
@@ -26,7 +27,7 @@ def test_before_its_step_spn_is_plain_and_asks_no_history():
 @pytest.mark.parametrize("objective", ["spn", "history-positive", "ratio", "infonce", "margin"])
 def test_r_is_held_with_the_sign_of_the_term(objective):
     rows = advance(trainer(derain(objective=objective, lambda_ratio=0.05)), 4, rows=True).log.rows
-    assert [row["r"] for row in rows[1:]] == pytest.approx([0.05] * 3, rel=1e-3)
+    assert [row["r"] for row in rows] == pytest.approx([0.0] + [0.05] * 3, rel=1e-3)  # at first they are exact copies
     assert (rows[-1]["total"] < rows[-1]["l_rec"]) == (objective == "spn")
 
 
@@ -37,8 +38,15 @@ def test_a_ratio_to_histories_that_are_exact_copies_is_told_before_it_throws_the
     assert ("history_start 0.1 keeps them apart" in capsys.readouterr().out) == said
     assert (run.log["r"].iloc[0] > 1) == said  # many times L1 in the first step, or a small addition
     fine = recipe.replace(history_start=0.0, initial_weights=str(run.dir))  # with it history_start is refused
-    train.train(fine, tmp_path / "fine", device="cpu")
-    assert "infonce has no such step" in capsys.readouterr().out
+    for begun in (fine, Recipe(**dict(fine) | dict(history_start=0.1))):  # carried along, as by the recipe paper
+        assert "infonce has no such step" in train._ratio_note(begun)
+    assert not train._ratio_note(fine.replace(lambda_ratio=0.05))
+
+
+def test_a_held_ratio_leaves_the_first_step_as_it_is_without_a_term():
+    """Its histories are exact copies: divided by their distance, which is rounding, the term would be all of it."""
+    held, plain = (trainer(recipe, 1) for recipe in (derain(lambda_ratio=0.05), derain(objective="plain")))
+    assert same(held.model, plain.model)
 
 
 VARIANTS = {
