@@ -208,13 +208,14 @@ def check_data(
     if not report.counts:
         raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
     report.problems["unread"] += map(report.inside, survey.unread)
-    if report.ok:
-        try:  # to open the splits as a run does, which says how pictures are shared out among them
-            for split in datasets.SPLITS if layout.train else ("test",):
-                images = survey.open(split)
-                report.counts += [images.note] if survey.held_out else []
-        except ValueError as error:
-            report.problems["refused"].append(str(error))
+    try:  # to open the splits as a run does, which says how pictures are shared out among them
+        survey.check_apart()
+        splits = datasets.SPLITS if layout.train else ("test",)
+        for split in splits if report.ok else ():
+            images = survey.open(split)
+            report.counts += [images.note] if survey.held_out else []
+    except ValueError as error:
+        report.problems["refused"].append(str(error))
     return report
 
 
@@ -251,7 +252,7 @@ def _check_pictures(
             report.problems["duplicate"].append(f"{file} is {first}")
         earlier, there = seen.setdefault(finding.gt, (split, gt))
         line = f"{gt} ({split}) is {there} ({earlier})"
-        if earlier != split and line not in report.problems["shared"]:
+        if earlier != split and there != gt and line not in report.problems["shared"]:
             report.problems["shared"].append(line)
     if largest.kind == "too_small":
         report.problems["refused"].append(_too_small(largest))

@@ -79,11 +79,12 @@ def open_splits(dataset: str, task: Task, data_root: str | Path | None = None) -
     """The pictures of "train", "val" and "test" as a training uses them: none is in two splits.
 
     A folder of your own without val/ or test/ is shared out: what `open_set` says of "val" holds for both. Arguments
-    and errors are those of `open_set`.
+    and errors are those of `open_set`; a clean file in two splits is refused as well.
     """
     if dataset == "embedded":
         return {split: open_set(dataset, task, split, data_root) for split in SPLITS}
     survey = Survey.of(dataset, task, data_root)
+    survey.check_apart()
     return {split: survey.open(split) for split in SPLITS}
 
 
@@ -149,6 +150,19 @@ class Survey:
             pictures = (name for name in files if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
             unread += [Path(folder, name) for name in pictures if not name.startswith(".")]
         return sorted(file for file in unread if file not in used)
+
+    def check_apart(self) -> None:
+        """Raises: ValueError for a clean file in two splits: a folder of your own called test is one, and plain."""
+        first: dict[Path, str] = {}
+        for split in SPLITS:
+            clean = dict.fromkeys(entry.gt for part in self.parts(split) if part for entry in part.entries)
+            both = [file for file in clean if first.setdefault(file, split) != split]
+            if both:
+                raise ValueError(
+                    f"{len(both)} pictures in {printable(self.place)} are in {first[both[0]]} and in {split}, such "
+                    f"as {printable(both[0])}: a folder called {split} holds that split alone. Name the folder above "
+                    f"it, with train/ beside {split}/; or call it otherwise, and its pictures are shared out."
+                )
 
     def open(self, split: str, alone: bool = False) -> ImageSet:
         """One split; `alone`: not shared out beside the others, so that a plain folder is all for testing."""

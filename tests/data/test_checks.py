@@ -128,6 +128,13 @@ def test_a_folder_that_training_refuses_is_not_in_order(tmp_path):
         assert found(report) == {"refused": 1} and word in report.problems["refused"][0]
 
 
+def test_a_folder_called_test_is_not_in_order_as_one_to_train_on(album):
+    report = checked(album / "test")
+    assert found(report) == {"refused": 1} and "3 pictures" in report.problems["refused"][0]
+    a_truncated_test_picture(album)
+    assert found(checked(album / "test")) == {"refused": 1, "unreadable": 2}  # as train, and as test
+
+
 def test_before_a_run_every_picture_to_be_scored_is_read(album):
     test = datasets.open_set("folder", DERAIN, "test", album)
     checks.check_scored(test, DERAIN)

@@ -111,6 +111,20 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path, mo
         assert unseen.entries == splits["test"].entries
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("below", ["", "gt/"])
+def test_a_folder_called_like_a_split_is_never_trained_and_scored_on(tmp_path, split, below):
+    names = [f"{split}/{below}{i:02}.png" for i in range(12)]
+    fill(tmp_path, *names, *(name.replace("gt", "lq") for name in names))
+    for place in (tmp_path / split, tmp_path / split / "." / ".." / split):
+        with pytest.raises(ValueError, match=f"12 pictures .* are in train and in {split}.*00.png.* the folder above it"):
+            datasets.open_splits("folder", DERAIN, place)
+    assert len(datasets.open_set("folder", DERAIN, split, tmp_path / split)) == 12  # alone it may be scored
+    fill(tmp_path, "train/a.png", "train/b.png", "train/c.png")
+    splits = datasets.open_splits("folder", DERAIN, tmp_path).values()
+    assert len({e.gt for images in splits for e in images.entries}) == sum(map(len, splits)) == 15
+
+
 def test_what_is_passed_over_is_said(tmp_path):
     fill(tmp_path, *(f"{i}.png" for i in range(5)), "more/a.png", "more/b.jpg", "c.gif")
     note = datasets.open_set("folder", DENOISE, "test", tmp_path).note
