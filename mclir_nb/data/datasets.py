@@ -152,7 +152,7 @@ class Survey:
         return sorted(file for file in unread if file not in used)
 
     def check_apart(self) -> None:
-        """Raises: ValueError for a clean file in two splits: a folder of your own called test is one, and plain."""
+        """Raises: ValueError for a clean file in two splits, as where a folder without train/ is called test."""
         first: dict[Path, str] = {}
         for split in SPLITS:
             clean = dict.fromkeys(entry.gt for part in self.parts(split) if part for entry in part.entries)

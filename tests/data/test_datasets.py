@@ -117,7 +117,7 @@ def test_a_folder_called_like_a_split_is_never_trained_and_scored_on(tmp_path, s
     names = [f"{split}/{below}{i:02}.png" for i in range(12)]
     fill(tmp_path, *names, *(name.replace("gt", "lq") for name in names))
     for place in (tmp_path / split, tmp_path / split / "." / ".." / split):
-        with pytest.raises(ValueError, match=f"12 pictures .* are in train and in {split}.*00.png.* the folder above it"):
+        with pytest.raises(ValueError, match=f"12 pictures .* are in train and in {split}.*00.png.* folder above"):
             datasets.open_splits("folder", DERAIN, place)
     assert len(datasets.open_set("folder", DERAIN, split, tmp_path / split)) == 12  # alone it may be scored
     fill(tmp_path, "train/a.png", "train/b.png", "train/c.png")
