@@ -38,7 +38,7 @@ REPAIR = {
     "missing": "download it and unpack it as shown",
     "incomplete": "unpack all parts of the download again",
     "unpaired": "files without a partner: unpack again what is missing, or remove them",
-    "taken": "files whose partner has another one already: keep one of each name",
+    "taken": "files of the same name as another: keep one of each",
     "unreadable": "copy or download these files again, or remove the pair",
     "differently_sized": "take lq and gt from one packing, or remove the pair",
     "lq_equals_gt": "a network would learn to copy: check that the two folders are not one and the same",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mimetypes
 import os
+import shlex
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -136,6 +137,13 @@ class Survey:
         possible = ("val", "test") if self.layout is published.FOLDER else ("val",)
         return [split for split in possible if self.layout.train and not any(self.parts(split))]
 
+    @property
+    def check_command(self) -> str:
+        """The command that checks all files for the same task."""
+        scale = f" --scale {self.task.scale}" if self.task.scale != 1 else ""
+        options = f"--task {shlex.quote(self.task.name)}{scale}"
+        return f"python -m mclir_nb check-data {self.dataset} {shlex.quote(printable(self.place))} {options}"
+
     @cached_property
     def unread(self) -> list[Path]:
         """The pictures of a folder of your own that belong to no split."""
@@ -200,14 +208,17 @@ class Survey:
             said = " LMDB folders are there, but they are not read." if lmdb else ""
             expected = tree(layout, self.task, split)
             raise ValueError(f"no {split} files of {dataset} found below {place}.{said}\n{expected}")
-        for files, what in ((found.unpaired, "no partner of the same name"), (found.twice, "a partner taken already")):
+        for files, what, repair in (
+            (found.unpaired, "no partner of the same name", "add or remove them"),
+            (found.twice, "the same name as another file", "keep one of each"),
+        ):
             if files:
                 shown = ", ".join(printable(file.relative_to(found.top).as_posix()) for file in files[:5])
                 some = f"{len(files)} of {len(found.entries) + len(files)} files of {dataset}"
                 raise ValueError(
                     f"{some} in {printable(found.top)} have {what}: "
-                    f"{shown}{' ...' if len(files) > 5 else ''}; add or remove them. "
-                    f"`python -m mclir_nb check-data {dataset} {place}` lists them all."
+                    f"{shown}{' ...' if len(files) > 5 else ''}; {repair}. "
+                    f"`{self.check_command}` lists them all."
                 )
         return found
 
