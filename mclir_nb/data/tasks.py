@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mclir_nb import check_choice
+from mclir_nb import check_choice, whole
 from mclir_nb.data import degrade
 
 SCALES = (2, 3, 4)
@@ -89,11 +89,11 @@ def get(name: str, scale: int | None = None) -> Task:
     check_choice("task", name, TASKS)
     task = TASKS[name]
     if name != "sr":
-        if scale is not None and (type(scale) is not int or scale != task.scale):
-            raise ValueError(f"task {name!r} has scale {task.scale}: scale {scale} is not possible; leave it out.")
+        if scale is not None and whole(scale) != task.scale:
+            raise ValueError(f"task {name!r} has scale {task.scale}: scale {scale!r} is not possible; leave it out.")
         return task
-    scale = 4 if scale is None else scale
-    if type(scale) is not int or scale not in SCALES:
-        raise ValueError(f"super-resolution by {scale} is not supported; use scale 2, 3 or 4.")
+    if scale is not None and whole(scale) not in SCALES:
+        raise ValueError(f"super-resolution by {scale!r} is not supported; use scale 2, 3 or 4.")
+    scale = 4 if scale is None else int(scale)
     # MATLAB's widened cubic reads 2*scale pixels to each side of an lq pixel's centre
     return Task("sr", partial(_bicubic, scale=scale), task.network, task.protocol, task.benchmark, scale, 3 * scale)

@@ -190,8 +190,9 @@ def test_the_scale_of_a_task_is_its_own_and_whole(monkeypatch):
     mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", "none", scale=2)
     monkeypatch.setitem(tasks.TASKS, "mine", mine)
     assert tasks.get("mine") is tasks.get("mine", 2) is mine
-    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", 2.0)):
-        with pytest.raises(ValueError, match=f"{scale} is not"):
+    assert tasks.get("mine", np.int64(2)) is mine and type(tasks.get("sr", np.int64(2)).scale) is int
+    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", "2")):
+        with pytest.raises(ValueError, match=f"{scale!r} is not"):
             tasks.get(name, scale)
 
 
