@@ -203,7 +203,7 @@ def check_data(
                 _check_names(report, split, found)
                 _check_pictures(report, survey, split, found, patch_size, seen, quiet)
             elif split not in survey.held_out:
-                trees = " or ".join(packing.tree() for packing in published.usable(part, layout, task)[:2])
+                trees = " or ".join(packing.tree(task.scale) for packing in published.usable(part, layout, task)[:2])
                 report.problems["missing"].append(f"{split}: {trees}; published at {layout.where}")
     if not report.counts:
         raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")

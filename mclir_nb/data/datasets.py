@@ -55,7 +55,8 @@ def open_set(
         dataset: "embedded" (the photographs in data/samples), "folder" (your own: clean pictures, or pairs with equal
             names in gt/ and lq/, below train/, val/ and test/, or all in one place), or a public set; `names()`.
         task: what the pictures are for. Files degraded for another task are not used.
-        data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
+        data_root: the folder that holds the set as its authors pack it, or one of the set's own outer folders: for
+            SOTS/outdoor/hazy and clear/ the folder above SOTS, SOTS itself, or outdoor.
         trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
             "test" is only what was held out then.
 
@@ -265,10 +266,10 @@ def _other_task(dataset: str, layout: Layout, task: Task) -> ValueError:
 def tree(layout: Layout, task: Task, split: str | None = None) -> str:
     """Which files are expected, and where their authors publish them."""
     kinds = ", ".join(SUFFIXES) if layout is published.FOLDER else "any extension"
-    lines = [f"Expected of {layout.title}, below data_root (one line of each group; {kinds}):"]
+    lines = [f"Expected of {layout.title}, below data_root (one line of each group; [...] may be missing; {kinds}):"]
     for which in (split,) if split else SPLITS:
         for part in layout.parts(which):
-            lines += [f"  {which}:  {packing.tree()}" for packing in published.usable(part, layout, task)]
+            lines += [f"  {which}:  {packing.tree(task.scale)}" for packing in published.usable(part, layout, task)]
     return "\n".join([*lines, f"Published by its authors at {layout.where} ; nothing is downloaded."])
 
 

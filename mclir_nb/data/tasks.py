@@ -57,7 +57,7 @@ def _noise(gt, depth, generator):
 
 
 def _bicubic(gt, depth, generator, scale):
-    """MATLAB's 8-bit bicubic, as the files of the benchmarks were made."""
+    """MATLAB's 8-bit bicubic with the border of today; of some benchmarks' files see `degrade.bicubic`."""
     return degrade.bicubic(to_uint8(gt), 1 / scale).float() / 255
 
 

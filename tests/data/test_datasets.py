@@ -52,7 +52,8 @@ def test_missing_low_resolution_files_are_made_and_hr_files_serve_other_tasks(tm
 
 def test_selfexsr_urban100_x2_is_not_the_benchmark(tmp_path):
     fill(tmp_path, *(f"Urban100/image_SRF_2/img_001_SRF_2_{side}.png" for side in ("HR", "LR")))
-    assert "no test files" in refusal("urban100", SR2, "test", tmp_path)
+    said = refusal("urban100", SR2, "test", tmp_path)
+    assert "no test files" in said and "LR_bicubic/X2/NAMEx2 " in said and "SRF" not in said
 
 
 def test_b100_is_cut_from_bsds500_which_leaves_out_what_is_in_test_sets(tmp_path):
@@ -169,7 +170,7 @@ def test_wrong_names_and_roots(tmp_path):
     for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file", "~no-such-user/photos"):
         text = refusal("reside-its", DEHAZE, "train", root)
         assert str(root) in text and published.RESIDE in text  # and the tree that is expected:
-        assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text
+        assert "[RESIDE/]ITS/hazy/ID_*   with   [RESIDE/]ITS/clear/ID" in text
 
 
 def test_pictures_of_another_kind_are_told_which_are_read(tmp_path):
