@@ -259,9 +259,10 @@ def _check_pictures(
 
 
 def broken_example(folder: str | Path) -> Path:
-    """A small Rain100L with one defect of each kind, made of the embedded photographs: a root for `check_data`.
+    """A small Rain100L with seven kinds of defect, made of the embedded photographs: a root for `check_data`.
 
-    The folder is made if needed; files of the same names are written anew.
+    It is incomplete and has a file without a partner, unreadable ones, lq of another size, lq equal to gt, a picture
+    twice, and one in training and testing. The folder is made if needed; files of the same names are written anew.
     """
     folder, photos = Path(folder), datasets.embedded("train")
     train, test = folder / "RainTrainL", folder / "Rain100L"
