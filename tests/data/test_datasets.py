@@ -188,7 +188,7 @@ def test_what_a_task_cannot_use_is_refused(tmp_path):
 
 
 def test_the_scale_of_a_task_is_its_own_and_whole(monkeypatch):
-    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", "none", scale=2)
+    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", scale=2)
     monkeypatch.setitem(tasks.TASKS, "mine", mine)
     assert tasks.get("mine") is tasks.get("mine", 2) is mine
     assert tasks.get("mine", np.int64(2)) is mine and type(tasks.get("sr", np.int64(2)).scale) is int
