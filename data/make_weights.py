@@ -177,10 +177,9 @@ def random_depth(gt: torch.Tensor, generator: torch.Generator, regions: int = 24
 
 
 def varied_haze(gt, depth, generator):
-    """Haze of any strength and colour on a random depth, or on the picture's own half of the time."""
-    chance = torch.rand(5, generator=generator)
-    if depth is None or chance[0] < 0.5:
-        depth = random_depth(gt, generator)
+    """Haze of any strength and colour on a random depth; the photographs have none of their own."""
+    chance = torch.rand(5, generator=generator)  # the first is not used, and drawn for the committed weights' sake
+    depth = random_depth(gt, generator)
     depth = chance[1] * 0.6 + (1 - chance[1] * 0.6) * depth  # the nearest thing may be far away
     tint = 0.04 * torch.randn(3, generator=generator) * (chance[2] < 0.5)
     airlight = (0.6 + 0.4 * chance[3] + tint).clamp(0, 1)

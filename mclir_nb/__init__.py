@@ -1,7 +1,7 @@
 """Learning from history: a workbook on the self-prior guided negative (SPN) loss for image restoration.
 
-Here is what every room uses and no room owns: where the workbook lies, a name against the names that are accepted, and
-the one source of randomness.
+Here is what every room uses and no room owns: where the workbook lies, a name against the names that are accepted, what
+counts as a whole number, and the one source of randomness.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ def check_choice(what: str, word: object, accepted: Iterable[str]) -> None:
     known = list(accepted)
     if word not in known:
         raise ValueError(f"unknown {what} {word!r}{did_you_mean(word, known)}; choose one of {', '.join(known)}.")
+
+
+def whole(value: object) -> int | None:
+    """The whole number that `value` is, NumPy's among them; None for anything else, such as True, 2.0 and "2"."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def stream(seed: int, *key) -> torch.Generator:

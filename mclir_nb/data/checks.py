@@ -38,7 +38,7 @@ REPAIR = {
     "missing": "download it and unpack it as shown",
     "incomplete": "unpack all parts of the download again",
     "unpaired": "files without a partner: unpack again what is missing, or remove them",
-    "taken": "files whose partner has another one already: keep one of each name",
+    "taken": "files of the same name as another: keep one of each",
     "unreadable": "copy or download these files again, or remove the pair",
     "differently_sized": "take lq and gt from one packing, or remove the pair",
     "lq_equals_gt": "a network would learn to copy: check that the two folders are not one and the same",
@@ -203,18 +203,19 @@ def check_data(
                 _check_names(report, split, found)
                 _check_pictures(report, survey, split, found, patch_size, seen, quiet)
             elif split not in survey.held_out:
-                trees = " or ".join(packing.tree() for packing in published.usable(part, layout, task)[:2])
+                trees = " or ".join(packing.tree(task.scale) for packing in published.usable(part, layout, task)[:2])
                 report.problems["missing"].append(f"{split}: {trees}; published at {layout.where}")
     if not report.counts:
         raise ValueError(f"nothing of {name} found below {printable(survey.place)}.\n{datasets.tree(layout, task)}")
     report.problems["unread"] += map(report.inside, survey.unread)
-    if report.ok:
-        try:  # to open the splits as a run does, which says how pictures are shared out among them
-            for split in datasets.SPLITS if layout.train else ("test",):
-                images = survey.open(split)
-                report.counts += [images.note] if survey.held_out else []
-        except ValueError as error:
-            report.problems["refused"].append(str(error))
+    try:  # to open the splits as a run does, which says how pictures are shared out among them
+        survey.check_apart()
+        splits = datasets.SPLITS if layout.train else ("test",)
+        for split in splits if report.ok else ():
+            images = survey.open(split)
+            report.counts += [images.note] if survey.held_out else []
+    except ValueError as error:
+        report.problems["refused"].append(str(error))
     return report
 
 
@@ -251,16 +252,17 @@ def _check_pictures(
             report.problems["duplicate"].append(f"{file} is {first}")
         earlier, there = seen.setdefault(finding.gt, (split, gt))
         line = f"{gt} ({split}) is {there} ({earlier})"
-        if earlier != split and line not in report.problems["shared"]:
+        if earlier != split and there != gt and line not in report.problems["shared"]:
             report.problems["shared"].append(line)
     if largest.kind == "too_small":
         report.problems["refused"].append(_too_small(largest))
 
 
 def broken_example(folder: str | Path) -> Path:
-    """A small Rain100L with one defect of each kind, made of the embedded photographs: a root for `check_data`.
+    """A small Rain100L with seven kinds of defect, made of the embedded photographs: a root for `check_data`.
 
-    The folder is made if needed; files of the same names are written anew.
+    It is incomplete and has a file without a partner, unreadable ones, lq of another size, lq equal to gt, a picture
+    twice, and one in training and testing. The folder is made if needed; files of the same names are written anew.
     """
     folder, photos = Path(folder), datasets.embedded("train")
     train, test = folder / "RainTrainL", folder / "Rain100L"

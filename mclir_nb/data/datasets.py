@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mimetypes
 import os
+import shlex
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -54,7 +55,8 @@ def open_set(
         dataset: "embedded" (the photographs in data/samples), "folder" (your own: clean pictures, or pairs with equal
             names in gt/ and lq/, below train/, val/ and test/, or all in one place), or a public set; `names()`.
         task: what the pictures are for. Files degraded for another task are not used.
-        data_root: the folder that holds the set as its authors pack it, or a folder on the way down to its pictures.
+        data_root: the folder that holds the set as its authors pack it, or one of the set's own outer folders: for
+            SOTS/outdoor/hazy and clear/ the folder above SOTS, SOTS itself, or outdoor.
         trained_on: the folder of your own pictures that the network to be tested has learnt from. If it is this one,
             "test" is only what was held out then.
 
@@ -79,11 +81,12 @@ def open_splits(dataset: str, task: Task, data_root: str | Path | None = None) -
     """The pictures of "train", "val" and "test" as a training uses them: none is in two splits.
 
     A folder of your own without val/ or test/ is shared out: what `open_set` says of "val" holds for both. Arguments
-    and errors are those of `open_set`.
+    and errors are those of `open_set`; a clean file in two splits is refused as well.
     """
     if dataset == "embedded":
         return {split: open_set(dataset, task, split, data_root) for split in SPLITS}
     survey = Survey.of(dataset, task, data_root)
+    survey.check_apart()
     return {split: survey.open(split) for split in SPLITS}
 
 
@@ -135,6 +138,13 @@ class Survey:
         possible = ("val", "test") if self.layout is published.FOLDER else ("val",)
         return [split for split in possible if self.layout.train and not any(self.parts(split))]
 
+    @property
+    def check_command(self) -> str:
+        """The command that checks all files for the same task."""
+        scale = f" --scale {self.task.scale}" if self.task.scale != 1 else ""
+        options = f"--task {shlex.quote(self.task.name)}{scale}"
+        return f"python -m mclir_nb check-data {self.dataset} {shlex.quote(printable(self.place))} {options}"
+
     @cached_property
     def unread(self) -> list[Path]:
         """The pictures of a folder of your own that belong to no split."""
@@ -149,6 +159,19 @@ class Survey:
             pictures = (name for name in files if (mimetypes.guess_type(name)[0] or "").startswith("image/"))
             unread += [Path(folder, name) for name in pictures if not name.startswith(".")]
         return sorted(file for file in unread if file not in used)
+
+    def check_apart(self) -> None:
+        """Raises: ValueError for a clean file in two splits, as where a folder without train/ is called test."""
+        first: dict[Path, str] = {}
+        for split in SPLITS:
+            clean = dict.fromkeys(entry.gt for part in self.parts(split) if part for entry in part.entries)
+            both = [file for file in clean if first.setdefault(file, split) != split]
+            if both:
+                raise ValueError(
+                    f"{len(both)} pictures in {printable(self.place)} are in {first[both[0]]} and in {split}, such "
+                    f"as {printable(both[0])}: a folder called {split} holds that split alone. Name the folder above "
+                    f"it, with train/ beside {split}/; or call it otherwise, and its pictures are shared out."
+                )
 
     def open(self, split: str, alone: bool = False) -> ImageSet:
         """One split; `alone`: not shared out beside the others, so that a plain folder is all for testing."""
@@ -186,14 +209,17 @@ class Survey:
             said = " LMDB folders are there, but they are not read." if lmdb else ""
             expected = tree(layout, self.task, split)
             raise ValueError(f"no {split} files of {dataset} found below {place}.{said}\n{expected}")
-        for files, what in ((found.unpaired, "no partner of the same name"), (found.twice, "a partner taken already")):
+        for files, what, repair in (
+            (found.unpaired, "no partner of the same name", "add or remove them"),
+            (found.twice, "the same name as another file", "keep one of each"),
+        ):
             if files:
                 shown = ", ".join(printable(file.relative_to(found.top).as_posix()) for file in files[:5])
                 some = f"{len(files)} of {len(found.entries) + len(files)} files of {dataset}"
                 raise ValueError(
                     f"{some} in {printable(found.top)} have {what}: "
-                    f"{shown}{' ...' if len(files) > 5 else ''}; add or remove them. "
-                    f"`python -m mclir_nb check-data {dataset} {place}` lists them all."
+                    f"{shown}{' ...' if len(files) > 5 else ''}; {repair}. "
+                    f"`{self.check_command}` lists them all."
                 )
         return found
 
@@ -240,10 +266,10 @@ def _other_task(dataset: str, layout: Layout, task: Task) -> ValueError:
 def tree(layout: Layout, task: Task, split: str | None = None) -> str:
     """Which files are expected, and where their authors publish them."""
     kinds = ", ".join(SUFFIXES) if layout is published.FOLDER else "any extension"
-    lines = [f"Expected of {layout.title}, below data_root (one line of each group; {kinds}):"]
+    lines = [f"Expected of {layout.title}, below data_root (one line of each group; [...] may be missing; {kinds}):"]
     for which in (split,) if split else SPLITS:
         for part in layout.parts(which):
-            lines += [f"  {which}:  {packing.tree()}" for packing in published.usable(part, layout, task)]
+            lines += [f"  {which}:  {packing.tree(task.scale)}" for packing in published.usable(part, layout, task)]
     return "\n".join([*lines, f"Published by its authors at {layout.where} ; nothing is downloaded."])
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from mclir_nb import check_choice
+from mclir_nb import check_choice, whole
 
 CURTAINS = (1.0, 0.6, 0.35)  # image scale of the near, middle and far curtain of rain
 
@@ -189,8 +189,8 @@ def camera_shake_kernel(size: int, *, generator: torch.Generator) -> torch.Tenso
     `size`: side in pixels, odd, 3 to 99. Returns: (size, size) float32, >= 0, sum 1.
     Source: ours; a test compares its spread with the eight measured kernels of Levin et al., CVPR 2009.
     """
-    if size != int(size) or size % 2 == 0 or not 3 <= size <= 99:
-        raise ValueError(f"size is {size}; it must be an odd number from 3 to 99")
+    if whole(size) not in range(3, 100, 2):
+        raise ValueError(f"size is {size!r}; it must be an odd number from 3 to 99")
     moments, inertia, device = 400, 0.97, generator.device
     push = torch.randn(moments, 2, generator=generator, device=device).double()
     decay = inertia ** torch.arange(moments, device=device).double()[:, None]

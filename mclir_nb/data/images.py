@@ -31,7 +31,8 @@ from mclir_nb.files import printable
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # no other decoder of Pillow is ever tried
 
-MAX_PIXELS_PER_BYTE = 5_000  # one colour throughout compresses less than this in PNG and JPEG; more is a false header
+BELIEVED = 25_000_000  # pixels that any header may claim: one colour takes no bits at all in a lossless WebP
+MAX_PIXELS_PER_BYTE = 9_000  # a 1-bit PNG of one colour has 8,256; of more than that a header is false
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ def read_image(path: str | Path, upright: bool = False) -> Tensor:
 
 
 def read_picture(path: str | Path, upright: bool = False) -> Picture:
-    """A file with its 16 bits, transparency and colour profile; see `read_image` for the rest."""
+    """A file with its 16 bits, transparency and colour profile; see `read_image` for the rest.
+
+    Of 16-bit grey with transparency Pillow gives 8 bits, as RGBA.
+    """
     with _opened(Path(path)) as image:
         low = _low_bytes(image)
         values = pixels(image)
@@ -108,7 +112,7 @@ def _check_header(image: ImageFile.ImageFile, file_size: int) -> None:
     if tags.get(284) == 2 and 16 in tags.get(258, ()):  # Pillow reads these wrongly
         raise ValueError("it is a 16-bit TIFF with separate colour planes; save it with interleaved ones")
     claimed, size = image.width * image.height, f"{image.width}x{image.height}"
-    if claimed > 1_000_000 and claimed > file_size * MAX_PIXELS_PER_BYTE:
+    if claimed > max(BELIEVED, file_size * MAX_PIXELS_PER_BYTE):
         raise ValueError(f"its header claims {size} but the file has only {file_size} bytes; it is damaged, remove it")
 
 

@@ -82,16 +82,13 @@ class Packing:
         """Whether several degraded files share a clean one, of which spares may then exist."""
         return self.lq is not None and "*" in self.lq
 
-    def tree(self) -> str:
-        """What it looks like, for a message."""
-        top = "/".join(alternatives(self.top)[0])
-        top = top + "/" if top else ""
+    def tree(self, scale: int = 1) -> str:
+        """What it looks like, for a message; what is in [] may be missing."""
+        top = _shown(self.top, scale)
+        top += "" if not top or top.endswith("/]") else "/"
         if self.listing:
             return f"{top}{self.listing} and the pairs of files it lists"
-        shown = []
-        for side in filter(None, (self.lq, self.gt)):
-            side = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), side)
-            shown.append(top + re.sub(r"\(([^|()]*)\|[^()]*\)", r"\1", side))
+        shown = [top + _shown(side, scale) for side in (self.lq, self.gt) if side]
         return "   with   ".join(shown) + ("  (lq and gt side by side in each file)" if self.fit == "halves" else "")
 
 
@@ -118,8 +115,6 @@ def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | N
     broken = None
     try:
         for packing in packings:
-            if packing.scales and scale not in packing.scales:
-                continue
             for top in _tops(packing.top, root):
                 found = _scan(packing, top, scale)
                 if found.entries:
@@ -133,6 +128,13 @@ def find(packings: tuple[Packing, ...], root: Path, scale: int = 1) -> Found | N
     return broken
 
 
+def _shown(template: str, scale: int) -> str:
+    """A template for a message: [a] for (a|), the first of (a|b), and names in capitals."""
+    template = re.sub(r"\(([^|()]*)(\|[^()]*)?\|\)", r"[\1]", template.replace("{scale}", str(scale)))
+    template = re.sub(r"\(([^|()]*)\|[^()]*\)", r"\1", template)
+    return re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), template)
+
+
 def alternatives(template: str) -> list[tuple[str, ...]]:
     """All readings of the (a|b) in a path, outermost first, each as the names of its folders."""
     match = re.search(r"\(([^()]*)\)", template)
@@ -143,7 +145,7 @@ def alternatives(template: str) -> list[tuple[str, ...]]:
 
 
 def _tops(template: str, root: Path) -> list[Path]:
-    """The folders that `template` may mean: below the root, which may itself be any folder on the way down.
+    """The folders that `template` may mean: below the root, which may itself be any of the folders that it names.
 
     So data/RESIDE, data/RESIDE/SOTS and data/RESIDE/SOTS/outdoor all name the same set; nothing outside the root is
     ever looked at.

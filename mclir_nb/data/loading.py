@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 
 AHEAD = 4  # items that each process may be ahead
+# Forked, a process has all that this one has; torch's threads are idle here. On macOS Apple's libraries do not bear it.
+FORKS = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
 
 
 def load_in_order(
@@ -25,24 +30,36 @@ def load_in_order(
 
     Args:
         compute: its ValueErrors are raised here as the one sentence that they are.
-        workers: processes; 0 computes each item here when it is asked for.
+        workers: processes; 0 computes each item here when it is asked for. So it is with any number where processes
+            are not forked (macOS, Windows) and a new one would not find `compute`: a task that a notebook defines.
         pin: put tensors into page-locked memory, from where a GPU copies while computing.
     """
+    if workers and not FORKS and not _importable(compute):
+        workers = 0
     with _interrupts_blocked(), warnings.catch_warnings():
         # more processes than processors are the caller's choice
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        # Python 3.12 warns of forking beside other threads; torch's own are idle here, and loaders always fork
+        # Python 3.12 warns of forking beside other threads
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         loader = DataLoader(
             _Items(compute),
             batch_size=None,
             sampler=order,
             num_workers=workers,
+            multiprocessing_context="fork" if FORKS and workers else None,  # None: Python's own choice
             prefetch_factor=AHEAD if workers else None,
             pin_memory=pin,
             generator=torch.Generator(),  # otherwise the loader draws from the global generator
         )
         return _checked(iter(loader))
+
+
+def _importable(compute: Callable[[int], Any]) -> bool:
+    """Whether a process that begins with nothing can be handed `compute`: it is pickled, and nothing is in __main__."""
+    try:
+        return b"__main__" not in pickle.dumps(compute)
+    except Exception:  # pickle raises nearly anything
+        return False
 
 
 class _Items(torch.utils.data.Dataset):

@@ -8,7 +8,7 @@ proteus1991/GridDehazeNet.
 from __future__ import annotations
 
 _RAIN = ("rain100l", "rain100h", "rain200l", "rain200h")
-_OTS = ("reside-ots", "reside-out", "airnet")
+_OTS = ("reside-ots", "reside-out", "reside-6k", "airnet")
 OVERLAPS = (  # trained on, scored on, and what they share
     (
         ("bsds500",),
@@ -25,12 +25,13 @@ OVERLAPS = (  # trained on, scored on, and what they share
     (
         _OTS,
         (*_OTS, "sots-outdoor"),
-        "some clear images of OTS are also in SOTS outdoor; GridDehazeNet's training list leaves them out",
+        "some clear images of OTS are also in SOTS outdoor; GridDehazeNet's training list leaves them out; RESIDE-6K, "
+        "said to be half OTS in training and half SOTS outdoor in testing, probably shares some of them",
     ),
     (
         ("airnet",),
         (*_RAIN, "airnet"),
-        "the clean images of Rain100L are photographs of BSDS500, from which the mixture's denoising part also takes",
+        "the clean images of Rain100L are photographs of BSDS500, from which airnet's denoising part takes as well",
     ),
     ((), ("set5", "set14"), "Set5 'head' and Set14 img_006 (face) are one photograph: not independent evidence"),
     ((), ("set5", "bsds500"), "Set5 'woman' is BSDS500 train/302003; bsds500 leaves it out of training"),

@@ -67,9 +67,10 @@ def get(name: str) -> Layout:
 
 
 def usable(part: Part, layout: Layout, task: Task) -> Part:
-    """The packings of a part that a task can use: pairs made for it, and clean files."""
+    """The packings of a part that a task can use: pairs made for it and its scale, and clean files."""
     fits = layout is FOLDER or task.name in layout.tasks  # your own folder serves your own tasks too
-    return tuple(packing for packing in part if fits or not packing.paired)
+    scaled = (packing for packing in part if task.scale in (packing.scales or (task.scale,)))
+    return tuple(packing for packing in scaled if fits or not packing.paired)
 
 
 # hazy files carry their clear file's id: 1400_1 -> 1400
@@ -230,7 +231,8 @@ def _benchmark(title: str, name: str, pairs: int, where: str, more: Part = (), *
     )
     notes = (
         "GTmod12 files are cropped to multiples of 12: scores differ slightly from those on the HR files.",
-        "Where LR files are missing they are made by MATLAB's bicubic, as the published ones.",
+        "Where LR files are missing they are made by MATLAB's bicubic of today, which differs at the border from the "
+        "older one of SelfExSR's Set14 and B100.",
     )
     return Layout(title, ("sr",), where, test=((*packings, *more),), notes=notes, **facts)
 

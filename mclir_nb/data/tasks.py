@@ -7,13 +7,13 @@ quantity from the generator it is given, so the same generator state always make
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mclir_nb import check_choice
+from mclir_nb import check_choice, whole
 from mclir_nb.data import degrade
 
 SCALES = (2, 3, 4)
@@ -27,7 +27,6 @@ class Task:
     degrade: Callable[..., Tensor]  # (gt (3,H,W), depth (H,W) or None, generator) -> lq (3,H/scale,W/scale), in [0,1]
     network: str  # the default network's public name
     protocol: str  # of the paper's table for this task: a key of `metrics.PROTOCOLS`
-    benchmark: str  # the one the paper reports for it
     scale: int = 1  # integer factor between lq and gt
     # gt pixels around a patch that `degrade` reads; a patch is cut with this margin, degraded and trimmed, so a patch
     # of the degraded picture equals the degraded patch. A multiple of `scale`.
@@ -57,7 +56,7 @@ def _noise(gt, depth, generator):
 
 
 def _bicubic(gt, depth, generator, scale):
-    """MATLAB's 8-bit bicubic, as the files of the benchmarks were made."""
+    """MATLAB's 8-bit bicubic with the border of today; of some benchmarks' files see `degrade.bicubic`."""
     return degrade.bicubic(to_uint8(gt), 1 / scale).float() / 255
 
 
@@ -67,11 +66,11 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 TASKS = {
-    "dehaze": Task("dehaze", _haze, "ffanet", "basicsr-rgb", "RESIDE SOTS", needs_depth=True),
-    "derain": Task("derain", _rain, "nafnet", "idt", "Rain200L/H, DID, DDN, SPA-Data"),
-    "deblur": Task("deblur", _blur, "nafnet", "nafnet", "GoPro", margin=max(degrade.KERNEL_SIZES) // 2),
-    "sr": Task("sr", _bicubic, "edsr", "basicsr-y", "Set14, B100, Urban100, Manga109"),
-    "denoise": Task("denoise", _noise, "promptir", "basicsr-rgb", "CBSD68"),
+    "dehaze": Task("dehaze", _haze, "ffanet", "basicsr-rgb", needs_depth=True),
+    "derain": Task("derain", _rain, "nafnet", "idt"),
+    "deblur": Task("deblur", _blur, "nafnet", "nafnet", margin=max(degrade.KERNEL_SIZES) // 2),
+    "sr": Task("sr", _bicubic, "edsr", "basicsr-y"),
+    "denoise": Task("denoise", _noise, "promptir", "basicsr-rgb"),
 }
 
 
@@ -89,11 +88,11 @@ def get(name: str, scale: int | None = None) -> Task:
     check_choice("task", name, TASKS)
     task = TASKS[name]
     if name != "sr":
-        if scale is not None and (type(scale) is not int or scale != task.scale):
-            raise ValueError(f"task {name!r} has scale {task.scale}: scale {scale} is not possible; leave it out.")
+        if scale is not None and whole(scale) != task.scale:
+            raise ValueError(f"task {name!r} has scale {task.scale}: scale {scale!r} is not possible; leave it out.")
         return task
-    scale = 4 if scale is None else scale
-    if type(scale) is not int or scale not in SCALES:
-        raise ValueError(f"super-resolution by {scale} is not supported; use scale 2, 3 or 4.")
+    if scale is not None and whole(scale) not in SCALES:
+        raise ValueError(f"super-resolution by {scale!r} is not supported; use scale 2, 3 or 4.")
+    scale = 4 if scale is None else int(scale)
     # MATLAB's widened cubic reads 2*scale pixels to each side of an lq pixel's centre
-    return Task("sr", partial(_bicubic, scale=scale), task.network, task.protocol, task.benchmark, scale, 3 * scale)
+    return replace(task, degrade=partial(_bicubic, scale=scale), scale=scale, margin=3 * scale)

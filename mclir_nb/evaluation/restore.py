@@ -56,8 +56,8 @@ def restore(network: nn.Module, image, tile: int | None = None, *, ensemble: boo
 def restore_file(network: nn.Module, path: str | Path, out: str | Path | None = None, **options) -> Path:
     """Restore a picture file and write the result as PNG, never over an existing file.
 
-    16 bits, transparency and the colour profile are kept; the EXIF orientation is applied, other EXIF data (such as
-    the place) are left out.
+    16 bits, transparency and the colour profile are kept (16-bit grey with transparency becomes 8-bit colour with it);
+    the EXIF orientation is applied, other EXIF data (such as the place) are left out.
 
     Args:
         network: see `restore`.

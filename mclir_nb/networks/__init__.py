@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mclir_nb import check_choice
+from mclir_nb import check_choice, whole
 from mclir_nb.networks import checkpoints, dehazeformer, edsr, ffanet, idt, nafnet, promptir, swinir
 
 __all__ = ["NETWORKS", "Restorer", "build", "check_finite", "load_checkpoint", "names", "options", "own", "table"]
@@ -149,12 +149,12 @@ def build(name: str, scale: int = 1, **overrides: Any) -> Restorer:
         ValueError: an unknown name, a scale the network does not have, or an unknown option.
     """
     network = _network(name)
-    if type(scale) is not int or scale not in network.scales:
-        raise ValueError(f"{name} has no scale {scale}; build it with scale={' or '.join(map(str, network.scales))}")
+    if whole(scale) not in network.scales:
+        raise ValueError(f"{name} has no scale {scale!r}; build it with scale={' or '.join(map(str, network.scales))}")
     accepted = [p for p in inspect.signature(network.core).parameters if p != "upscale"]
     for option in overrides:
         check_choice(f"option of {name}", option, accepted)
-    return Restorer(name, scale, options(name) | overrides)
+    return Restorer(name, int(scale), options(name) | overrides)
 
 
 def table() -> pd.DataFrame:

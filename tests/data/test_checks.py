@@ -1,5 +1,7 @@
 """The report on a download, and the check before a run: what would stop or spoil it is named, and nothing else."""
 
+import shlex
+
 import pytest
 from pictures import noise, write
 from PIL import Image
@@ -128,6 +130,13 @@ def test_a_folder_that_training_refuses_is_not_in_order(tmp_path):
         assert found(report) == {"refused": 1} and word in report.problems["refused"][0]
 
 
+def test_a_folder_called_test_is_not_in_order_as_one_to_train_on(album):
+    report = checked(album / "test")
+    assert found(report) == {"refused": 1} and "3 pictures" in report.problems["refused"][0]
+    a_truncated_test_picture(album)
+    assert found(checked(album / "test")) == {"refused": 1, "unreadable": 2}  # as train, and as test
+
+
 def test_before_a_run_every_picture_to_be_scored_is_read(album):
     test = datasets.open_set("folder", DERAIN, "test", album)
     checks.check_scored(test, DERAIN)
@@ -179,6 +188,27 @@ def test_many_pictures_are_read_by_several_processes_with_one_result(album, monk
     monkeypatch.setattr(checks, "FEW", 0)
     monkeypatch.setattr(checks, "worker_count", lambda: 2)
     assert str(checked(album)) == alone
+
+
+def test_the_command_that_a_refusal_names_finds_what_was_refused(tmp_path, capsys):
+    album = tmp_path / "my photos"
+    for i in range(3):
+        write(album / f"test/gt/{i}.png", (32, 40), i)
+        write(album / f"test/lq/{i}.png", (16, 20), 10 + i)
+    (album / "test/lq/1.png").rename(album / "test/lq/0.jpg")
+    with pytest.raises(ValueError, match=r"1 of 3 files of folder .* no partner of the same name: gt/1.png") as caught:
+        datasets.open_set("folder", tasks.get("sr", 2), "test", album)
+    command = shlex.split(str(caught.value).split("`")[1])
+    assert command[:4] == ["python", "-m", "mclir_nb", "check-data"] and main(command[3:]) == 1
+    shown = capsys.readouterr().out
+    assert "test/gt/1.png" in shown and "test/lq/0.png" in shown and "differently" not in shown
+
+
+def test_a_name_that_is_there_twice_is_refused_as_that(tmp_path):
+    for name in ("1.png", "1.jpg", "2.png"):
+        write(tmp_path / name)
+    with pytest.raises(ValueError, match=r"1 of 3 files .* have the same name as another file: 1.png; keep one"):
+        datasets.open_set("folder", tasks.get("denoise"), "test", tmp_path)
 
 
 def test_from_the_command_line(rain, capsys):

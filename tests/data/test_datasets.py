@@ -52,7 +52,8 @@ def test_missing_low_resolution_files_are_made_and_hr_files_serve_other_tasks(tm
 
 def test_selfexsr_urban100_x2_is_not_the_benchmark(tmp_path):
     fill(tmp_path, *(f"Urban100/image_SRF_2/img_001_SRF_2_{side}.png" for side in ("HR", "LR")))
-    assert "no test files" in refusal("urban100", SR2, "test", tmp_path)
+    said = refusal("urban100", SR2, "test", tmp_path)
+    assert "no test files" in said and "LR_bicubic/X2/NAMEx2 " in said and "SRF" not in said
 
 
 def test_b100_is_cut_from_bsds500_which_leaves_out_what_is_in_test_sets(tmp_path):
@@ -111,6 +112,20 @@ def test_a_plain_folder_is_shared_out_for_training_and_scored_whole(tmp_path, mo
         assert unseen.entries == splits["test"].entries
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("below", ["", "gt/"])
+def test_a_folder_called_like_a_split_is_never_trained_and_scored_on(tmp_path, split, below):
+    names = [f"{split}/{below}{i:02}.png" for i in range(12)]
+    fill(tmp_path, *names, *(name.replace("gt", "lq") for name in names))
+    for place in (tmp_path / split, tmp_path / split / "." / ".." / split):
+        with pytest.raises(ValueError, match=f"12 pictures .* are in train and in {split}.*00.png.* folder above"):
+            datasets.open_splits("folder", DERAIN, place)
+    assert len(datasets.open_set("folder", DERAIN, split, tmp_path / split)) == 12  # alone it may be scored
+    fill(tmp_path, "train/a.png", "train/b.png", "train/c.png")
+    splits = datasets.open_splits("folder", DERAIN, tmp_path).values()
+    assert len({e.gt for images in splits for e in images.entries}) == sum(map(len, splits)) == 15
+
+
 def test_what_is_passed_over_is_said(tmp_path):
     fill(tmp_path, *(f"{i}.png" for i in range(5)), "more/a.png", "more/b.jpg", "c.gif")
     note = datasets.open_set("folder", DENOISE, "test", tmp_path).note
@@ -155,7 +170,7 @@ def test_wrong_names_and_roots(tmp_path):
     for root in (tmp_path / "nowhere", tmp_path, tmp_path / "file", "~no-such-user/photos"):
         text = refusal("reside-its", DEHAZE, "train", root)
         assert str(root) in text and published.RESIDE in text  # and the tree that is expected:
-        assert "RESIDE/ITS/hazy/ID_*   with   RESIDE/ITS/clear/ID" in text
+        assert "[RESIDE/]ITS/hazy/ID_*   with   [RESIDE/]ITS/clear/ID" in text
 
 
 def test_pictures_of_another_kind_are_told_which_are_read(tmp_path):
@@ -173,11 +188,12 @@ def test_what_a_task_cannot_use_is_refused(tmp_path):
 
 
 def test_the_scale_of_a_task_is_its_own_and_whole(monkeypatch):
-    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", "none", scale=2)
+    mine = tasks.Task("mine", SR2.degrade, "edsr", "basicsr-y", scale=2)
     monkeypatch.setitem(tasks.TASKS, "mine", mine)
     assert tasks.get("mine") is tasks.get("mine", 2) is mine
-    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", 2.0)):
-        with pytest.raises(ValueError, match=f"{scale} is not"):
+    assert tasks.get("mine", np.int64(2)) is mine and type(tasks.get("sr", np.int64(2)).scale) is int
+    for name, scale in (("mine", 1), ("mine", 2.0), ("derain", 4), ("derain", True), ("sr", 5), ("sr", "2")):
+        with pytest.raises(ValueError, match=f"{scale!r} is not"):
             tasks.get(name, scale)
 
 

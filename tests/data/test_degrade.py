@@ -93,7 +93,7 @@ def spread(kernel):
     return square**0.5 / len(kernel), centre
 
 
-@pytest.mark.parametrize("size", [3, 9, 27])
+@pytest.mark.parametrize("size", [3, np.int64(9), 27])
 def test_shake_kernels_are_kernels(size):
     for seed in range(10):
         kernel = degrade.camera_shake_kernel(size, generator=seeded(seed))
@@ -224,6 +224,7 @@ WRONG = [  # the argument at fault, and a call
     ("kernel", lambda: degrade.motion_blur(GT[:, :1], torch.full((3, 3), 1 / 9))),
     ("unknown border", lambda: degrade.bicubic(GT, 2, border="wrap")),
     ("size", lambda: degrade.camera_shake_kernel(8, generator=SEED)),
+    ("size is '5", lambda: degrade.camera_shake_kernel("5", generator=SEED)),
     ("sigma", lambda: degrade.noise(GT, -1, generator=SEED)),
     ("image", lambda: degrade.bicubic([1], 2)),
     ("image", lambda: degrade.bicubic(GT * float("nan"), 2)),

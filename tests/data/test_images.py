@@ -76,6 +76,13 @@ def test_exif_orientation_is_applied_only_when_asked(tmp_path, name, orientation
         assert images.read_picture(file).colour.shape == (9, 11, 3)
 
 
+def test_one_colour_is_not_called_damaged_however_small_its_file(tmp_path):
+    Image.new("1", (4000, 4000)).save(tmp_path / "black.png")
+    Image.new("RGB", (2000, 1500), "white").save(tmp_path / "white.webp", lossless=True)
+    assert images.read_image(tmp_path / "black.png").max() == 0
+    assert images.read_image(tmp_path / "white.webp").min() == 255
+
+
 def bomb(width, height):
     """A PNG header that claims a size, followed by nearly nothing."""
     data = images.encode_png(images.Picture(RGB))

@@ -130,6 +130,8 @@ def test_pictures_that_sets_share_are_known_by_both_names():
         ("bsds500", "set5", False),
         ("reside-ots", "sots-outdoor", True),
         ("reside-its", "sots-indoor", False),
+        ("reside-6k", "sots-outdoor", True),
+        ("reside-ots", "reside-6k", True),
     ):
         assert bool(overlaps.overlap_warnings(trained, scored)) == known
     assert overlaps.known_overlaps("set5") and not overlaps.known_overlaps("gopro")

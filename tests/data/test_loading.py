@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
-from mclir_nb.data import datasets, patches, tasks
+from mclir_nb.data import datasets, loading, patches, tasks
 from mclir_nb.data.loading import load_in_order, worker_count
 
 
@@ -60,6 +62,27 @@ def test_processes_leave_ctrl_c_to_the_main_process():
         assert len(list(items)) == 50
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)  # here it works as before
+
+
+NOTEBOOK = """
+import multiprocessing, os
+from mclir_nb.data import loading
+
+def here(index):
+    return index * index, os.getpid()
+
+multiprocessing.set_start_method("forkserver")  # as Python 3.14 does
+for forks in (loading.FORKS, False):
+    loading.FORKS = forks
+    items = list(loading.load_in_order(here, range(5), 2))
+    print([item[0] for item in items], len({item[1] for item in items} - {os.getpid()}))
+"""
+
+
+@pytest.mark.skipif(not loading.FORKS, reason="processes are not forked here")
+def test_what_a_notebook_defines_is_loaded_whatever_way_processes_begin():
+    ran = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.splitlines() == ["[0, 1, 4, 9, 16] 2", "[0, 1, 4, 9, 16] 0"], ran.stderr
 
 
 def test_workers_share_the_processors_with_the_trainings_of_a_machine(monkeypatch):

@@ -272,6 +272,7 @@ def test_a_wrong_image_is_refused(wrong, word):
         (lambda: networks.build("ffanet", 2), "scale=1"),
         (lambda: networks.build("ffanet", True), "scale=1"),
         (lambda: networks.build("edsr", 2.0), "no scale 2.0"),
+        (lambda: networks.build("edsr", "2"), "no scale '2'"),
         (lambda: networks.build("edsr", 2, num_feats=8), "did you mean 'num_feat'"),
         (lambda: networks.options("edsr", "huge"), "huge"),
         (lambda: small("idt").core(torch.rand(1, 3, 64, 65)), "64x65"),
@@ -285,6 +286,10 @@ def test_a_wrong_image_is_refused(wrong, word):
 def test_a_wrong_request_is_refused(call, word):
     with pytest.raises(ValueError, match=word):
         call()
+
+
+def test_a_scale_may_be_a_whole_number_of_numpy():
+    assert type(networks.build("edsr", np.int64(2), **networks.options("edsr", "tiny")).scale) is int
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def pixel_spn(restored, gt, negatives, *, lambda_neg, **_):
 def mine(monkeypatch, tmp_path):
     """The three added to their tables, and a folder of pictures; a function that makes recipes with them."""
     monkeypatch.setitem(networks.NETWORKS, "mine", networks.own(Small, width=6))
-    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", dim, "mine", "basicsr-rgb", "none"))
+    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", dim, "mine", "basicsr-rgb"))
     monkeypatch.setitem(losses.OBJECTIVES, "pixel-spn", pixel_spn)
     monkeypatch.setattr(losses, "USES_HISTORY", losses.USES_HISTORY | {"pixel-spn"})
     for number in range(4):
@@ -102,7 +102,7 @@ def test_a_changed_definition_does_not_go_on_with_the_old_run(mine, tmp_path, mo
     user_code.keep_definitions(tmp_path, mine())  # the same again
     with monkeypatch.context() as changed:
         darker = functools.partial(tasks.TASKS["dim"].degrade)  # other text, the same name
-        changed.setitem(tasks.TASKS, "dim", tasks.Task("dim", darker, "mine", "basicsr-rgb", "none"))
+        changed.setitem(tasks.TASKS, "dim", tasks.Task("dim", darker, "mine", "basicsr-rgb"))
         with pytest.raises(ValueError, match="task 'dim'"):
             user_code.keep_definitions(tmp_path, mine())
     with monkeypatch.context() as changed:
@@ -175,5 +175,5 @@ def test_the_cost_of_a_redefined_network_is_counted_anew(mine, monkeypatch):
 def test_the_source_of_a_function_without_a_file_is_not_invented(mine, monkeypatch):
     space: dict = {"__name__": "elsewhere"}
     exec("def made(gt, depth, generator): return gt", space)
-    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", space["made"], "mine", "basicsr-rgb", "none"))
+    monkeypatch.setitem(tasks.TASKS, "dim", tasks.Task("dim", space["made"], "mine", "basicsr-rgb"))
     assert user_code.UNKNOWN in user_code.definitions(mine())["task 'dim'"]
