@@ -129,7 +129,6 @@ def check_machine() -> None:
     checks = [
         ("Python 3.11 or newer", sys.version_info >= (3, 11), "install Python 3.11 or newer"),
         ("torch 2.9 or newer", torch_version >= (2, 9), "install torch>=2.9"),
-        ("two processor cores or more", (os.cpu_count() or 1) >= 2, "expect twice the stated minutes"),
         ("2 GB of memory free", memory >= 2e9, "close other programs, or use smaller batches and patches"),
         ("1 GB of disk free", disk >= 1e9, "free some space: runs are written to runs/"),
         ("embedded photographs", samples.is_file(), "get the whole repository, not only the package"),

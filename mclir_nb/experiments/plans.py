@@ -257,6 +257,40 @@ _DECIDED = (
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _DECIDED}
 
+# fmt: off
+ARMS = {  # of the experiments at equal dose: what an arm changes, and what it asks
+    "plain": ("L1 alone", "what all others are compared with"),
+    "spn": ("away from the outputs of four history models", "does the push help?"),
+    **{
+        f"spn {dose}": (f"spn at a dose of {dose}, not {DOSE}", "how does the gain depend on the dose?")
+        for dose in (0.02, 0.05, 0.2, 0.4)
+    },
+    "plain at equal cost": ("plain, for as many steps as SPN's multiplications pay for", "are more steps worth more?"),
+    "history-positive": ("towards the histories' outputs, not away", "is it the direction that matters?"),
+    "sampled": ("the term in one random step of several, against one random history and as many times as strong",
+                "does a step at nearly the price of plain do the same?"),
+    "histories of the EMA": ("histories are copies of the averaged weights, as in DCKD", "does a calmer past help?"),
+    "smooth": ("the direction in which an average of the weights left its own past, applied to the network",
+               "does a direction without the wobble of single steps help?"),
+    "oldest history": ("one history, the one refreshed least often", "are four worth their price?"),
+    "squared": ("squared distances in place of absolute ones", "does a push that fades with the distance help?"),
+    "ratio": ("distance to the truth / distance to the histories, minimised (DCKD)", "does a bounded term help?"),
+    "margin": ("the push stops once the distance is large enough (SEC-Depth)", "does a push that knows an end help?"),
+    "infonce": ("the truth is to be told from the histories by its distance (PNE-Net)", "does a bounded term help?"),
+    "another's past": ("away from the past of another network, which trains beside it", "must it be the own past?"),
+    "noise": ("away from the own output plus noise, as far away as the histories", "must it be a past at all?"),
+    "vgg": ("nearer to the truth in features, no negative (FFA-Net's option)", "is the push needed?"),
+    "cr": ("nearer to the truth than to the degraded input (AECR-Net)", "is the input as good a negative?"),
+    "c2r": ("cr with the histories as further negatives (C2PNet, without its curriculum)", "are histories better?"),
+    "pcl": ("nearer to sharpened than to blurred truths (PCL, with the gradient its code loses)",
+            "are made negatives better ones?"),
+    "geometric ages": ("history refreshes a factor of 4 apart", "do ages that spread evenly help?"),
+    "lambda falls with the rate": ("lambda follows the learning rate to zero", "is the push too strong at the end?"),
+    "huber": ("distances that are squared near zero, absolute far away", "do the signs of tiny distances harm?"),
+    "weighted by uncertainty": ("L1 counts more where the histories disagree", "is their spread worth something?"),
+}
+# fmt: on
+
 
 def get(name: str) -> Experiment:
     """The experiment called `name`; ValueError with the names there are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -259,11 +259,9 @@ def summary(top: str = "") -> str:
     known = {name: record for name in evidence.NEWER if (record := evidence.committed(name))}
     lines = []
     for name, record in known.items():
-        decided = EXPERIMENTS[name]
-        earlier = [_link(other, top) for other in known if decided.continues(EXPERIMENTS[other])]
-        own = f"- **{_link(name, top)}**{f' (which continues {earlier[0]})' if earlier else ''}"
-        if not any(EXPERIMENTS[other].continues(decided) for other in known):
-            lines.append(f"{own} {decided.question} {state(record)}")
+        if not any(_earlier(other, [name]) for other in known):
+            own = f"- **{_link(name, top)}**{_continues(name, known, top)}"
+            lines.append(f"{own} {EXPERIMENTS[name].question} {state(record)}")
     if old := [record for name in evidence.OLDER if (record := evidence.committed(name))]:
         links = ", ".join(_link(record.name, top) for record in old)
         tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
@@ -321,25 +319,42 @@ def _gain(row) -> str:
 
 
 def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", top: str = "") -> list[str]:
-    """The records that compared these arms (names, with blanks between) in all of these tasks; "": any.
+    """The records that compared these arms (names, with blanks between) in any of these tasks; "": any.
+
+    Those at equal dose come first. A record that another one continues is named beside that one.
 
     Returns:
         Markdown, such as "[C1](data/records/C1/README.md) plain, spn on sr (demo networks, embedded pictures)"; `top`:
         as in `summary`.
     """
-    found = []
-    for record in map(evidence.read_record, evidence.recorded() if arms else []):
-        runs = record.runs
+    found = {}
+    there = set(evidence.recorded() if arms else [])
+    for name in [*(name for name in evidence.NEWER if name in there), *sorted(there.difference(evidence.NEWER))]:
+        runs = evidence.read_record(name).runs
         for column, wanted in (("network", network), ("dataset", dataset)):
             runs = runs[runs[column] == wanted] if wanted else runs
-        there = runs.groupby("task")["arm"].agg(set)
-        where = tasks.split() or list(there.index)
-        if where and all(set(arms.split()) <= there.get(task, set()) for task in where):
+        compared = runs.groupby("task")["arm"].agg(set)
+        where = [task for task in tasks.split() or compared.index if set(arms.split()) <= compared.get(task, set())]
+        if where:
             own = runs[runs["task"].isin(where)]
             sizes, data = (" and ".join(own[column].unique()) for column in ("network_size", "dataset"))
-            what = f"{', '.join(arms.split())} on {', '.join(where)} ({sizes} networks, {data} pictures)"
-            found.append(f"{_link(record.name, top)} {what}")
-    return found
+            found[name] = f"{', '.join(arms.split())} on {', '.join(where)} ({sizes} networks, {data} pictures)"
+    return [
+        f"{_link(name, top)}{_continues(name, found, top)} {what}"
+        for name, what in found.items()
+        if not any(_earlier(other, [name]) for other in found)
+    ]
+
+
+def _earlier(name: str, names: Iterable[str]) -> list[str]:
+    """Which of these records that one continues with more seeds."""
+    decided = EXPERIMENTS.get(name)
+    return [other for other in names if decided and other in EXPERIMENTS and decided.continues(EXPERIMENTS[other])]
+
+
+def _continues(name: str, names: Iterable[str], top: str) -> str:
+    """In brackets, the one of these records that this one continues; "" for none."""
+    return "".join(f" (which continues {_link(other, top)})" for other in _earlier(name, names)[:1])
 
 
 def _diverged(runs: pd.DataFrame, baseline: str) -> str:

@@ -13,6 +13,7 @@ from mclir_nb.views.style import ARMS, COLOURS, arm_styles, panels, styled
 
 PANELS = 3  # side by side at most
 NEAR = 0.4  # dB; what is nearer to zero is drawn on a linear scale, always
+ALIKE, ASIDE = 0.03, 0.025  # costs that differ by less are drawn side by side; so far apart, of the axis
 TICKS = (NEAR / 2, NEAR, 1, 2, 4, 10)  # dB, of an axis that is logarithmic beyond
 
 
@@ -176,12 +177,19 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
     for axes, (where, part) in zip(places, shown, strict=True):
         axes.axhline(0, color=COLOURS["plain"], lw=1)
         part = part.sort_values("run_cost", kind="stable")
-        alike = part.groupby(part["run_cost"].round(2))["arm"]  # arms of one cost stand side by side around it
-        aside = alike.cumcount() - (alike.transform("size") - 1) / 2
-        for row, place in zip(part.itertuples(), part["run_cost"] * (1 + 0.012 * aside), strict=True):
-            style = looks[row.arm] | {"linestyle": "none", "label": row.arm, "capsize": 3, "markersize": 5}
-            axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
-        around = "\n(arms of one cost stand side by side around it)" if aside.any() else ""
+        alike = part.groupby((part["run_cost"].pct_change() > ALIKE).cumsum())  # stand side by side around their mean
+        aside = alike.cumcount() - (alike["arm"].transform("size") - 1) / 2
+        spread = alike["run_cost"].transform("mean") + ASIDE * np.ptp(part["run_cost"]) * aside
+        for row, place in zip(part.itertuples(), spread, strict=True):
+            own = row.arm == "spn"  # what the others are variants of: larger, and above them
+            style = looks[row.arm] | {
+                "linestyle": "none",
+                "label": row.arm,
+                "capsize": 3,
+                "markersize": 8 if own else 5,
+            }
+            axes.errorbar(place, row.gain_raw, yerr=row.half_raw, zorder=4 if own else 3, **style)
+        around = "\n(arms of nearly one cost stand side by side)" if aside.any() else ""
         axes.set(xlabel=f"multiplications of the run / those of plain{around}", title=where)
         _see_small(axes, "y", part["gain_raw"].abs() + part["half_raw"].fillna(0))
         _name_lost(axes, part)

@@ -152,8 +152,8 @@ def test_measured_names_records_that_hold_the_arms_the_task_and_the_data(claims,
     for key in ("FFANet indoor", "IDT SPA", "SwinIR-light Manga109", "GoPro SSIM"):  # about a printed number
         assert measured[key] == ""
     assert "[R]" in measured["rivals"] and "C1" not in measured["rivals"]  # only R has all of them
-    assert "C1" in measured["all gains"] and "A1" not in measured["all gains"]
-    assert "A1" in measured["sign"] and "C1" not in measured["sign"]  # only A1 has an arm with the other sign
+    assert measured["all gains"].index("[C2]") < measured["all gains"].index("[C1]")  # equal dose first
+    assert "A1" in measured["sign"] and "C1" not in measured["sign"]  # C1 has no arm with the other sign
     runs = [dict(arm=arm, task="sr", network="edsr", network_size="gpu", dataset="div2k") for arm in ("plain", "spn")]
     found = evidence.Record("E1", {}, pd.DataFrame(runs), None, None)
     monkeypatch.setattr(evidence, "recorded", lambda: ["E1"])

@@ -50,6 +50,11 @@ def test_every_experiment_can_be_planned_task_by_task_and_seed_by_seed(name):
         assert (arm.changes.get("objective") == "plain") == ("dose" not in arm.changes), arm.name
 
 
+def test_every_arm_at_equal_dose_is_explained():
+    known = {arm.name for name in evidence.NEWER for arm in plans.get(name).arms}
+    assert known == set(plans.ARMS)
+
+
 def test_experiments_of_one_setting_share_what_they_have_in_common():
     shared = [experiment for experiment in plans.EXPERIMENTS.values() if experiment.runs]
     runs: dict = {}

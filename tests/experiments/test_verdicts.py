@@ -275,6 +275,14 @@ def test_what_a_record_measured_is_said_of_the_tasks_that_are_named(record):
     assert "on derain, sr (tiny and paper networks" in verdicts.measured("plain spn")[0]
 
 
+def test_measured_has_records_of_any_of_the_tasks_those_at_equal_dose_first_and_none_that_another_continues(record):
+    runs = table(0.5, arms=("spn", "history-positive")).assign(dataset="bsds500", network_size="tiny")
+    record(C1=runs, D3=runs, D2=runs)
+    three, one = verdicts.measured("plain spn", "dehaze derain")
+    assert three.startswith("[D3](") and "(which continues [D2](" in three and "plain, spn on derain (" in three
+    assert one.startswith("[C1](") and verdicts.measured("plain spn", "dehaze") == []
+
+
 def test_nothing_is_claimed_without_records_or_with_one_seed(record):
     record()
     (waiting,) = verdicts.summary().splitlines()
