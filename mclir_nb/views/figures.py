@@ -83,7 +83,7 @@ def maps(rows: list[dict], labels=None, *, limits: dict[str, float] | None = Non
 
     Args:
         rows: one {name: image or map} per row; a (H, W) tensor or array is a map, all else a picture. A map with
-            negative values makes its column a signed one: white is 0, green above.
+            negative values makes its column a signed one: white is 0, blue above.
         labels: one name per row, written at its left.
         limits: {column: upper end of its scale}. All other maps of a kind, signed or not, share one, from the data.
         width: largest width in inches, at most 10.

@@ -54,7 +54,7 @@ def progress_and_gap(found: Pushes) -> Figure:
     """PSNR and age over the steps, and for each history whether moving on from it helps: where progress exceeds gap.
 
     Args:
-        found: of `history_analysis.pushes`; a panel per history, green where progress > gap and pink where not.
+        found: of `history_analysis.pushes`; a panel per history, blue where progress > gap and gold where not.
     """
     kept, table = found.kept, found.table
     count = kept.negatives.shape[1]
@@ -71,7 +71,7 @@ def progress_and_gap(found: Pushes) -> Figure:
         lines = {"lw": 1.3, "markersize": 2}
         panel.plot(part.step, part.progress, "o-", color=COLOURS["restored"], label="progress", **lines)
         panel.plot(part.step, part.gap, "s--", color=COLOURS["history"], label="gap", **lines)
-        for helps, fill in ((part.progress > part.gap, "gt"), (part.progress <= part.gap, "away")):
+        for helps, fill in ((part.progress > part.gap, "towards"), (part.progress <= part.gap, "away")):
             shade = {"color": COLOURS[fill], "alpha": 0.3, "lw": 0, "interpolate": True}
             panel.fill_between(part.step, part.progress, part.gap, where=helps, **shade)
         panel.set_yscale("symlog", linthresh=GREY_LEVEL, linscale=0.5)
@@ -119,7 +119,7 @@ def moments(found: Pushes) -> Figure:
     first = [{name: style.with_zoom(image, (top, left, side), corner)} for name, image in sources.items()]
     first.append({"": np.ones_like(first[0]["degraded"])})
     figure = image_grid([one | row for one, row in zip(first, rows, strict=False)], labels)
-    lines = (("The push", "black"), ("green: to the ground truth", COLOURS["gt"]), ("pink: away", COLOURS["away"]))
+    lines = (("The push", "black"), ("blue: to the ground truth", COLOURS["towards"]), ("gold: away", COLOURS["away"]))
     for axes in [axes for axes in figure.axes if not axes.get_title()]:
         for line, (text, colour) in enumerate(lines):
             axes.text(0.5, 0.6 - 0.12 * line, text, color=colour, ha="center", transform=axes.transAxes)

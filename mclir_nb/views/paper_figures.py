@@ -76,7 +76,7 @@ def visual_comparison(
         outputs: {name: image of the size of gt}, in this order; gt is added at the end.
         box: (top, left, height, width) in pixels.
         score: (image, gt) -> dB, of whole pictures.
-        signed: {name: (H, W) map}, cropped, at the end; white is 0, green above.
+        signed: {name: (H, W) map}, cropped, at the end; white is 0, blue above.
 
     Raises:
         ValueError: for a box outside the picture, or outputs of another size.

@@ -1,7 +1,7 @@
 """One visual language for figures and widgets: colours, the style of plots, and images as arrays and as JPEG.
 
-Colours keep their role everywhere (Okabe and Ito's palette, safe for colour-blind readers). Images are shown
-on a fixed 0..1 scale; error maps share one scale.
+Colours keep their role everywhere (Okabe and Ito's palette, and for signs a pair of blue and gold; a test holds that
+colour-blind readers can tell that pair apart). Images are shown on a fixed 0..1 scale; error maps share one scale.
 """
 
 import functools
@@ -26,7 +26,8 @@ COLOURS = {
     "plain": "#555555",
     "ema": "#CC79A7",
     "band": "#F0E442",
-    "away": "#FF618C",  # from the ground truth; the complement of gt, so that equal parts of both look grey
+    "towards": "#4F78FF",  # the ground truth
+    "away": "#B08700",  # from it; the complement, about as bright, so that equal parts of both look grey
 }
 ARMS = {  # of a comparison, the same in all figures; doses of SPN from light to dark
     "plain": COLOURS["plain"],
@@ -61,7 +62,7 @@ HISTORIES = ("#7F2704", "#D55E00", "#F28E54", "#F9C39B")  # history models, slow
 MARKERS = "os^Dv<>PX*"
 DPI = 110  # 10 inches are 1100 pixels
 ERROR_MAP = "inferno"
-SIGNED_MAP = LinearSegmentedColormap.from_list("signed", [COLOURS["away"], "white", COLOURS["gt"]])
+SIGNED_MAP = LinearSegmentedColormap.from_list("signed", [COLOURS["away"], "white", COLOURS["towards"]])
 STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
@@ -176,14 +177,14 @@ def error_picture(error: np.ndarray, limit: float) -> np.ndarray:
 
 
 def aim_picture(image, towards) -> np.ndarray:
-    """A direction on a pale grey picture, (H, W, 3) in [0, 1]: green where it leads to the truth, pink where away.
+    """A direction on a pale grey picture, (H, W, 3) in [0, 1]: blue where it leads to the truth, gold where away.
 
     `towards`, (H, W), is above 0 towards gt; its scale is its own, so that a late moment is as bright as an early one.
     """
     values = np.asarray(towards, dtype=np.float32)
     strength = np.abs(values) / max(float(np.quantile(np.abs(values), 0.97)), 1e-12)
     opacity = np.clip(strength, 0, 1)[..., None]
-    colour = np.where(values[..., None] > 0, to_rgb(COLOURS["gt"]), to_rgb(COLOURS["away"]))
+    colour = np.where(values[..., None] > 0, to_rgb(COLOURS["towards"]), to_rgb(COLOURS["away"]))
     return ((1 - opacity) * (0.6 + 0.38 * picture(image).mean(-1, keepdims=True)) + opacity * colour).astype(np.float32)
 
 

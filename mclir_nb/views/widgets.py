@@ -210,7 +210,7 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
     shown = [drawn[name][s] for s in chosen for name in drawn]
     panels = [
         embedded.pictures("restored", [kept.restored[s] for s in chosen], (0,)),
-        embedded.pictures("towards (green), or away", shown, (0, 1), quality=55),
+        embedded.pictures("towards (blue), or away", shown, (0, 1), quality=55),
         embedded.pictures("ground truth", [kept.gt]),
         embedded.texts([_sentence(found, aims, s) for s in chosen], (0,)),
     ]
@@ -223,7 +223,7 @@ def training_scrubber(found: Pushes, *, caption: str = "") -> Live:
         least, most = share.min(), share.max()
         aim = f"Over {len(share)} moments {least:.0%} to {most:.0%} of the push points towards it (a coin: 50%)"
     text = (
-        f"{caption} Green leads towards the ground truth, pink away; each map has its own scale. {aim}, and "
+        f"{caption} Blue leads towards the ground truth, gold away; each map has its own scale. {aim}, and "
         f"progress exceeds gap in {(table.progress > table.gap).sum()} of {len(table)} cases."
     )
     return Live(_training_still(found, drawn, curves), text.strip(), embedded.view(sliders, panels, foot=foot))

@@ -409,18 +409,18 @@ def test_progress_and_gap_are_shaded_by_which_is_larger():
     found = pushes()  # progress of the first history is above the gap, of the second below
     panels = [axes for axes in history_figures.progress_and_gap(found).axes if axes.get_title().startswith("past")]
     assert "log" in panels[0].get_ylabel() and {panel.title.get_color() for panel in panels} == {"black"}
-    colours = [matplotlib.colors.to_rgb(style.COLOURS[role]) for role in ("gt", "away")]
+    colours = [matplotlib.colors.to_rgb(style.COLOURS[role]) for role in ("towards", "away")]
     for panel, larger in zip(panels, colours, strict=True):
         (shown,) = [tuple(c.get_facecolor()[0][:3]) for c in panel.collections if len(c.get_paths())]
         assert shown == larger
 
 
-def test_the_aim_is_green_towards_the_truth_and_pink_away_whatever_its_size():
+def test_the_aim_is_blue_towards_the_truth_and_gold_away_whatever_its_size():
     towards = np.concatenate([np.full((8, 8), 1e-6), np.full((8, 8), -1e-6)])
     drawn = style.aim_picture(np.ones((16, 8, 3)), towards)
-    np.testing.assert_allclose(drawn[0, 0], matplotlib.colors.to_rgb(style.COLOURS["gt"]), atol=1e-6)
+    np.testing.assert_allclose(drawn[0, 0], matplotlib.colors.to_rgb(style.COLOURS["towards"]), atol=1e-6)
     np.testing.assert_allclose(drawn[-1, 0], matplotlib.colors.to_rgb(style.COLOURS["away"]), atol=1e-6)
-    np.testing.assert_allclose(drawn[0, 0] + drawn[-1, 0], 1, atol=1e-6)  # from afar equal parts are grey, not green
+    np.testing.assert_allclose(drawn[0, 0] + drawn[-1, 0], 1, atol=1e-6)  # from afar equal parts are grey, not blue
     still = style.aim_picture(GT, np.zeros(GT.shape[:2]))
     assert still.min() >= 0.6 and np.ptp(still, axis=-1).max() == 0  # no direction: the picture, pale and grey
 

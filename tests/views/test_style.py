@@ -5,12 +5,38 @@ import io
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from mclir_nb.views import style
 
 GT = np.random.default_rng(0).random((24, 32, 3)).astype(np.float32)
+
+# Of linear RGB, for readers without the long, the middle, or the short cones: Machado, Oliveira and Fernandes, "A
+# physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15(6), 2009, severity 1.0.
+# fmt: off
+COLOUR_BLIND = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), *map(np.array, COLOUR_BLIND.values())], ids=["none", *COLOUR_BLIND])
+@pytest.mark.parametrize("grey", [0.6, 0.98], ids=["dark grey", "pale grey"])  # the ends of aim_picture's
+def test_towards_and_away_can_be_told_apart_by_the_colour_blind(matrix, grey):
+    def seen(colour):
+        linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        simulated = np.clip(matrix @ linear, 0, 1)
+        return rgb2lab(np.where(simulated <= 0.0031308, 12.92 * simulated, 1.055 * simulated ** (1 / 2.4) - 0.055))
+
+    pair = [np.array(to_rgb(style.COLOURS[role])) for role in ("towards", "away")]
+    for opacity in (1, 0.5):
+        one, other = (seen(opacity * colour + (1 - opacity) * grey) for colour in pair)
+        assert deltaE_ciede2000(one, other) > 20
 
 
 def test_picture_accepts_every_layout():
