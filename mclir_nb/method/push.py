@@ -7,9 +7,10 @@ Three things that are easily taken for one another:
                           feature differences, sent back through the feature network
     r                     lambda_neg * l_neg / l_rec, a ratio of two values; it falls while the push does not
 
-and one identity for the first of them, pixel by pixel, with r the restored image, n a negative and gt the truth:
+and one identity for the first of them, for means over the pixels:
 
-    2 mean (r - n)(gt - r) = progress - gap,    progress = mse(n) - mse(r),    gap = mean (r - n)^2
+    2 mean (restored - negative)(gt - restored) = progress - gap
+    progress = mse(negative) - mse(restored),   gap = mean (restored - negative)^2
 
 Moving on from a history brings an image nearer to the truth only if the history is worse by more than its squared
 distance. Nothing here changes a network or its optimiser. Definitions are ours.
