@@ -63,11 +63,13 @@ def write_page(page: Path) -> None:
         answers += _weak(main)
     parts = [
         "# What we found",
-        "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by "
-        "hand. A gain is a mean paired difference over seeds with its 95 % interval; raw and EMA weights are "
-        "scored apart. The dose is how long the second term's part of an optimiser step is beside that of L1. The "
-        "newer records give all objectives the same dose: lambda is chosen for it before a run, and what it turned "
-        "out to be is in the column `measured`. The older records (C1, A1, B1) do not.",
+        "Written by `python tools/findings.py` from `data/records`; no number on this page is typed by hand. A "
+        "gain is a mean paired difference over seeds with its 95 % interval; raw and EMA weights are scored apart. "
+        "The dose is how long the second term's part of an optimiser step is beside that of L1. The newer records "
+        "give all objectives the same dose: lambda is chosen for it before a run, and what it turned out to be is "
+        "in the column `measured`. The older records (C1, A1, B1) do not. `sr x4 edsr` is super-resolution to four "
+        "times the side with the network EDSR, `derain nafnet` the removal of rain with NAFNet; an arm is one way "
+        "to train, and a table in [07_ablate](../notebooks/07_ablate.ipynb) says what each changes and asks.",
         *(answers or ["No experiment is recorded yet, so nothing is claimed."]),
         f"In the tables {' '.join(verdicts.COLUMNS.split())} In the figures bars are 95 % intervals without the "
         "correction; in the one over the dose a grey line leads to the dose as measured.",
