@@ -96,6 +96,7 @@ class Experiment:
 
 
 DOSE = 0.1  # of every arm with a second term, where the dose itself is not what is varied
+OTHER_DOSES = (0.02, 0.05, 0.2, 0.4)
 
 
 def at_dose(name: str, objective: str = "spn", dose: float = DOSE, **changes) -> Arm:
@@ -148,7 +149,7 @@ _DECIDED = (
     Experiment(
         "D",
         "How does the gain of SPN depend on its dose?",
-        arms=(*(PLAIN, SPN), *(at_dose(f"spn {dose}", dose=dose) for dose in (0.02, 0.05, 0.2, 0.4)), TOWARDS),
+        arms=(*(PLAIN, SPN), *(at_dose(f"spn {dose}", dose=dose) for dose in OTHER_DOSES), TOWARDS),
         **_DEMO,
     ),
     Experiment(
@@ -261,10 +262,7 @@ EXPERIMENTS = {experiment.name: experiment for experiment in _DECIDED}
 ARMS = {  # of the experiments at equal dose: what an arm changes, and what it asks
     "plain": ("L1 alone", "what all others are compared with"),
     "spn": ("away from the outputs of four history models", "does the push help?"),
-    **{
-        f"spn {dose}": (f"spn at a dose of {dose}, not {DOSE}", "how does the gain depend on the dose?")
-        for dose in (0.02, 0.05, 0.2, 0.4)
-    },
+    **{f"spn {dose}": (f"spn at a dose of {dose}, not {DOSE}", "how much of it is best?") for dose in OTHER_DOSES},
     "plain at equal cost": ("plain, for as many steps as SPN's multiplications pay for", "are more steps worth more?"),
     "history-positive": ("towards the histories' outputs, not away", "is it the direction that matters?"),
     "sampled": ("the term in one random step of several, against one random history and as many times as strong",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import pandas as pd
@@ -258,10 +258,9 @@ def summary(top: str = "") -> str:
     """
     known = {name: record for name in evidence.NEWER if (record := evidence.committed(name))}
     lines = []
-    for name, record in known.items():
-        if not any(_earlier(other, [name]) for other in known):
-            own = f"- **{_link(name, top)}**{_continues(name, known, top)}"
-            lines.append(f"{own} {EXPERIMENTS[name].question} {state(record)}")
+    for name in _last(known):
+        own = f"- **{_link(name, top)}**{_continues(name, known, top)}"
+        lines.append(f"{own} {EXPERIMENTS[name].question} {state(known[name])}")
     if old := [record for name in evidence.OLDER if (record := evidence.committed(name))]:
         links = ", ".join(_link(record.name, top) for record in old)
         tables = [intervals.paired(record.runs, record.decision["baseline"]) for record in old]
@@ -339,20 +338,21 @@ def measured(arms: str, tasks: str = "", network: str = "", dataset: str = "", t
             own = runs[runs["task"].isin(where)]
             sizes, data = (" and ".join(own[column].unique()) for column in ("network_size", "dataset"))
             found[name] = f"{', '.join(arms.split())} on {', '.join(where)} ({sizes} networks, {data} pictures)"
-    return [
-        f"{_link(name, top)}{_continues(name, found, top)} {what}"
-        for name, what in found.items()
-        if not any(_earlier(other, [name]) for other in found)
-    ]
+    return [f"{_link(name, top)}{_continues(name, found, top)} {found[name]}" for name in _last(found)]
 
 
-def _earlier(name: str, names: Iterable[str]) -> list[str]:
+def _last(names: Collection[str]) -> list[str]:
+    """Those of some records that none of the others continues."""
+    return [name for name in names if not any(_earlier(other, [name]) for other in names)]
+
+
+def _earlier(name: str, names: Collection[str]) -> list[str]:
     """Which of these records that one continues with more seeds."""
     decided = EXPERIMENTS.get(name)
     return [other for other in names if decided and other in EXPERIMENTS and decided.continues(EXPERIMENTS[other])]
 
 
-def _continues(name: str, names: Iterable[str], top: str) -> str:
+def _continues(name: str, names: Collection[str], top: str) -> str:
     """In brackets, the one of these records that this one continues; "" for none."""
     return "".join(f" (which continues {_link(other, top)})" for other in _earlier(name, names)[:1])
 

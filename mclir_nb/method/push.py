@@ -130,9 +130,8 @@ def gradients(
         restored = model(lq).to(gt.dtype)
         at_weights: list[Gradient] = []
         for upstream in image_gradients(restored, gt, negatives, objective, lq=lq, **context):
-            found = iter(torch.autograd.grad(restored, trained, upstream, retain_graph=True, allow_unused=True))
-            slopes = [next(found) if weight.requires_grad else None for weight in weights]
-            at_weights.append([torch.zeros_like(w) if g is None else g for g, w in zip(slopes, weights, strict=True)])
+            slopes = iter(torch.autograd.grad(restored, trained, upstream, retain_graph=True, materialize_grads=True))
+            at_weights.append([next(slopes) if w.requires_grad else torch.zeros_like(w) for w in weights])
     return Gradients(*at_weights)
 
 

@@ -42,8 +42,8 @@ def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tens
     In PyTorch's deterministic mode by `index_select`: the gradient of `F.pad` has no deterministic kernel on CUDA.
     """
     if torch.are_deterministic_algorithms_enabled():
-        rows, columns = _reflected(x.shape[-2], top, bottom), _reflected(x.shape[-1], left, right)
-        return x.index_select(-2, rows.to(x.device)).index_select(-1, columns.to(x.device))
+        rows, columns = _reflected(x.shape[-2], top, bottom, x.device), _reflected(x.shape[-1], left, right, x.device)
+        return x.index_select(-2, rows).index_select(-1, columns)
     while left or right or top or bottom:
         height, width = x.shape[-2:]
         step = (min(left, width - 1), min(right, width - 1), min(top, height - 1), min(bottom, height - 1))
@@ -52,10 +52,10 @@ def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tens
     return x
 
 
-def _reflected(size: int, before: int, after: int) -> Tensor:
+def _reflected(size: int, before: int, after: int, device: torch.device) -> Tensor:
     """The indices of a line of `size` pixels with `before` and `after` reflected ones around it."""
     period = max(2 * size - 2, 1)
-    places = torch.arange(-before, size + after) % period
+    places = torch.arange(-before, size + after, device=device) % period
     return torch.minimum(places, period - places)
 
 

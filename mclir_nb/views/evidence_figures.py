@@ -182,13 +182,9 @@ def gain_beside_cost(table: pd.DataFrame) -> Figure:
         spread = alike["run_cost"].transform("mean") + ASIDE * np.ptp(part["run_cost"]) * aside
         for row, place in zip(part.itertuples(), spread, strict=True):
             own = row.arm == "spn"  # what the others are variants of: larger, and above them
-            style = looks[row.arm] | {
-                "linestyle": "none",
-                "label": row.arm,
-                "capsize": 3,
-                "markersize": 8 if own else 5,
-            }
-            axes.errorbar(place, row.gain_raw, yerr=row.half_raw, zorder=4 if own else 3, **style)
+            style = looks[row.arm] | {"linestyle": "none", "label": row.arm, "capsize": 3}
+            style |= {"markersize": 8, "zorder": 4} if own else {"markersize": 5, "zorder": 3}
+            axes.errorbar(place, row.gain_raw, yerr=row.half_raw, **style)
         around = "\n(arms of nearly one cost stand side by side)" if aside.any() else ""
         axes.set(xlabel=f"multiplications of the run / those of plain{around}", title=where)
         _see_small(axes, "y", part["gain_raw"].abs() + part["half_raw"].fillna(0))
